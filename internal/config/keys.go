@@ -1,0 +1,115 @@
+package config
+
+import "strings"
+
+// Kind says how a setting is written.
+type Kind int
+
+// Kinds of settings.
+const (
+	Text     Kind = iota
+	Duration      // 90s, 10m
+	Address       // HOST:PORT
+	URL           // one or more, separated by commas
+	Size          // 24GiB; 0 means no limit of ours
+	Count         // 0 or more
+	Choice
+	Strings // a list
+)
+
+// Key describes one setting.
+type Key struct {
+	Name    string // as it is written in the file, parts joined by dots
+	Kind    Kind
+	Default string
+	Choices []string
+	// InContext says that a context may carry it too.
+	InContext bool
+	Doc       string
+}
+
+// Env is the environment variable that sets it.
+func (k Key) Env() string {
+	return "MLXCTL_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(k.Name))
+}
+
+func (k Key) path() string { return strings.ReplaceAll(k.Name, ".", delimiter) }
+
+// Keys lists every setting in the order in which it is shown.
+func Keys() []Key {
+	return []Key{
+		{Name: "context", Default: LocalContext, Doc: "the context to use"},
+		{Name: "timeout", Kind: Duration, Default: "0s", InContext: true, Doc: "bound on each command's talk with the cluster; 0s leaves it to the command"},
+		{Name: "color", Kind: Choice, Default: "auto", Choices: []string{"auto", "always", "never"}, Doc: "when to colour output"},
+		{Name: "log_level", Kind: Choice, Default: "info", Choices: []string{"debug", "info", "warn", "error"}, Doc: "what the background services log"},
+		{Name: "name", Doc: "the cluster's name, given when it is first made"},
+		{Name: "http_addr", Kind: Address, Doc: "where the gateway listens"},
+		{Name: "nats_addr", Kind: Address, Doc: "where the embedded NATS listens"},
+		{Name: "nats_url", Kind: URL, InContext: true, Doc: "a NATS of your own instead of the embedded one"},
+		{Name: "nats_creds", InContext: true, Doc: "credentials file for nats_url"},
+		{Name: "nats_ca", InContext: true, Doc: "certificate authority of nats_url, PEM"},
+		{Name: "nats_server_name", InContext: true, Doc: "name in the certificate of nats_url, where it is not the host"},
+		{Name: "http_url", Kind: URL, InContext: true, Doc: "where clients reach the gateway"},
+		{Name: "api_key_file", InContext: true, Doc: "file that holds the API key of http_url"},
+		{Name: "deadlines.accept", Kind: Duration, Default: "2s", Doc: "for a node to accept a request"},
+		{Name: "deadlines.first_token", Kind: Duration, Default: "10m0s", Doc: "for the first token, model loading included"},
+		{Name: "deadlines.gap", Kind: Duration, Default: "10s", Doc: "between two signs of life of an answer"},
+		{Name: "deadlines.total", Kind: Duration, Default: "1h0m0s", Doc: "for a whole answer"},
+		{Name: "models.memory", Kind: Size, Default: "0", Doc: "memory that models on this machine may use in all; 0 lets the machine decide"},
+		{Name: "models.max_rows", Kind: Count, Default: "0", Doc: "requests that one loaded model runs at once; 0 lets the worker decide"},
+		{Name: "models.idle_ttl", Kind: Duration, Default: "30m0s", Doc: "unload a model after this long without a request; 0s never does"},
+		{Name: "models.hub_dirs", Kind: Strings, Doc: "further Hugging Face cache folders to find models in"},
+	}
+}
+
+// contextKeys are the fields of one entry of "contexts".
+func contextKeys() []Key {
+	keys := []Key{{Name: "name"}, {Name: "home", Doc: "home folder of a cluster on this machine"}}
+	for _, k := range Keys() {
+		if k.InContext {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// Lookup finds a setting by name.
+func Lookup(name string) (Key, bool) {
+	for _, k := range Keys() {
+		if k.Name == name {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// Nearest is the known name closest to name, or empty where none is close.
+func Nearest(name string, known []string) string {
+	best, bestDistance := "", len(name)/2+1
+	for _, k := range known {
+		if d := distance(name, k); d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j]+1, row[j+1]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
