@@ -1,0 +1,101 @@
+package iostreams
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Progress shows steps of something slow on stderr. On a terminal it redraws one line, at most ten times a second; elsewhere
+// it prints one line for each change of step. Methods are safe for concurrent use; Close must be called.
+type Progress struct {
+	s     *IOStreams
+	now   func() time.Time
+	quiet bool
+	stop  chan struct{}
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	step    string
+	started time.Time
+	drawn   bool
+	frame   int
+}
+
+// NewProgress starts a progress display; a quiet one shows nothing.
+func (s *IOStreams) NewProgress(quiet bool) *Progress {
+	p := &Progress{s: s, now: time.Now, quiet: quiet, stop: make(chan struct{})}
+	if s.errTTY && !quiet {
+		p.wg.Go(p.animate)
+	}
+	return p
+}
+
+// Step says what is being done now; the same step again changes nothing.
+func (p *Progress) Step(format string, args ...any) {
+	step := fmt.Sprintf(format, args...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.quiet || step == p.step {
+		return
+	}
+	p.step, p.started = step, p.now()
+	if p.s.errTTY {
+		p.draw()
+		return
+	}
+	p.print("%s %s\n", p.now().Format("15:04:05"), step)
+}
+
+// Close ends the display and leaves the line clean.
+func (p *Progress) Close() {
+	p.mu.Lock()
+	select {
+	case <-p.stop:
+	default:
+		close(p.stop)
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		p.print("\r\x1b[K")
+		p.drawn = false
+	}
+	p.step = ""
+}
+
+func (p *Progress) animate() {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-tick.C:
+			p.mu.Lock()
+			if p.step != "" {
+				p.frame++
+				p.draw()
+			}
+			p.mu.Unlock()
+		}
+	}
+}
+
+// draw is called with mu held.
+func (p *Progress) draw() {
+	spinner := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
+	line := fmt.Sprintf("%s %s (%ds)", spinner[p.frame%len(spinner)], p.step, int(p.now().Sub(p.started).Seconds()))
+	if most := p.s.Width() - 1; len([]rune(line)) > most {
+		line = string([]rune(line)[:most])
+	}
+	p.print("\r%s\x1b[K", line)
+	p.drawn = true
+}
+
+// print is best effort: progress that cannot be shown is no reason to stop.
+func (p *Progress) print(format string, args ...any) {
+	_, _ = fmt.Fprintf(p.s.Err, format, args...)
+}
