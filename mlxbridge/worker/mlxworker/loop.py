@@ -1,0 +1,260 @@
+"""Frames in, steps, frames out: the life of the worker's main thread, which owns MLX."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from mlxworker import model as models
+from mlxworker import protocol, template, warmup
+from mlxworker.adapter import Api
+from mlxworker.engine import Counters, Engine, Options, Output
+from mlxworker.errors import EXIT_LOAD_FAILED, INVALID, FatalError, LoadError, RequestError, describe
+from mlxworker.frames import Frame, Writer
+from mlxworker.inbox import Inbox
+
+CAPS = [
+    "continue",
+    "logit_bias",
+    "logprobs",
+    "min_p",
+    "penalties",
+    "prefix",
+    "seed",
+    "stop",
+    "tokenize",
+    "tools_in_template",
+]
+STATS_SECONDS = 1.0
+STATS_LEAST_SECONDS = 0.1
+_DEFAULT_PREFIX_BYTES = 1 << 30
+
+
+class Shutdown(Exception):  # noqa: N818 - it is no error
+    """The other side asked the worker to end."""
+
+
+class Loop:
+    """Serves one model until it is told to end."""
+
+    def __init__(self, api: Api, inbox: Inbox, writer: Writer, pid: int) -> None:
+        self._api = api
+        self._inbox = inbox
+        self._writer = writer
+        self._pid = pid
+        self._engine: Engine | None = None
+        self._stats_at = 0.0
+        self._stats_rows = (0, 0)
+        self._handlers: dict[str, Callable[[Frame], None]] = {
+            "hello": self._hello,
+            "load": self._load,
+            "gen": self._generate,
+            "cancel": self._cancel,
+            "tokenize": self._tokenize,
+            "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
+            "shutdown": self._shutdown,
+        }
+
+    def run(self) -> None:
+        """Serve. Returns by exception only: Shutdown, LoadError, FatalError, FrameError, OSError."""
+        self._writer.put(
+            {
+                "type": "ready",
+                "proto": protocol.VERSION,
+                "versions": self._api.versions,
+                "device": models.device(),
+                "pid": self._pid,
+                "caps": CAPS,
+            }
+        )
+        self._writer.flush()
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """Handle what came, take one step, say what happened."""
+        engine = self._engine
+        busy = engine is not None and engine.busy
+        for frame in self._inbox.take(0 if busy else self._idle_seconds()):
+            self._handle(frame)
+        engine = self._engine
+        if engine is not None:
+            if engine.busy:
+                self._emit(engine.step())
+            self._stats(engine)
+        self._writer.flush()
+
+    def _idle_seconds(self) -> float:
+        if self._engine is None:
+            return STATS_SECONDS
+        return max(self._stats_at + STATS_SECONDS - time.monotonic(), 0.001)
+
+    def _handle(self, frame: Frame) -> None:
+        handler = self._handlers.get(frame["type"])
+        if handler is None:
+            self._error(None, RequestError(INVALID, f"unknown frame type {frame['type'][:40]!r}", "type"))
+            return
+        handler(frame)
+
+    def _hello(self, frame: Frame) -> None:
+        if frame.get("proto") != protocol.VERSION:
+            raise FatalError(f"the other side speaks protocol {frame.get('proto')}, this worker {protocol.VERSION}")
+
+    def _load(self, frame: Frame) -> None:
+        if self._engine is not None:
+            self._error(None, RequestError(INVALID, "a model is loaded already", "type"))
+            return
+        order = protocol.parse_load(frame)
+        started = time.perf_counter()
+        model = models.load(self._api, order)
+        loaded = time.perf_counter()
+        engine = Engine(model, _options(order))
+        warmup.produce_token(engine)
+        engine.counters = Counters()
+        engine.prefix.clear()
+        self._engine = engine
+        tokenizer = model.tokenizer
+        self._writer.put(
+            {
+                "type": "loaded",
+                "weight_bytes": model.weight_bytes,
+                "kv_bytes_per_token": model.kv.for_one_token(),
+                "context": model.context,
+                "vocabulary": model.vocabulary,
+                "architecture": model.architecture,
+                "has_tools": bool(tokenizer.has_tool_calling),
+                "has_thinking": bool(tokenizer.has_thinking),
+                "max_rows": order.max_rows,
+                "load_ms": round((loaded - started) * 1000, 3),
+                "warm_ms": round((time.perf_counter() - loaded) * 1000, 3),
+                "eos": model.eos,
+            }
+        )
+
+    def _generate(self, frame: Frame) -> None:
+        request: str | None = None
+        try:
+            request = protocol.frame_id(frame)
+            engine = self._need_engine()
+            if engine.is_live(request):
+                request = None
+                raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
+            engine.add(protocol.parse_generate(frame))
+        except RequestError as e:
+            self._error(request, e)
+
+    def _cancel(self, frame: Frame) -> None:
+        try:
+            request = protocol.frame_id(frame)
+        except RequestError as e:
+            self._error(None, e)
+            return
+        if self._engine is not None:
+            self._engine.cancel(request)
+
+    def _tokenize(self, frame: Frame) -> None:
+        request: str | None = None
+        try:
+            request = protocol.frame_id(frame)
+            tokens = template.tokens_of(self._need_engine().model, protocol.parse_source(frame))
+            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
+        except RequestError as e:
+            self._error(request, e)
+
+    def _shutdown(self, _: Frame) -> None:
+        raise Shutdown
+
+    def _need_engine(self) -> Engine:
+        if self._engine is None:
+            raise RequestError(INVALID, "no model is loaded")
+        return self._engine
+
+    def _emit(self, out: Output) -> None:
+        put = self._writer.put
+        for row in out.accepted:
+            put(
+                {
+                    "type": "accepted",
+                    "id": row.id,
+                    "prompt_tokens": len(row.prompt),
+                    "cached_tokens": row.usage()["cached_tokens"],
+                }
+            )
+        for row, done, total in out.progress:
+            put({"type": "progress", "id": row.id, "done": done, "total": total})
+        if out.texts:
+            put({"type": "step", "rows": out.texts})
+        now = time.perf_counter()
+        for row, reason in out.ended:
+            put(
+                {
+                    "type": "done",
+                    "id": row.id,
+                    "reason": reason,
+                    "stop": row.stop,
+                    "usage": row.usage(),
+                    "timing": row.timing(now),
+                }
+            )
+        for row, error in out.failed:
+            self._error(row.id, error)
+
+    def _error(self, request: str | None, error: RequestError) -> None:
+        frame: dict[str, Any] = {"type": "error", "id": request, "code": error.code, "message": error.message}
+        if error.field is not None:
+            frame["field"] = error.field
+        self._writer.put(frame)
+
+    def _stats(self, engine: Engine) -> None:
+        """Say how things are: every second, and soon after the number of rows changed."""
+        now = time.monotonic()
+        current = (engine.running, len(engine.waiting))
+        since = now - self._stats_at
+        if since < STATS_LEAST_SECONDS or (since < STATS_SECONDS and current == self._stats_rows):
+            return
+        self._stats_at, self._stats_rows = now, current
+        self._writer.put(
+            {
+                "type": "stats",
+                "running": current[0],
+                "waiting": current[1],
+                "counters": engine.counters.as_frame(),
+                "active_bytes": mx.get_active_memory(),
+                "cache_bytes": mx.get_cache_memory(),
+                "peak_bytes": mx.get_peak_memory(),
+                "prefix_bytes": engine.prefix.nbytes,
+                "prefix_entries": len(engine.prefix),
+            }
+        )
+
+
+def load_failed(writer: Writer, error: LoadError) -> int:
+    """Say why a model cannot be served; return the exit code."""
+    writer.put({"type": "load_error", "code": error.code, "message": error.message})
+    writer.flush()
+    return EXIT_LOAD_FAILED
+
+
+def fatal(writer: Writer, error: BaseException, trace: str) -> int:
+    """Say why the worker ends; return the exit code."""
+    known = isinstance(error, FatalError)
+    message = error.message if isinstance(error, FatalError) else describe(error)
+    writer.put({"type": "fatal", "message": message, "trace": trace})
+    writer.flush()
+    return error.exit_code if known and isinstance(error, FatalError) else 70
+
+
+def _options(order: protocol.Load) -> Options:
+    prefix = order.prefix_bytes
+    if prefix is None:
+        prefix = min(_DEFAULT_PREFIX_BYTES, order.memory_bytes // 8) if order.memory_bytes else _DEFAULT_PREFIX_BYTES
+    return Options(
+        max_rows=order.max_rows,
+        prefix_bytes=prefix,
+        prefill_chunk=order.prefill_chunk,
+        gap_seconds=float(order.options.get("gap_ms") or 0) / 1000,
+        lanes=int(order.options.get("lanes") or Options.lanes),
+    )

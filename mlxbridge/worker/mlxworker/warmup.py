@@ -1,0 +1,30 @@
+"""A model is ready when it has produced a token, not before."""
+
+from __future__ import annotations
+
+from mlxworker.engine import Engine
+from mlxworker.errors import INTERNAL, FatalError, LoadError, describe
+from mlxworker.protocol import Generate, Sampling, Source
+
+_TOKENS = 2
+
+
+def produce_token(engine: Engine) -> None:
+    """Generate with an engine that nobody uses yet. Raises LoadError when no token comes."""
+    ask = Generate(
+        id="warm-up",
+        source=Source(tokens=[0, 1 % engine.model.vocabulary, 0]),
+        sampling=Sampling(temperature=0),
+        max_tokens=_TOKENS,
+    )
+    try:
+        engine.add(ask)
+        for _ in range(64):
+            out = engine.step()
+            if out.failed:
+                raise LoadError(INTERNAL, f"no token came: {out.failed[0][1].message}")
+            if out.ended:
+                return
+    except FatalError as e:
+        raise LoadError(INTERNAL, f"no token came: {describe(e)}") from e
+    raise LoadError(INTERNAL, "no token came")

@@ -1,0 +1,203 @@
+"""The worker as a process: frames on descriptors 3 and 4."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+from conftest import TINY
+from harness import Process
+
+COUNT = ", ".join(str(n) for n in range(1, 301))
+
+
+def gen(id_: str, text: str, **fields: object) -> dict[str, object]:
+    return {"type": "gen", "id": id_, "messages": [{"role": "user", "content": text}], **fields}
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Process]:
+    process = Process()
+    process.load(TINY, prefix_bytes=0)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def fresh() -> Iterator[Process]:
+    process = Process()
+    yield process
+    process.close()
+
+
+def test_says_what_it_is_before_and_after_the_model(fresh: Process) -> None:
+    ready = fresh.wait("ready")
+    loaded = fresh.load(TINY, max_rows=4)
+
+    assert ready["proto"] == 1
+    assert ready["device"] == "cpu"
+    assert ready["pid"] == fresh.pid
+    assert set(ready["versions"]) >= {"python", "mlx", "mlx_lm", "transformers", "tokenizers"}
+    assert loaded["weight_bytes"] == 3018240
+    assert loaded["kv_bytes_per_token"] == 2048
+    assert (loaded["context"], loaded["vocabulary"], loaded["eos"]) == (8192, 2048, [2])
+    assert (loaded["architecture"], loaded["has_tools"], loaded["has_thinking"]) == ("qwen3", True, False)
+    assert loaded["max_rows"] == 4
+
+
+def test_counts_to_300_whole_and_exact(worker: Process) -> None:
+    worker.send(gen("count", "Count from 1 to 300."))
+
+    got = worker.collect(["count"])["count"]
+
+    assert got.text == COUNT
+    assert (got.reason, got.stop) == ("stop", None)
+    assert got.usage == {"prompt_tokens": 18, "cached_tokens": 0, "completion_tokens": len(got.tokens)}
+
+
+def test_frames_of_one_answer_come_in_order(worker: Process) -> None:
+    start = len(worker.seen)
+    worker.send(gen("order", "Count from 1 to 12."))
+    worker.collect(["order"])
+
+    kinds = [f["type"] for f in worker.seen[start:] if f["type"] not in ("stats", "progress")]
+
+    assert kinds[0] == "accepted"
+    assert kinds[-1] == "done"
+    assert set(kinds[1:-1]) == {"step"}
+
+
+def test_answers_a_ping_from_the_step_loop(worker: Process) -> None:
+    worker.send({"type": "ping", "n": 41})
+
+    assert worker.wait("pong")["n"] == 41
+
+
+def test_tells_how_it_is_about_once_a_second(worker: Process) -> None:
+    stats = worker.wait("stats", timeout=3)
+
+    assert stats["running"] == stats["waiting"] == 0
+    assert stats["active_bytes"] > 3_000_000
+
+
+def test_tokenizes(worker: Process) -> None:
+    worker.send({"type": "tokenize", "id": "t", "prompt": "1, 2, 3"})
+
+    assert worker.wait("tokens", id="t")["tokens"] == [21, 16, 225, 22, 16, 225, 23]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"max_tokens": 0}, "invalid_request", "max_tokens"),
+        ({"messages": []}, "invalid_request", "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_request", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_request", "messages[0].content"),
+        ({"messages": None}, "invalid_request", "messages"),
+        ({"prompt": "x"}, "invalid_request", "prompt"),
+        ({"messages": None, "prompt": ""}, "invalid_request", "prompt"),
+        ({"messages": None, "tokens": [5, 2048]}, "invalid_request", "tokens"),
+        ({"messages": None, "tokens": [7] * 8192}, "context_exceeded", None),
+        ({"logit_bias": {"2048": 1}}, "invalid_request", "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "invalid_request", "logit_bias"),
+        ({"continue": [-1]}, "invalid_request", "continue"),
+        ({"temperature": "hot"}, "invalid_request", "temperature"),
+        ({"top_k": -1}, "invalid_request", "top_k"),
+        ({"top_p": 1.5}, "invalid_request", "top_p"),
+        ({"stop": [""]}, "invalid_request", "stop[0]"),
+        ({"template_args": {"chat_template": "x"}}, "invalid_request", "template_args"),
+        ({"schema": {"type": "object"}}, "unsupported", "schema"),
+    ],
+)
+def test_bad_requests_get_one_clear_line(
+    worker: Process, fields: dict[str, object], code: str, field: str | None
+) -> None:
+    worker.send({**gen("bad", "hello"), **fields})
+
+    error = worker.wait("error")
+
+    assert (error["id"], error["code"], error.get("field")) == ("bad", code, field)
+    assert error["message"]
+    assert "\n" not in error["message"]
+
+
+def test_an_id_in_use_is_refused_and_its_owner_goes_on(worker: Process) -> None:
+    worker.send(gen("twice", "Count from 1 to 30."), gen("twice", "Count from 1 to 5."))
+
+    error = worker.wait("error")
+    got = worker.collect(["twice"])["twice"]
+
+    assert (error["id"], error["code"]) == (None, "invalid_request")
+    assert got.reason == "stop"
+
+
+def test_an_unknown_frame_is_refused_and_no_more(worker: Process) -> None:
+    worker.send({"type": "dance"}, {"type": "ping", "n": 5})
+
+    assert worker.wait("error")["id"] is None
+    assert worker.wait("pong")["n"] == 5
+
+
+def test_cancelling_what_is_not_there_says_nothing(worker: Process) -> None:
+    start = len(worker.seen)
+    worker.send({"type": "cancel", "id": "nobody"}, {"type": "ping", "n": 6})
+    worker.wait("pong", n=6)
+
+    assert {f["type"] for f in worker.seen[start:]} <= {"pong", "stats"}
+
+
+def test_cancel_ends_a_stream_soon_and_the_counters_stand_still(worker: Process) -> None:
+    worker.send(gen("long", "Count from 1 to 300."))
+    worker.wait("step")
+    worker.send({"type": "cancel", "id": "long"})
+    done = worker.wait("done", id="long")
+    before = worker.wait("stats")["counters"]
+    after = worker.wait("stats", timeout=3)["counters"]
+
+    assert done["reason"] == "cancelled"
+    assert done["usage"]["completion_tokens"] < 300
+    assert before["steps"] == after["steps"]
+
+
+def test_broken_frames_end_the_worker(fresh: Process) -> None:
+    fresh.wait("ready")
+    fresh.send_raw(struct.pack("<I", 5) + b"{nope")
+
+    assert "not JSON" in fresh.wait("fatal")["message"]
+    assert fresh.exit_code() == 70
+
+
+def test_an_oversized_frame_ends_the_worker(fresh: Process) -> None:
+    fresh.wait("ready")
+    fresh.send_raw(struct.pack("<I", (64 << 20) + 1))
+
+    assert "longer than" in fresh.wait("fatal")["message"]
+    assert fresh.exit_code() == 70
+
+
+def test_another_protocol_ends_the_worker(fresh: Process) -> None:
+    fresh.send({"type": "hello", "proto": 99})
+
+    assert "protocol 99" in fresh.wait("fatal")["message"]
+    assert fresh.exit_code() == 70
+
+
+@pytest.mark.parametrize("which", ["lifeline", "out"])
+def test_ends_when_the_other_side_is_gone_even_while_it_answers(fresh: Process, which: str) -> None:
+    fresh.load(TINY)
+    fresh.send(gen("long", "Count from 1 to 300."))
+    fresh.wait("step")
+
+    os.close(getattr(fresh, which))
+    setattr(fresh, which, os.open(os.devnull, os.O_RDONLY))
+
+    assert fresh.exit_code(timeout=2) == 0
+
+
+def test_shutdown_ends_it(fresh: Process) -> None:
+    fresh.load(TINY)
+    fresh.send({"type": "shutdown"})
+
+    assert fresh.exit_code() == 0
