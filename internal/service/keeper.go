@@ -1,0 +1,230 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrRunning says that another keeper holds the home.
+var ErrRunning = errors.New("another keeper runs")
+
+const (
+	firstBackoff = 200 * time.Millisecond
+	mostBackoff  = 10 * time.Second
+	healthyAfter = 30 * time.Second
+)
+
+// Spawn starts a keeper in a session of its own, its output in the keeper's log. It does not wait for it: the channel
+// gets its end, should the caller live to see it.
+func Spawn(o Options) (<-chan error, error) {
+	if err := o.makeDirs(); err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(LogPath(o.Home, "keeper"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open keeper's log: %w", err)
+	}
+	defer log.Close() //nolint:errcheck // the keeper has its own descriptor
+	cmd := &exec.Cmd{
+		Path: o.Exe, Args: append([]string{o.Arg0}, o.KeepArgs...), Dir: o.Home,
+		Stdout: log, Stderr: log,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start keeper: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // outlives the caller on purpose: it only reaps
+	return ended, nil
+}
+
+// keeper runs the children of one home.
+type keeper struct {
+	o    Options
+	lock *lock
+
+	mu  sync.Mutex
+	rec record // guarded by mu
+}
+
+// Keep runs the children until ctx ends, the home is no longer desired, or the home is gone; then it ends them. It
+// returns ErrRunning where another keeper holds the home.
+func Keep(ctx context.Context, o Options) error {
+	if err := o.makeDirs(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.run("desired")); err != nil {
+		return nil // stopped before it began
+	}
+	// A status that looks at the lock holds it for an instant, so one refusal says nothing.
+	lockCtx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	l, err := lockWithin(lockCtx, o.run("keeper.lock"))
+	if err != nil {
+		if lockCtx.Err() != nil {
+			return ErrRunning
+		}
+		return err
+	}
+	defer l.release()
+	k := &keeper{o: o, lock: l}
+	if err := k.takeOver(ctx); err != nil {
+		return err
+	}
+	if !k.isWanted() {
+		return remove(o.run("keeper.json"))
+	}
+	k.runChildren(ctx)
+	// What the children started and did not end themselves is still in this session.
+	err = k.rec.Process.endSession(context.WithoutCancel(ctx), time.Second)
+	if rmErr := remove(o.run("keeper.json")); rmErr != nil {
+		err = errors.Join(err, rmErr)
+	}
+	return err
+}
+
+// takeOver says who keeps the home now and ends what a keeper before left behind.
+func (k *keeper) takeOver(ctx context.Context) error {
+	old, err := k.o.readRecord()
+	if err != nil {
+		return err
+	}
+	k.rec = record{Process: self(), Version: k.o.Version, Settings: k.o.Settings, Since: time.Now().UTC()}
+	for _, c := range k.o.Children {
+		k.rec.Children = append(k.rec.Children, Proc{Name: c.Name, Since: k.rec.Since})
+	}
+	var left []*process
+	if old != nil && old.Process.PID != k.rec.Process.PID {
+		left = append(left, &old.Process)
+		if old.Former != nil {
+			left = append(left, old.Former)
+		}
+		k.rec.Former = &old.Process
+	}
+	if err := k.o.writeRecord(&k.rec); err != nil {
+		return err
+	}
+	for _, p := range left {
+		k.o.Log.Info("ending what a former keeper left", "pid", p.PID)
+		if err := p.endSession(ctx, k.o.grace()); err != nil {
+			return err
+		}
+	}
+	k.rec.Former = nil
+	return k.o.writeRecord(&k.rec)
+}
+
+// isWanted says that the services should run and that this home is still the one that was locked.
+func (k *keeper) isWanted() bool {
+	_, err := os.Stat(k.o.run("desired"))
+	return err == nil && k.lock.isStill(k.o.run("keeper.lock"))
+}
+
+func (k *keeper) runChildren(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range k.o.Children {
+		wg.Go(func() { k.supervise(ctx, i) })
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for wanted := true; wanted; {
+		select {
+		case <-ctx.Done():
+			wanted = false
+		case <-tick.C:
+			wanted = k.isWanted()
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+// supervise runs one child again and again until ctx ends.
+func (k *keeper) supervise(ctx context.Context, i int) {
+	backoff := firstBackoff
+	name := k.o.Children[i].Name
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := k.runOnce(ctx, i)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(started) > healthyAfter {
+			backoff = firstBackoff
+		}
+		k.o.Log.Warn("child ended", "name", name, "exit", exitText(err), "again_in_ms", backoff.Milliseconds())
+		k.note(i, func(p *Proc) { p.PID, p.LastExit, p.Restarts = 0, exitText(err), p.Restarts+1 })
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, mostBackoff)
+	}
+}
+
+// runOnce starts a child and waits for its end; when ctx ends it is asked to go, then made to.
+func (k *keeper) runOnce(ctx context.Context, i int) error {
+	child := k.o.Children[i]
+	log, err := os.OpenFile(LogPath(k.o.Home, child.Name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // the child has its own descriptor
+	lifeline, ours, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ours.Close() //nolint:errcheck // closing it is the message
+	args := append([]string{k.o.Arg0}, child.Args...)
+	cmd := &exec.Cmd{
+		Path: k.o.Exe, Args: append(args, "--"+LifelineFlag, strconv.Itoa(lifelineFD)), Dir: k.o.Home,
+		Stdout: log, Stderr: log, ExtraFiles: []*os.File{lifeline},
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	err = cmd.Start()
+	_ = lifeline.Close() // the child's copy is what counts
+	if err != nil {
+		return err
+	}
+	k.o.Log.Info("child started", "name", child.Name, "pid", cmd.Process.Pid)
+	k.note(i, func(p *Proc) { p.PID, p.Since = cmd.Process.Pid, time.Now().UTC() })
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // ends with the child, and every path below waits for it
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		err = k.end(cmd.Process, ended)
+	}
+	killGroup(cmd.Process.Pid)
+	return err
+}
+
+func (k *keeper) end(p *os.Process, ended <-chan error) error {
+	_ = p.Signal(terminate) // it may have ended by itself
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(k.o.grace()):
+	}
+	killGroup(p.Pid)
+	return <-ended
+}
+
+// note changes what is recorded of a child. A record that cannot be written harms nothing that runs.
+func (k *keeper) note(i int, change func(*Proc)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change(&k.rec.Children[i])
+	if err := k.o.writeRecord(&k.rec); err != nil {
+		k.o.Log.Warn("cannot write record", "err", err)
+	}
+}
