@@ -207,8 +207,17 @@ def _common(label: list[int], tokens: list[int], start: int) -> int:
 
 def _cut(cache: list[Any], length: int, wanted: int) -> list[Any]:
     """Return a copy of a cache that ends after the wanted tokens."""
-    out = copy.deepcopy(cache)
-    if wanted < length:
-        for layer in out:
-            layer.trim(length - wanted)
+    return [_cut_layer(layer, length - wanted) for layer in cache]
+
+
+def _cut_layer(layer: Any, surplus: int) -> Any:
+    if type(layer).__name__ != "KVCache":
+        out = copy.deepcopy(layer)
+        if surplus:
+            out.trim(surplus)
+        return out
+    # A view costs nothing; the batch that it goes into copies it.
+    out = type(layer)()
+    out.offset = layer.offset - surplus
+    out.keys, out.values = layer.keys[..., : out.offset, :], layer.values[..., : out.offset, :]
     return out

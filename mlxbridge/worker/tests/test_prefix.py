@@ -1,0 +1,222 @@
+"""The prefix store: what is found, what is dropped."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from harness import Driver, answer, ask, ask_frame
+from mlx_lm.models.cache import KVCache
+
+from mlxworker.model import Model
+from mlxworker.prefix import LEAST_TOKENS, SESSION_SECONDS, PrefixStore
+
+EACH = 2 * 4 * 4  # bytes of one token below
+
+
+class FixedCache(KVCache):  # type: ignore[misc]
+    """Cannot be cut, like the state of a recurrent layer."""
+
+    def is_trimmable(self) -> bool:
+        return False
+
+
+def cache_of(tokens: list[int], kind: Any = KVCache) -> list[Any]:
+    """Return keys and values in which the tokens can be read again."""
+    layer = kind()
+    state = mx.array(tokens, mx.float32).reshape(1, 1, -1, 1) * mx.ones((1, 1, 1, 4))
+    layer.keys, layer.values, layer.offset = state, state + 0, len(tokens)
+    return [layer]
+
+
+def tokens_in(cache: list[Any]) -> list[int]:
+    (layer,) = cache
+    return [int(t) for t in layer.keys[0, 0, : layer.offset, 0].tolist()]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def series(start: int, n: int) -> list[int]:
+    return list(range(start, start + n))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_finds_the_longest_beginning_like_a_plain_search(seed: int) -> None:
+    draw = random.Random(seed)
+    store = PrefixStore(1 << 30)
+    kept: list[list[int]] = []
+    for _ in range(60):
+        base = draw.choice(kept)[: draw.randint(0, 40)] if kept and draw.random() < 0.7 else []
+        tokens = base + draw.choices(range(3), k=draw.randint(8, 30))
+        if draw.random() < 0.6:
+            assert store.insert(tokens, cache_of(tokens))
+            kept.append(tokens)
+            continue
+        cache, n = store.fetch(tokens)
+        common = max((_common(tokens, k) for k in kept), default=0)
+        wanted = min(common, len(tokens) - 1)
+        assert n == (wanted if wanted >= LEAST_TOKENS else 0)
+        assert (cache is None) == (n == 0)
+        assert cache is None or tokens_in(cache) == tokens[:n]
+    assert store.nbytes == sum(e.nbytes for e in store._entries) > 0
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def test_a_longer_entry_takes_the_place_of_its_beginning() -> None:
+    store = PrefixStore(1 << 20)
+    store.insert(series(0, 20), cache_of(series(0, 20)))
+    store.insert(series(0, 50), cache_of(series(0, 50)))
+    store.insert(series(0, 30), cache_of(series(0, 30)))
+
+    assert len(store) == 1
+    assert store.nbytes == 50 * EACH
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    store = PrefixStore(30 * EACH)
+    for start in (0, 100, 200):
+        store.insert(series(start, 10), cache_of(series(start, 10)))
+    store.fetch(series(0, 12))
+    store.insert(series(300, 10), cache_of(series(300, 10)))
+
+    assert [store.fetch(series(s, 12))[1] for s in (0, 100, 200, 300)] == [10, 0, 10, 10]
+    assert store.nbytes == 30 * EACH
+
+
+def test_what_a_session_used_lately_goes_last() -> None:
+    clock = Clock()
+    store = PrefixStore(20 * EACH, clock)
+    store.insert(series(0, 10), cache_of(series(0, 10)), session="s")
+    store.insert(series(100, 10), cache_of(series(100, 10)))
+    store.insert(series(200, 10), cache_of(series(200, 10)))
+    assert store.fetch(series(0, 11))[1] == 10
+    assert store.fetch(series(100, 11))[1] == 0
+
+    clock.now = SESSION_SECONDS + 1
+    store.fetch(series(200, 11))
+    store.insert(series(300, 10), cache_of(series(300, 10)))
+    assert store.fetch(series(0, 11))[1] == 0
+
+
+def test_the_budget_holds_against_sessions_too() -> None:
+    store = PrefixStore(20 * EACH, Clock())
+    for start in (0, 100, 200):
+        assert store.insert(series(start, 10), cache_of(series(start, 10)), session="s")
+
+    assert store.nbytes == 20 * EACH
+    assert not store.insert(series(500, 21), cache_of(series(500, 21)))
+
+
+def test_what_cannot_be_cut_is_found_only_whole() -> None:
+    store = PrefixStore(1 << 20)
+    store.insert(series(0, 20), cache_of(series(0, 20), FixedCache))
+    store.insert(series(0, 40), cache_of(series(0, 40), FixedCache))
+
+    assert len(store) == 2
+    assert store.fetch(series(0, 60))[1] == 40
+    assert store.fetch(series(0, 40))[1] == 20
+    assert store.fetch(series(0, 30))[1] == 20
+    assert store.fetch(series(0, 20)) == (None, 0)
+
+
+def test_what_was_handed_out_outlives_its_entry() -> None:
+    store = PrefixStore(1 << 20)
+    store.insert(series(0, 20), cache_of(series(0, 20)))
+    cache, n = store.fetch(series(0, 15))
+    assert cache is not None
+    cache[0].update_and_fetch(mx.full((1, 1, 1, 4), 99.0), mx.full((1, 1, 1, 4), 99.0))
+    again, _ = store.fetch(series(0, 21))
+    store.trim_to(0)
+
+    assert n == 14
+    assert tokens_in(cache) == [*series(0, 14), 99]
+    assert again is not None
+    assert tokens_in(again) == series(0, 20)
+    assert (len(store), store.nbytes) == (0, 0)
+    assert store.fetch(series(0, 21)) == (None, 0)
+
+
+# -- in the engine -------------------------------------------------------------------------------------------------
+
+
+def test_an_exact_hit_gives_the_same_answer(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24)
+    first, second = (driver.run(ask(i, "Count from 1 to 40."))[0] for i in "ab")
+
+    assert second.tokens == first.tokens
+    assert first.usage["cached_tokens"] == 0
+    assert second.usage["cached_tokens"] == second.usage["prompt_tokens"] - 1
+    assert driver.engine.counters.prompt_tokens == first.usage["prompt_tokens"] + 1
+
+
+def test_a_prompt_that_is_an_earlier_prompt_and_its_answer(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24)
+    prompt = tiny.tokenizer.encode("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,")
+    first = driver.run(ask_frame(id="a", tokens=prompt, max_tokens=20))[0]
+    whole = prompt + first.tokens
+
+    again = driver.run(ask_frame(id="b", tokens=whole, max_tokens=10))[0]
+
+    assert again.usage["cached_tokens"] == len(whole) - 1
+    assert again.tokens == Driver(tiny).run(ask_frame(id="c", tokens=whole, max_tokens=10))[0].tokens
+
+
+def test_a_prompt_that_parts_in_the_middle_uses_the_beginning(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24)
+    driver.run(ask("a", "Count from 1 to 40."))
+
+    other = driver.run(ask("b", "Count from 1 to 25."))[0]
+
+    assert other.text == answer(tiny, "Count from 1 to 25.").text
+    assert LEAST_TOKENS <= other.usage["cached_tokens"] < other.usage["prompt_tokens"] - 1
+
+
+def test_the_second_turn_computes_only_what_is_new(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24)
+    turns = [{"role": "user", "content": "Count from 1 to 60."}]
+    first = driver.run(ask("a", "", messages=turns, session="s"))[0]
+    turns += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Count from 1 to 20."}]
+
+    second = driver.run(ask("b", "", messages=turns, session="s"))[0]
+
+    assert second.text == answer(tiny, "", messages=turns).text
+    new = second.usage["prompt_tokens"] - second.usage["cached_tokens"]
+    assert new < 25 < first.usage["prompt_tokens"] + len(first.tokens)
+
+
+def test_eviction_under_running_requests_changes_no_answer(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=40 * 2048)
+    asks = [ask(f"r{i}", f"Count from 1 to {20 + i % 5}.", stop=["19"] if i % 3 == 0 else None) for i in range(20)]
+    driver.add(*asks[:10])
+    driver.until(lambda: driver.engine.counters.finished >= 4)
+    got = driver.run(*asks[10:])
+    got = [driver.answers[a.id] for a in asks]
+
+    for i, a in enumerate(got):
+        whole = ", ".join(str(n) for n in range(1, 21 + i % 5))
+        assert a.text == (whole[: whole.index("19")] if i % 3 == 0 else whole)
+    assert driver.engine.prefix.nbytes <= 40 * 2048
+
+
+def test_a_cancelled_long_prompt_is_not_computed_twice(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24, prefill_chunk=256)
+    driver.add(ask_frame(id="a", tokens=[7, 8, 9, 10] * 300))
+    driver.step()
+    driver.step()
+    driver.engine.cancel("a")
+    driver.step()
+
+    got = driver.run(ask_frame(id="b", tokens=[7, 8, 9, 10] * 300, max_tokens=1))[0]
+
+    assert got.usage["cached_tokens"] == 512
