@@ -1,0 +1,65 @@
+package bus
+
+import "github.com/mlxctl/mlxctl/internal/cluster"
+
+// Hello is what an agent says of itself when it connects, reconnects, is asked to, or changed. It goes to
+// EventSubject(node, EventHello).
+type Hello struct {
+	Node cluster.Node `json:"node"`
+	// Boot is chosen at random by the agent's process: another one means that the process started again.
+	Boot string `json:"boot"`
+	// Key is the public key of the agent's connection, as Conn.PublicKey gives it and Server.OnDisconnect names it.
+	Key string `json:"key,omitempty"`
+}
+
+// Heartbeat is what an agent sends twice a second. It goes to HeartbeatSubject(node).
+type Heartbeat struct {
+	Node         cluster.NodeID    `json:"node"`
+	Boot         string            `json:"boot"` // as in Hello
+	Seq          uint64            `json:"seq"`  // counts from 1 in one process
+	Load         cluster.Load      `json:"load"`
+	Replicas     []cluster.Replica `json:"replicas"`
+	PlannedBytes int64             `json:"planned_bytes"`
+	Draining     bool              `json:"draining,omitempty"`
+}
+
+// InferRequest has a node answer a request: a stream of cluster.Chunk.
+type InferRequest struct {
+	Request cluster.Request   `json:"request"`
+	Model   cluster.Model     `json:"model"`
+	Attempt cluster.AttemptID `json:"attempt"`
+}
+
+// LoadRequest has a node bring a model into memory: a stream of cluster.Chunk that have Progress only.
+type LoadRequest struct {
+	Model  string `json:"model"`
+	Pinned bool   `json:"pinned,omitempty"`
+}
+
+// UnloadRequest has a node take a model out of memory; the reply has no body.
+type UnloadRequest struct {
+	Model string `json:"model"`
+	Force bool   `json:"force,omitempty"`
+}
+
+// ResolveRequest asks a node for a model on its disk; the reply is ResolveReply.
+type ResolveRequest struct {
+	Model string `json:"model"`
+}
+
+// ResolveReply describes the model that was asked for.
+type ResolveReply struct {
+	Model cluster.Model `json:"model"`
+}
+
+// LogsRequest asks a node for lines of a log: a stream of LogLine.
+type LogsRequest struct {
+	Source string `json:"source,omitempty"` // "agent", or "worker-" and a model
+	Follow bool   `json:"follow,omitempty"`
+	Tail   int    `json:"tail,omitempty"` // the last lines; zero means all
+}
+
+// LogLine is one line of a log, without its end.
+type LogLine struct {
+	Text string `json:"text"`
+}
