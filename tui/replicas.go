@@ -1,0 +1,94 @@
+package tui
+
+import (
+	"cmp"
+	"strconv"
+)
+
+// replicasPane lists the loaded models: of all nodes, or of the one under the cursor of the nodes.
+type replicasPane struct{ table[replicaRow] }
+
+func newReplicasPane(k *look) *replicasPane {
+	return &replicasPane{table[replicaRow]{
+		look: k, empty: "nothing loaded: the first request loads its model",
+		key: func(r *replicaRow) string { return string(r.node) + "\n" + r.Model + "\n" + r.Digest },
+		match: func(r *replicaRow, filter string) bool {
+			return has(filter, r.Model, r.nodeName, string(r.node), string(r.State))
+		},
+		orders: []order[replicaRow]{
+			{name: "model"},
+			{"node", func(a, b *replicaRow) int { return cmp.Compare(a.nodeName, b.nodeName) }},
+			{"tok/s", func(a, b *replicaRow) int { return cmp.Compare(b.TokensPerSecond, a.TokensPerSecond) }},
+			{"running", func(a, b *replicaRow) int { return cmp.Compare(b.Running, a.Running) }},
+			{"memory", func(a, b *replicaRow) int { return cmp.Compare(b.PlannedBytes, a.PlannedBytes) }},
+		},
+		columns: []column[replicaRow]{
+			{title: "MODEL", width: 10, most: 40, draw: drawReplicaModel},
+			{title: "NODE", width: 8, most: 20, rank: 3, draw: drawReplicaNode},
+			{title: "STATE", width: 13, rank: 1, draw: drawReplicaState},
+			{title: "MEMORY", width: 8, right: true, rank: 4, draw: drawReplicaMemory},
+			{title: "CONTEXT", width: 7, right: true, rank: 8, draw: drawReplicaContext},
+			{title: "RUN", width: 7, right: true, rank: 2, draw: drawReplicaRunning},
+			{title: "WAIT", width: 4, right: true, rank: 6, draw: drawReplicaWaiting},
+			{title: "TOKENS", width: 6, right: true, rank: 5, draw: drawReplicaTokens},
+			{title: "TOK/S", width: 7, right: true, draw: drawReplicaRate},
+		},
+	}}
+}
+
+// drawReplicaModel cuts long names at the left of the last part, which tells models apart.
+func drawReplicaModel(k *look, l *line, w int, r *replicaRow) {
+	l.cell(k.fitName(r.Model, w), w, k.strong)
+}
+
+// fitName drops the organisation or the folder of a name that is too long.
+func (k *look) fitName(name string, w int) string {
+	if width(name) <= w {
+		return name
+	}
+	return base(name)
+}
+
+func drawReplicaNode(k *look, l *line, w int, r *replicaRow) { l.cell(r.nodeName, w, k.text) }
+
+func drawReplicaState(k *look, l *line, w int, r *replicaRow) {
+	s := k.replicaSign(r.State)
+	l.cell(s.glyph+" "+string(r.State), w, s.paint)
+}
+
+// drawReplicaMemory shows what was measured, and before that what was planned.
+func drawReplicaMemory(k *look, l *line, w int, r *replicaRow) {
+	if r.ResidentBytes > 0 {
+		l.number(size(r.ResidentBytes), w, k.text)
+		return
+	}
+	l.number(size(r.PlannedBytes), w, k.dim)
+}
+
+func drawReplicaContext(k *look, l *line, w int, r *replicaRow) {
+	l.number(count(int64(r.Context)), w, k.dim)
+}
+
+func drawReplicaRunning(k *look, l *line, w int, r *replicaRow) {
+	p := k.text
+	if r.Running == 0 {
+		p = k.dim
+	}
+	l.number(strconv.Itoa(r.Running)+"/"+strconv.Itoa(r.Slots), w, p)
+}
+
+func drawReplicaWaiting(k *look, l *line, w int, r *replicaRow) {
+	if r.Waiting == 0 {
+		l.number("0", w, k.dim)
+		return
+	}
+	l.number(count(int64(r.Waiting)), w, k.warn)
+}
+
+func drawReplicaTokens(k *look, l *line, w int, r *replicaRow) {
+	l.number(count(r.Counters.GeneratedTokens), w, k.text)
+}
+
+func drawReplicaRate(k *look, l *line, w int, r *replicaRow) {
+	l.number(rate(r.TokensPerSecond), w, k.ratePaint(r.TokensPerSecond))
+}
