@@ -12,9 +12,10 @@ import (
 // detailPane shows everything about one node.
 type detailPane struct {
 	*look
-	id     cluster.NodeID // empty: closed
-	row    *nodeRow       // nil when the node is gone
-	snap   *cluster.Snapshot
+	id   cluster.NodeID // empty: closed
+	row  *nodeRow       // nil when the node is gone
+	snap *cluster.Snapshot
+	lengths
 	offset int
 	page   int
 	lines  int // in all
@@ -26,7 +27,7 @@ func (p *detailPane) isOpen() bool           { return p.id != "" }
 func (p *detailPane) move(by int)            { p.offset = bound(p.offset+by, 0, max(p.lines-p.page, 0)) }
 
 func (p *detailPane) set(s *scene) {
-	p.row, p.snap = nil, s.snap
+	p.row, p.snap, p.lengths = nil, s.snap, s.lengths
 	for i := range s.nodes {
 		if s.nodes[i].ID == p.id {
 			p.row = &s.nodes[i]
@@ -151,6 +152,9 @@ func (p *detailPane) budget(w int) string {
 
 func (p *detailPane) load() string {
 	load := &p.row.Load
+	if p.row.State == cluster.NodeDown {
+		return p.marks.none // of when it was up
+	}
 	var facts []string
 	add := func(format string, args ...any) { facts = append(facts, fmt.Sprintf(format, args...)) }
 	if load.CPUPercent != nil {

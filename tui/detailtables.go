@@ -16,7 +16,7 @@ func (p *detailPane) replicas(w int) []string {
 	}
 	slices.SortStableFunc(rows, func(a, b replicaRow) int { return cmp.Compare(a.Model, b.Model) })
 	t := table[replicaRow]{
-		look: p.look, rows: rows, empty: "none: the first request loads its model",
+		look: p.look, rows: rows, lengths: p.lengths, empty: "none",
 		orders: []order[replicaRow]{{}}, columns: detailReplicas(),
 	}
 	out := t.Render(w, max(len(rows), 1)+1)
@@ -45,7 +45,7 @@ func detailReplicas() []column[replicaRow] {
 		}
 	}
 	return []column[replicaRow]{
-		{title: "MODEL", width: 10, most: 40, draw: drawReplicaModel},
+		{title: "MODEL", width: 14, names: modelNames, draw: drawReplicaModel},
 		{title: "STATE", width: 13, draw: drawReplicaState},
 		{title: "RESIDENT", width: 8, right: true, rank: 3, draw: drawReplicaMemory},
 		{title: "PLANNED", width: 8, right: true, rank: 9, draw: drawReplicaPlanned},
@@ -99,11 +99,11 @@ func (p *detailPane) models(w int) []string {
 	rows := slices.Clone(p.row.Models)
 	slices.SortStableFunc(rows, func(a, b cluster.Model) int { return cmp.Compare(a.Name, b.Name) })
 	t := table[cluster.Model]{
-		look: p.look, rows: rows, empty: "none", orders: []order[cluster.Model]{{}},
+		look: p.look, rows: rows, lengths: p.lengths, empty: "none", orders: []order[cluster.Model]{{}},
 		columns: []column[cluster.Model]{
-			{title: "MODEL", width: 20, most: 48, draw: func(k *look, l *line, w int, m *cluster.Model) { l.cell(k.fitName(m.Name, w), w, k.strong) }},
-			{title: "KIND", width: 8, most: 14, rank: 4, draw: textCell(func(m *cluster.Model) string { return m.Architecture })},
-			{title: "QUANT", width: 6, rank: 3, draw: textCell(func(m *cluster.Model) string { return m.Quantization })},
+			{title: "MODEL", width: 16, names: modelNames, draw: func(k *look, l *line, w int, m *cluster.Model) { l.cell(k.fitName(m.Name, w), w, k.strong) }},
+			{title: "KIND", width: 12, rank: 4, draw: textCell(func(m *cluster.Model) string { return m.Architecture })},
+			{title: "QUANT", width: 8, rank: 3, draw: textCell(func(m *cluster.Model) string { return m.Quantization })},
 			{title: "WEIGHTS", width: 8, right: true, draw: numberCell(func(m *cluster.Model) string { return size(m.WeightBytes) })},
 			{title: "CONTEXT", width: 7, right: true, rank: 2, draw: numberCell(func(m *cluster.Model) string { return count(int64(m.Context)) })},
 			{title: "KV/TOKEN", width: 8, right: true, rank: 6, draw: numberCell(func(m *cluster.Model) string { return size(m.KVBytesPerToken) })},

@@ -3,6 +3,7 @@ package tui
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -66,33 +67,27 @@ func scaled(f float64) (number, unit string) {
 	return strconv.FormatFloat(f, 'f', 1, 64), units[i]
 }
 
-// portion writes "12.3/96.0 GiB" in at most fifteen columns; the first number has its own unit only where it must.
+// portion writes "12.3/96.0 GiB" in at most fifteen columns: both in the unit of the whole, so that they compare at a
+// glance, unless the part would then be nothing.
 func portion(used, of int64) string {
-	number, unit := scaled(float64(max(used, 0)))
-	ofNumber, ofUnit := scaled(float64(max(of, 0)))
-	if unit == ofUnit || used <= 0 {
-		return number + "/" + ofNumber + " " + ofUnit
+	const units = "BKMGTPE"
+	u := 0
+	for f := float64(max(of, 0)); f >= 1023.5 && u < len(units)-1; u++ {
+		f /= 1024
 	}
-	inOf := float64(used)
-	for u := range 7 {
-		if _, is := scaled(float64(int64(1) << (10 * u))); is == ofUnit {
-			inOf = float64(used) / float64(int64(1)<<(10*u))
-		}
+	in := func(n int64) string {
+		return strconv.FormatFloat(float64(max(n, 0))/float64(int64(1)<<(10*u)), 'f', 1, 64)
 	}
-	if inOf >= 0.095 && inOf < 1 {
-		return strconv.FormatFloat(inOf, 'f', 1, 64) + "/" + ofNumber + " " + ofUnit
+	name := " B"
+	if u > 0 {
+		name = " " + units[u:u+1] + "iB"
 	}
-	whole, _, _ := cutDot(number)
-	return whole + " " + unit + "/" + ofNumber + " " + ofUnit
-}
-
-func cutDot(s string) (before, after string, found bool) {
-	for i := range len(s) {
-		if s[i] == '.' {
-			return s[:i], s[i+1:], true
-		}
+	if part := in(used); part != "0.0" || used <= 0 {
+		return part + "/" + in(of) + name
 	}
-	return s, "", false
+	number, unit := scaled(float64(used))
+	number, _, _ = strings.Cut(number, ".")
+	return number + " " + unit + "/" + in(of) + name
 }
 
 // percent writes f in at most four columns; none where the machine does not offer it.

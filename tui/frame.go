@@ -41,20 +41,24 @@ type caption struct {
 	focused             bool
 }
 
-// frame draws the title of a pane and its border, and what draw returns for the space inside.
-func (k *look) frame(r rect, boxed bool, c caption, draw func(w, h int) []string) []string {
+// frame draws what draw returns with a border, or a line above; then the caption, which may tell what became of it.
+func (k *look) frame(r rect, boxed bool, draw func(w, h int) []string, about func() caption) []string {
 	if r.h <= 0 {
 		return nil
 	}
+	w, h := r.w, r.h-1
+	if boxed {
+		w, h = r.w-2, r.h-2
+	}
+	inside := draw(w, h)
+	c := about()
 	edge := k.border
 	if c.focused {
 		edge = k.focus
 	}
 	if !boxed {
-		inside := draw(r.w, r.h-1)
 		return append([]string{k.caption(r.w, k.marks.across, k.marks.across, c, edge)}, inside...)
 	}
-	inside := draw(r.w-2, r.h-2) // first: the caption tells what became of it
 	out := make([]string, 0, r.h)
 	out = append(out, k.caption(r.w, k.marks.corner[0], k.marks.corner[1], c, edge))
 	side := edge.on + k.marks.down + edge.off

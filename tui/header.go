@@ -2,6 +2,7 @@ package tui
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,7 @@ func (p *headerPane) Render(w, h int) []string {
 		l.skip(1)
 		l.left-- // a blank at the right edge
 	}
-	first.spread(p.who(), append(p.nodes(), p.running(), p.waiting()), 3)
+	first.spread(p.who(), append(p.nodes(), p.running(), p.waiting()), 2)
 	p.totals(second)
 	first.left++
 	second.left++
@@ -89,16 +90,16 @@ func (p *headerPane) nodes() []seg {
 func (p *headerPane) running() seg {
 	n := len(p.scene.requests) - p.scene.queued
 	if n == 0 {
-		return seg{"  0 running", p.dim, 1}
+		return seg{" 0 running", p.dim, 1}
 	}
-	return seg{fmt.Sprintf("%3d running", n), p.text, 1}
+	return seg{fmt.Sprintf("%2d running", n), p.text, 1}
 }
 
 func (p *headerPane) waiting() seg {
 	if p.scene.queued == 0 {
-		return seg{"  0 queued", p.dim, 2}
+		return seg{" 0 queued", p.dim, 2}
 	}
-	return seg{fmt.Sprintf("%3d queued", p.scene.queued), p.warn, 2}
+	return seg{fmt.Sprintf("%2d queued", p.scene.queued), p.warn, 2}
 }
 
 // totals writes the rate with its sparkline at the left and the counters at the right.
@@ -109,10 +110,10 @@ func (p *headerPane) totals(l *line) {
 		failed = p.bad
 	}
 	right := fitSegs([]seg{
-		{fmt.Sprintf("%6s tokens", count(t.Tokens)), p.text, 3},
-		{fmt.Sprintf("%6s done", count(t.Finished)), p.text, 1},
-		{fmt.Sprintf("%4s failed", count(t.Failed)), failed, 0},
-		{fmt.Sprintf("%4s cancelled", count(t.Cancelled)), p.dim, 2},
+		{fmt.Sprintf("%5s tokens", count(t.Tokens)), p.text, 3},
+		{fmt.Sprintf("%5s done", count(t.Finished)), p.text, 1},
+		{fmt.Sprintf("%2s failed", count(t.Failed)), failed, 0},
+		{fmt.Sprintf("%2s cancelled", count(t.Cancelled)), p.dim, 2},
 	}, l.left-30, 2)
 	l.number(rate(t.TokensPerSecond), 6, p.strong)
 	l.put(" tok/s", p.dim)
@@ -149,7 +150,7 @@ func (p *chartPane) Render(w, h int) []string {
 			label = axisLabel(p.scale)
 		case i == h-1:
 			label = "0"
-		case h >= 5 && i == (h-1)/2 && (h-1)%2 == 0:
+		case h >= 5 && h%2 == 1 && i == h/2 && p.scale/2 == math.Trunc(p.scale/2):
 			label = axisLabel(p.scale / 2)
 		}
 		l.number(label, axisWidth-1, p.dim)

@@ -32,7 +32,7 @@ func (p *helpPane) box(w, h int) []string {
 		inner = max(inner, width(ansi.Strip(l)))
 	}
 	r := rect{w: min(inner+6, w), h: min(len(text)+4, h)}
-	return p.frame(r, true, caption{name: "keys", focused: true, notes: "any key closes"}, func(w, h int) []string {
+	return p.frame(r, true, func(w, h int) []string {
 		out := blank(w, min(1, h))
 		for _, l := range text {
 			if len(out) < h {
@@ -40,7 +40,7 @@ func (p *helpPane) box(w, h int) []string {
 			}
 		}
 		return append(out, blank(w, h-len(out))...)
-	})
+	}, func() caption { return caption{name: "keys", focused: true, notes: "any key closes"} })
 }
 
 // over puts the box into the middle of a finished frame.

@@ -72,7 +72,7 @@ func (lay *layout) stack(nodes int, focus paneID) {
 		lay.panes[other] = rect{0, b.y + top, b.w, b.h - top}
 	default:
 		top := bound(nodes+2, 4, max(b.h*35/100, 5))
-		events := bound(b.h/5, 4, 10)
+		events := bound(b.h/6, 3, 10)
 		left := b.h - top - events
 		models := bound(left*2/5, 4, 14)
 		lay.panes[nodesID] = rect{0, b.y, b.w, top}

@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/charmbracelet/x/ansi"
@@ -107,7 +108,7 @@ func fitSegs(segs []seg, w, gap int) []seg {
 		if need <= w || len(segs) == 0 || segs[worst].rank == 0 {
 			return segs
 		}
-		segs = append(segs[:worst:worst], segs[worst+1:]...)
+		segs = slices.Concat(segs[:worst], segs[worst+1:])
 	}
 }
 
@@ -131,16 +132,13 @@ func (l *line) segs(segs []seg, gap int) {
 	}
 }
 
-// spread writes left at the left edge and right at the right edge, dropping from left first.
+// spread writes left at the left edge and right at the right edge. Where there is no room for both, pieces of the left
+// go first, then pieces of the right.
 func (l *line) spread(left, right []seg, gap int) {
-	right = fitSegs(right, l.left, gap)
-	space := l.left - segsWidth(right, gap)
-	left = fitSegs(left, space-gap, gap)
-	if segsWidth(left, gap) > space-gap {
-		l.segs(left, gap)
-		return
-	}
-	l.segs(left, gap)
+	least := segsWidth(fitSegs(left, 0, gap), gap)
+	right = fitSegs(right, l.left-least-gap, gap)
+	space := l.left - segsWidth(right, gap) - gap
+	l.segs(fitSegs(left, space, gap), gap)
 	l.skip(l.left - segsWidth(right, gap))
 	l.segs(right, gap)
 }

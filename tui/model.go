@@ -153,6 +153,7 @@ func (m *model) onClock(now time.Time) {
 // show hands a scene to the panes.
 func (m *model) show(s *scene) {
 	m.shown, m.waiting = s, nil
+	m.nodes.lengths, m.requests.lengths, m.replicas.lengths = s.lengths, s.lengths, s.lengths
 	m.nodes.set(s.nodes, m.filter)
 	m.requests.set(s.requests, m.filter)
 	m.replicas.set(m.scope(s.replicas), m.filter)

@@ -23,15 +23,15 @@ func newReplicasPane(k *look) *replicasPane {
 			{"memory", func(a, b *replicaRow) int { return cmp.Compare(b.PlannedBytes, a.PlannedBytes) }},
 		},
 		columns: []column[replicaRow]{
-			{title: "MODEL", width: 10, most: 40, draw: drawReplicaModel},
-			{title: "NODE", width: 8, most: 20, rank: 3, draw: drawReplicaNode},
+			{title: "MODEL", width: 14, names: modelNames, draw: drawReplicaModel},
+			{title: "NODE", width: 9, names: nodeNames, rank: 3, draw: drawReplicaNode},
 			{title: "STATE", width: 13, rank: 1, draw: drawReplicaState},
 			{title: "MEMORY", width: 8, right: true, rank: 4, draw: drawReplicaMemory},
 			{title: "CONTEXT", width: 7, right: true, rank: 8, draw: drawReplicaContext},
-			{title: "RUN", width: 7, right: true, rank: 2, draw: drawReplicaRunning},
+			{title: "RUN", width: 6, right: true, rank: 2, draw: drawReplicaRunning},
 			{title: "WAIT", width: 4, right: true, rank: 6, draw: drawReplicaWaiting},
 			{title: "TOKENS", width: 6, right: true, rank: 5, draw: drawReplicaTokens},
-			{title: "TOK/S", width: 7, right: true, draw: drawReplicaRate},
+			{title: "TOK/S", width: 6, right: true, draw: drawReplicaRate},
 		},
 	}}
 }

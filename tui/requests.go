@@ -27,8 +27,8 @@ func newRequestsPane(k *look) *requestsPane {
 		},
 		columns: []column[requestRow]{
 			{title: "REQUEST", width: 8, most: 12, rank: 6, draw: drawRequestID},
-			{title: "MODEL", width: 10, most: 40, draw: drawRequestModel},
-			{title: "NODE", width: 8, most: 20, rank: 3, draw: drawRequestNode},
+			{title: "MODEL", width: 15, names: modelNames, draw: drawRequestModel},
+			{title: "NODE", width: 9, names: nodeNames, rank: 3, draw: drawRequestNode},
 			{title: "STATE", width: 11, draw: drawRequestState},
 			{title: "TRY", width: 3, right: true, rank: 8, draw: drawRequestTry},
 			{title: "TOKENS", width: 7, right: true, draw: drawRequestTokens},

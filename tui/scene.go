@@ -19,6 +19,7 @@ type scene struct {
 	events               []cluster.Event // newest first
 	byState              map[cluster.NodeState]int
 	queued               int
+	lengths              lengths
 	throughput, inFlight func(n int) []float64 // the last n seconds
 }
 
@@ -56,6 +57,7 @@ func newScene(s *cluster.Snapshot, h *history, c *scales, events []cluster.Event
 		row := newNodeRow(n)
 		row.recent, row.top = until(h.nodes[n.ID], s.At), c.nodes
 		out.nodes = append(out.nodes, row)
+		out.measure(&row)
 		for j := range n.Replicas {
 			out.replicas = append(out.replicas, replicaRow{Replica: &n.Replicas[j], node: n.ID, nodeName: n.Name})
 		}
@@ -76,6 +78,25 @@ func newScene(s *cluster.Snapshot, h *history, c *scales, events []cluster.Event
 	}
 	out.throughput, out.inFlight = until(&h.rate, s.At), until(&h.running, s.At)
 	return out
+}
+
+// measure notes how long the names of a node are, and those of the models that it has.
+func (s *scene) measure(n *nodeRow) {
+	s.lengths.see(nodeNames, n.Name)
+	s.lengths.see(chipNames, n.Hardware.Chip)
+	s.lengths.see(loadedNames, n.models)
+	if n.Load.GPUPercent != nil {
+		s.lengths[gpuReadings] = 1
+	}
+	if n.Load.PowerWatts != nil {
+		s.lengths[wattReadings] = 1
+	}
+	for i := range n.Models {
+		s.lengths.see(modelNames, base(n.Models[i].Name))
+	}
+	for i := range n.Replicas {
+		s.lengths.see(modelNames, base(n.Replicas[i].Model))
+	}
 }
 
 // until returns a reader of a series as it stands at a time. Later values do not show, so a paused screen keeps still.

@@ -6,17 +6,41 @@ import (
 	"strings"
 )
 
-// column is one column of a table. It has at least its width; what is left of a wide screen goes to those with a larger
-// most. On a narrow one columns go away, highest rank first; rank 0 stays. No width depends on what the cells hold, so
-// nothing jumps when numbers change.
+// column is one column of a table. It has at least its width. Of what a wide screen has left, names grow first, as far
+// as they are long, then those that fill whatever there is, up to most. On a narrow screen columns go away, highest rank
+// first; rank 0 stays. No width depends on numbers or on requests, so nothing jumps when those change.
 type column[T any] struct {
 	title string
 	width int
-	most  int
+	names nameKind // whose length it grows to
+	most  int      // width that it fills
+	needs nameKind // without one of these in the cluster the column goes away
 	right bool
 	rank  int
 	draw  func(k *look, l *line, w int, row *T)
 }
+
+// nameKind says what names a column holds; names change seldom.
+type nameKind uint8
+
+const (
+	noNames nameKind = iota
+	nodeNames
+	chipNames
+	modelNames  // short
+	loadedNames // of all models on one node, short
+	gpuReadings // not a name: whether any node has them
+	wattReadings
+	nameKinds
+)
+
+// lengths are those of the longest names in the cluster.
+type lengths [nameKinds]int
+
+func (n *lengths) see(kind nameKind, s string) { n[kind] = max(n[kind], min(width(s), longestName)) }
+
+// longestName bounds what one odd name can take from the others.
+const longestName = 40
 
 // order is one way to sort rows.
 type order[T any] struct {
@@ -33,6 +57,7 @@ type table[T any] struct {
 	match   func(row *T, filter string) bool
 	empty   string // what to say where there are no rows
 
+	lengths lengths
 	rows    []T // that match the filter, sorted
 	all     int // rows before the filter
 	by      int // index into orders
@@ -146,7 +171,7 @@ func (t *table[T]) Render(w, h int) []string {
 	if w < 100 {
 		gap = 1
 	}
-	widths := fit(t.columns, w-2, gap)
+	widths := fit(t.columns, &t.lengths, w-3, gap) // the pointer, and a blank at the end
 	out = append(out, t.titles(widths, w, gap))
 	t.scroll(h - 1)
 	if len(t.rows) == 0 && h > 1 {
@@ -214,10 +239,13 @@ func (t *table[T]) row(i int, widths []int, w, gap, at int) string {
 }
 
 // fit gives every column its width in w columns; 0 for those that are left out.
-func fit[T any](columns []column[T], w, gap int) []int {
+func fit[T any](columns []column[T], names *lengths, w, gap int) []int {
 	widths := make([]int, len(columns))
 	need := -gap
 	for i := range columns {
+		if needs := columns[i].needs; needs != noNames && names[needs] == 0 {
+			continue
+		}
 		widths[i] = columns[i].width
 		need += widths[i] + gap
 	}
@@ -234,20 +262,22 @@ func fit[T any](columns []column[T], w, gap int) []int {
 		need -= widths[worst] + gap
 		widths[worst] = 0
 	}
-	grow(columns, widths, w-need)
+	left := grow(widths, w-need, func(i int) int { return names[columns[i].names] })
+	grow(widths, left, func(i int) int { return columns[i].most })
 	return widths
 }
 
-// grow shares out what is left, a column each in turn.
-func grow[T any](columns []column[T], widths []int, left int) {
+// grow shares out what is left, a column each in turn, as far as each wants, and returns what nobody wanted.
+func grow(widths []int, left int, want func(i int) int) int {
 	for isGrowing := true; isGrowing && left > 0; {
 		isGrowing = false
-		for i := range columns {
-			if widths[i] > 0 && widths[i] < columns[i].most && left > 0 {
+		for i := range widths {
+			if widths[i] > 0 && widths[i] < want(i) && left > 0 {
 				widths[i]++
 				left--
 				isGrowing = true
 			}
 		}
 	}
+	return left
 }

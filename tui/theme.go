@@ -18,14 +18,14 @@ type theme struct {
 
 func ansiTheme() theme {
 	plain := lipgloss.NewStyle()
-	color := func(c lipgloss.ANSIColor) lipgloss.Style { return plain.Foreground(c) }
-	const red, green, yellow, blue, cyan = 1, 2, 3, 4, 6
+	red, green, yellow := plain.Foreground(lipgloss.Red), plain.Foreground(lipgloss.Green), plain.Foreground(lipgloss.Yellow)
+	blue, cyan := plain.Foreground(lipgloss.Blue), plain.Foreground(lipgloss.Cyan)
 	return theme{
 		text: plain, strong: plain.Bold(true), dim: plain.Faint(true),
-		border: plain.Faint(true), focus: color(cyan), title: plain.Bold(true),
-		ok: color(green), busy: color(cyan), warn: color(yellow), bad: color(red).Bold(true),
-		accent: color(cyan), meter: color(blue), chart: color(green),
-		selected: plain.Bold(true), key: plain.Bold(true), headline: color(cyan).Bold(true),
+		border: plain.Faint(true), focus: cyan, title: plain.Bold(true),
+		ok: green, busy: cyan, warn: yellow, bad: red.Bold(true),
+		accent: cyan, meter: blue, chart: green,
+		selected: plain.Bold(true), key: plain.Bold(true), headline: cyan.Bold(true),
 	}
 }
 

@@ -63,7 +63,7 @@ func (m *model) compose() (string, *tea.Cursor) {
 	case m.shown == nil:
 		s.add(lay.body, m.welcome(lay.body))
 	case m.detail.isOpen():
-		s.add(lay.body, m.renderDetail(k, lay))
+		s.add(lay.body, k.frame(lay.body, lay.boxed, m.detail.Render, m.detail.caption))
 	default:
 		cursor = m.panes(s, k, &lay)
 	}
@@ -81,33 +81,18 @@ func (m *model) header(k *look, r rect) []string {
 	return p.Render(r.w, r.h)
 }
 
-func (m *model) renderDetail(k *look, lay layout) []string {
-	out := k.frame(lay.body, lay.boxed, caption{}, m.detail.Render)
-	first, last := k.marks.across, k.marks.across
-	if lay.boxed {
-		first, last = k.marks.corner[0], k.marks.corner[1]
-	}
-	out[0] = k.caption(lay.body.w, first, last, m.detail.caption(), k.focus) // now that it knows its length
-	return out
-}
-
 // panes draws the charts and the four panes and returns where the cursor stands.
 func (m *model) panes(s *screen, k *look, lay *layout) *tea.Cursor {
 	m.charts(s, k, lay.charts)
-	names := [paneCount]string{"nodes", "requests", m.replicasName(), "events"}
-	numbers := [paneCount]string{m.nodes.number(), m.requests.number(), m.replicas.number(), ""}
-	notes := [paneCount]func() string{m.nodes.notes, m.requests.notes, m.replicas.notes, m.events.notes}
-	draw := [paneCount]func(w, h int) []string{m.nodes.Render, m.requests.Render, m.replicas.Render, m.events.Render}
 	m.nodes.focused, m.requests.focused, m.replicas.focused = m.focus == nodesID, m.focus == requestsID, m.focus == replicasID
+	draw := [paneCount]func(w, h int) []string{m.nodes.Render, m.requests.Render, m.replicas.Render, m.events.Render}
 	var cursor *tea.Cursor
 	for id := range paneCount {
 		r := lay.panes[id]
 		if r.h <= 0 {
 			continue
 		}
-		m.measure(id, r, lay.boxed)
-		c := caption{name: names[id], number: numbers[id], notes: notes[id](), focused: m.focus == id}
-		s.add(r, k.frame(r, lay.boxed, c, draw[id]))
+		s.add(r, k.frame(r, lay.boxed, draw[id], func() caption { return m.caption(id) }))
 		if at := m.drawnAt(id); at >= 0 && m.focus == id {
 			cursor = cursorAt(r, at, lay.boxed)
 		}
@@ -115,23 +100,19 @@ func (m *model) panes(s *screen, k *look, lay *layout) *tea.Cursor {
 	return cursor
 }
 
-// measure tells a pane how many rows it is going to have, so that its caption can say what is out of sight.
-func (m *model) measure(id paneID, r rect, isBoxed bool) {
-	h := r.h - 2 // caption and titles
-	if isBoxed {
-		h--
-	}
+func (m *model) caption(id paneID) caption {
+	c := caption{focused: m.focus == id}
 	switch id {
 	case nodesID:
-		m.nodes.scroll(max(h, 0))
+		c.name, c.number, c.notes = "nodes", m.nodes.number(), m.nodes.notes()
 	case requestsID:
-		m.requests.scroll(max(h, 0))
+		c.name, c.number, c.notes = "requests", m.requests.number(), m.requests.notes()
 	case replicasID:
-		m.replicas.scroll(max(h, 0))
+		c.name, c.number, c.notes = m.replicasName(), m.replicas.number(), m.replicas.notes()
 	default:
-		m.events.page = max(h+1, 0)
-		m.events.move(0)
+		c.name, c.notes = "events", m.events.notes()
 	}
+	return c
 }
 
 func (m *model) drawnAt(id paneID) int {
@@ -174,9 +155,13 @@ func (m *model) charts(s *screen, k *look, r rect) {
 	tokens := chartPane{look: k, recent: m.shown.throughput, scale: m.scales.rate, paint: k.chart}
 	inFlight := chartPane{look: k, recent: m.shown.inFlight, scale: m.scales.running, paint: k.meter}
 	t := m.shown.snap.Totals.TokensPerSecond
-	s.add(left, k.frame(left, true, caption{name: "tokens/s", number: rate(t), notes: tokens.span(left.w)}, tokens.Render))
+	s.add(left, k.frame(left, true, tokens.Render, func() caption {
+		return caption{name: "tokens/s", number: rate(t), notes: tokens.span(left.w)}
+	}))
 	n := strconv.Itoa(len(m.shown.requests))
-	s.add(right, k.frame(right, true, caption{name: "requests", number: n, notes: inFlight.span(right.w)}, inFlight.Render))
+	s.add(right, k.frame(right, true, inFlight.Render, func() caption {
+		return caption{name: "requests", number: n, notes: inFlight.span(right.w)}
+	}))
 }
 
 func (m *model) footer() *footerPane {

@@ -77,7 +77,7 @@ func TestBar(t *testing.T) {
 
 func TestNice(t *testing.T) {
 	t.Parallel()
-	for v, want := range map[float64]float64{-1: 1, 0: 1, 0.3: 0.5, 1: 1, 1.01: 2, 4: 5, 5.1: 10, 99: 100, 1234: 2000} {
+	for v, want := range map[float64]float64{-1: 1, 0: 1, 0.3: 0.3, 1: 1, 1.01: 1.5, 4: 4, 5.1: 6, 8.1: 10, 99: 100, 1234: 1500} {
 		if got := Nice(v); math.Abs(got-want) > 1e-9 {
 			t.Errorf("Nice(%v) = %v, want %v", v, got, want)
 		}
@@ -91,7 +91,7 @@ func TestRescaleHasHysteresis(t *testing.T) {
 	t.Parallel()
 	top := 0.0
 	for i, step := range []struct{ peak, want float64 }{
-		{48, 50}, {51, 100}, {49, 100}, {51, 100}, {41, 100}, {39, 50}, {41, 50}, {49, 50}, {0, 1},
+		{48, 50}, {51, 60}, {49, 60}, {51, 60}, {31, 60}, {29, 30}, {31, 40}, {29, 40}, {0, 1},
 	} {
 		if top = Rescale(top, step.peak); top != step.want {
 			t.Fatalf("step %d: scale = %v after peak %v, want %v", i, top, step.peak, step.want)

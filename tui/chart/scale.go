@@ -2,17 +2,17 @@ package chart
 
 import "math"
 
-// lowTide is the part of a scale below which it shrinks. Well under the ratio of two steps, so that a value at a border
-// does not make the scale jump to and fro.
-const lowTide = 0.4
+// lowTide is the part of a scale below which it shrinks. It is under the ratio of any two steps, so that a value at a
+// border does not make the scale jump to and fro.
+const lowTide = 0.5
 
-// Nice returns the smallest of 1, 2 and 5 times a power of ten that is at least v, and 1 for what is not above zero.
+// Nice returns the smallest of 1, 1.5, 2, 3, 4, 5, 6 and 8 times a power of ten that is at least v, and 1 for what is not above zero.
 func Nice(v float64) float64 {
 	if !(v > 0) || math.IsInf(v, 1) {
 		return 1
 	}
 	power := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, step := range [...]float64{1, 2, 5} {
+	for _, step := range [...]float64{1, 1.5, 2, 3, 4, 5, 6, 8} {
 		if step*power >= v {
 			return step * power
 		}
