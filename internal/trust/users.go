@@ -1,0 +1,97 @@
+package trust
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// validName is what may stand for one node or client in a subject: a dot or a wildcard there would mean others as well.
+var validName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// NewUserKey makes the key of a user. The seed stays where it was made; only the public key is signed.
+func NewUserKey() (pub string, seed []byte, err error) {
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		return "", nil, fmt.Errorf("make user key: %w", err)
+	}
+	return halves(pair)
+}
+
+// SignAgent lets the holder of a key speak as one node, and hear what that node is asked. It does not expire: Revoke
+// ends it.
+func (a *Authority) SignAgent(pub string, node cluster.NodeID) (string, error) {
+	id := string(node)
+	if !validName.MatchString(id) {
+		return "", cluster.Invalid("node", "must be 1 to 64 letters, digits, - and _")
+	}
+	return a.sign(a.signer, a.accountPub, pub, "node-"+id, jwt.ConnectionTypeStandard, jwt.Permissions{
+		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.hb." + id, "mlx.evt." + id + ".>", "mlx.r." + id + ".>"}},
+		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.cmd." + id + ".>", "mlx.all.>"}},
+	})
+}
+
+// SignClient lets the holder of a key use the cluster: ask the controller, and hear its answers to that client.
+func (a *Authority) SignClient(pub, client string) (string, error) {
+	if !validName.MatchString(client) {
+		return "", cluster.Invalid("name", "must be 1 to 64 letters, digits, - and _")
+	}
+	return a.sign(a.signer, a.accountPub, pub, "client-"+client, jwt.ConnectionTypeStandard, jwt.Permissions{
+		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.api.>"}},
+		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.c." + client + ".>", "_INBOX_" + client + ".>"}},
+	})
+}
+
+// SignController lets the holder of a key be the controller: say and hear everything of the cluster.
+func (a *Authority) SignController(pub string) (string, error) {
+	all := jwt.Permission{Allow: jwt.StringList{"mlx.>"}}
+	own := jwt.Permission{Allow: jwt.StringList{"mlx.>", "_INBOX_ctl.>"}}
+	return a.sign(a.signer, a.accountPub, pub, "controller", "", jwt.Permissions{Pub: all, Sub: own})
+}
+
+// SystemUser makes a user of the system account, for the process that runs the server. It is not stored.
+func (a *Authority) SystemUser() (token string, seed []byte, err error) {
+	pub, seed, err := NewUserKey()
+	if err != nil {
+		return "", nil, err
+	}
+	token, err = a.sign(a.system, a.systemPub, pub, "system", jwt.ConnectionTypeInProcess, jwt.Permissions{
+		Sub: jwt.Permission{Allow: jwt.StringList{"$SYS.>"}},
+		Pub: jwt.Permission{Deny: jwt.StringList{">"}},
+	})
+	return token, seed, err
+}
+
+// sign makes a user of an account. An empty way lets it connect both in process and over the network.
+func (a *Authority) sign(by nkeys.KeyPair, account, pub, label, way string, may jwt.Permissions) (string, error) {
+	if !nkeys.IsValidPublicUserKey(pub) {
+		return "", cluster.Invalid("key", "must be the public key of a user")
+	}
+	claims := jwt.NewUserClaims(pub)
+	claims.Name, claims.Permissions = label, may
+	if account != signerOf(by) {
+		claims.IssuerAccount = account
+	}
+	ways := jwt.StringList{jwt.ConnectionTypeStandard, jwt.ConnectionTypeInProcess}
+	if way != "" {
+		ways = jwt.StringList{way}
+	}
+	claims.AllowedConnectionTypes = ways
+	token, err := claims.Encode(by)
+	if err != nil {
+		return "", fmt.Errorf("sign %s: %w", label, err)
+	}
+	return token, nil
+}
+
+func signerOf(k nkeys.KeyPair) string {
+	pub, err := k.PublicKey()
+	if err != nil {
+		return ""
+	}
+	return pub
+}
