@@ -35,6 +35,7 @@ type Load struct {
 	MemoryPressure  *int     `json:"memory_pressure,omitempty"` // 1 normal, 2 warning, 4 critical (macOS levels)
 	CPUPercent      *float64 `json:"cpu_percent,omitempty"`     // of all cores together, 0 to 100
 	GPUPercent      *float64 `json:"gpu_percent,omitempty"`
+	GPUMemoryBytes  *int64   `json:"gpu_memory_bytes,omitempty"` // in use by everybody, of the memory above
 	PowerWatts      *float64 `json:"power_watts,omitempty"`
 	Thermal         *string  `json:"thermal,omitempty"` // nominal, fair, serious, critical
 }

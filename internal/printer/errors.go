@@ -7,8 +7,9 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// Error says what went wrong: one line, and one more with what to do. As JSON it is one object on one line.
-func Error(w io.Writer, format Format, err error) error {
+// Error says what went wrong in a command (empty for the program itself): one line, and one more with what to do. As
+// JSON it is one object on one line.
+func Error(w io.Writer, format Format, command string, err error) error {
 	e := cluster.AsError(err)
 	message := oneLine(err.Error())
 	if format == JSON || format == YAML {
@@ -18,7 +19,11 @@ func Error(w io.Writer, format Format, err error) error {
 			Error cluster.Error `json:"error"`
 		}{body})
 	}
-	out := "mlxctl: " + message + "\n"
+	out := "mlxctl: "
+	if command != "" {
+		out += command + ": "
+	}
+	out += message + "\n"
 	if e.Hint != "" {
 		out += "hint: " + oneLine(e.Hint) + "\n"
 	}

@@ -79,18 +79,19 @@ func TestError(t *testing.T) {
 	t.Parallel()
 	typed := cluster.Errorf(cluster.CodeNoFit, "no room\nfor it").WithHint("buy %d GiB", 2)
 	for _, c := range []struct {
-		format Format
-		err    error
-		want   string
+		format  Format
+		command string
+		err     error
+		want    string
 	}{
-		{Table, typed, "mlxctl: no room for it\nhint: buy 2 GiB\n"},
-		{Table, fmt.Errorf("run: %w", typed), "mlxctl: run: no room for it\nhint: buy 2 GiB\n"},
-		{Table, errors.New("plain \x1b[2J"), "mlxctl: plain ?[2J\n"},
-		{JSON, fmt.Errorf("run: %w", typed), `{"error":{"code":"model_too_big","message":"run: no room for it","hint":"buy 2 GiB"}}` + "\n"},
-		{JSON, errors.New("plain"), `{"error":{"code":"internal","message":"plain"}}` + "\n"},
+		{Table, "", typed, "mlxctl: no room for it\nhint: buy 2 GiB\n"},
+		{Table, "run", typed, "mlxctl: run: no room for it\nhint: buy 2 GiB\n"},
+		{Table, "", errors.New("plain \x1b[2J"), "mlxctl: plain ?[2J\n"},
+		{JSON, "run", fmt.Errorf("run: %w", typed), `{"error":{"code":"model_too_big","message":"run: no room for it","hint":"buy 2 GiB"}}` + "\n"},
+		{JSON, "", errors.New("plain"), `{"error":{"code":"internal","message":"plain"}}` + "\n"},
 	} {
 		var b bytes.Buffer
-		if err := Error(&b, c.format, c.err); err != nil {
+		if err := Error(&b, c.format, c.command, c.err); err != nil {
 			t.Fatal(err)
 		}
 		if b.String() != c.want {
