@@ -45,7 +45,7 @@ func detailReplicas() []column[replicaRow] {
 		}
 	}
 	return []column[replicaRow]{
-		{title: "MODEL", width: 14, names: modelNames, draw: drawReplicaModel},
+		{title: "MODEL", width: 20, names: modelNames, draw: drawReplicaModel},
 		{title: "STATE", width: 13, draw: drawReplicaState},
 		{title: "RESIDENT", width: 8, right: true, rank: 3, draw: drawReplicaMemory},
 		{title: "PLANNED", width: 8, right: true, rank: 9, draw: drawReplicaPlanned},
@@ -101,7 +101,7 @@ func (p *detailPane) models(w int) []string {
 	t := table[cluster.Model]{
 		look: p.look, rows: rows, lengths: p.lengths, empty: "none", orders: []order[cluster.Model]{{}},
 		columns: []column[cluster.Model]{
-			{title: "MODEL", width: 16, names: modelNames, draw: func(k *look, l *line, w int, m *cluster.Model) { l.cell(k.fitName(m.Name, w), w, k.strong) }},
+			{title: "MODEL", width: 24, names: wholeNames, draw: func(k *look, l *line, w int, m *cluster.Model) { l.cell(m.Name, w, k.strong) }},
 			{title: "KIND", width: 12, rank: 4, draw: textCell(func(m *cluster.Model) string { return m.Architecture })},
 			{title: "QUANT", width: 8, rank: 3, draw: textCell(func(m *cluster.Model) string { return m.Quantization })},
 			{title: "WEIGHTS", width: 8, right: true, draw: numberCell(func(m *cluster.Model) string { return size(m.WeightBytes) })},

@@ -67,7 +67,7 @@ func (m *model) setFilter(s string) {
 
 func (m *model) onDetailKey(msg tea.KeyPressMsg) {
 	switch {
-	case key.Matches(msg, m.keys.back, m.keys.open):
+	case key.Matches(msg, m.keys.closing):
 		m.detail.close()
 	default:
 		m.scroll(msg, m.detail.page, m.detail.move)

@@ -11,6 +11,7 @@ type keyMap struct {
 	open, back          key.Binding
 	sort, filter, pause key.Binding
 	help, suspend, quit key.Binding
+	closing, moving     key.Binding // how the footer of the detail names them
 	interrupt           key.Binding
 }
 
@@ -35,6 +36,8 @@ func newKeys() keyMap {
 		help:      bind("?", "help", "?"),
 		suspend:   bind("ctrl+z", "suspend", "ctrl+z"),
 		quit:      bind("q", "quit", "q"),
+		closing:   bind("esc", "back", "esc", "enter"),
+		moving:    bind("j/k", "scroll", "j", "k"),
 		interrupt: bind("ctrl+c", "quit", "ctrl+c"),
 	}
 }
@@ -42,6 +45,11 @@ func newKeys() keyMap {
 // ShortHelp is the footer, most needed first.
 func (k keyMap) ShortHelp() []key.Binding {
 	return []key.Binding{k.quit, k.help, k.next, k.open, k.filter, k.sort, k.pause}
+}
+
+// detailHelp is the footer while one node is shown in detail.
+func (k keyMap) detailHelp() []key.Binding {
+	return []key.Binding{k.quit, k.help, k.closing, k.moving, k.pause}
 }
 
 // FullHelp is the help screen, column by column.

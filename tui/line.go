@@ -81,7 +81,7 @@ func clip(s string, w int, tail string) (string, int) {
 		return "", 0
 	}
 	if len(s) == n { // ASCII
-		return s[:w-1] + tail, w
+		return s[:w-min(width(tail), w)] + tail, w
 	}
 	s = ansi.Truncate(s, w, tail)
 	return s, width(s)

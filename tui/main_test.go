@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func runScreen(path string) int {
 	lines, err := readRecording(path)
 	if err == nil {
-		err = Run(context.Background(), Options{Feed: &replay{lines: lines, every: 200 * time.Millisecond, lost: 15}, Symbols: os.Getenv("MLXCTL_TUI_SYMBOLS")})
+		err = Run(context.Background(), Options{Feed: &replay{lines: lines, every: 200 * time.Millisecond, lost: 6}, Symbols: os.Getenv("MLXCTL_TUI_SYMBOLS")})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

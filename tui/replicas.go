@@ -23,7 +23,7 @@ func newReplicasPane(k *look) *replicasPane {
 			{"memory", func(a, b *replicaRow) int { return cmp.Compare(b.PlannedBytes, a.PlannedBytes) }},
 		},
 		columns: []column[replicaRow]{
-			{title: "MODEL", width: 14, names: modelNames, draw: drawReplicaModel},
+			{title: "MODEL", width: 16, names: modelNames, draw: drawReplicaModel},
 			{title: "NODE", width: 9, names: nodeNames, rank: 3, draw: drawReplicaNode},
 			{title: "STATE", width: 13, rank: 1, draw: drawReplicaState},
 			{title: "MEMORY", width: 8, right: true, rank: 4, draw: drawReplicaMemory},
@@ -36,18 +36,8 @@ func newReplicasPane(k *look) *replicasPane {
 	}}
 }
 
-// drawReplicaModel cuts long names at the left of the last part, which tells models apart.
-func drawReplicaModel(k *look, l *line, w int, r *replicaRow) {
-	l.cell(k.fitName(r.Model, w), w, k.strong)
-}
-
-// fitName drops the organisation or the folder of a name that is too long.
-func (k *look) fitName(name string, w int) string {
-	if width(name) <= w {
-		return name
-	}
-	return base(name)
-}
+// drawReplicaModel leaves the organisation away, in every row alike; the node's detail has it.
+func drawReplicaModel(k *look, l *line, w int, r *replicaRow) { l.cell(base(r.Model), w, k.strong) }
 
 func drawReplicaNode(k *look, l *line, w int, r *replicaRow) { l.cell(r.nodeName, w, k.text) }
 

@@ -46,7 +46,7 @@ func drawRequestID(k *look, l *line, w int, r *requestRow) {
 }
 
 func drawRequestModel(k *look, l *line, w int, r *requestRow) {
-	l.cell(k.fitName(r.Model, w), w, k.strong)
+	l.cell(base(r.Model), w, k.strong)
 }
 
 func drawRequestNode(k *look, l *line, w int, r *requestRow) {

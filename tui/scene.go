@@ -93,6 +93,7 @@ func (s *scene) measure(n *nodeRow) {
 	}
 	for i := range n.Models {
 		s.lengths.see(modelNames, base(n.Models[i].Name))
+		s.lengths.see(wholeNames, n.Models[i].Name)
 	}
 	for i := range n.Replicas {
 		s.lengths.see(modelNames, base(n.Replicas[i].Model))

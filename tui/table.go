@@ -28,6 +28,7 @@ const (
 	nodeNames
 	chipNames
 	modelNames  // short
+	wholeNames  // the same with organisation or folder
 	loadedNames // of all models on one node, short
 	gpuReadings // not a name: whether any node has them
 	wattReadings
@@ -40,7 +41,7 @@ type lengths [nameKinds]int
 func (n *lengths) see(kind nameKind, s string) { n[kind] = max(n[kind], min(width(s), longestName)) }
 
 // longestName bounds what one odd name can take from the others.
-const longestName = 40
+const longestName = 48
 
 // order is one way to sort rows.
 type order[T any] struct {

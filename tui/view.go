@@ -170,8 +170,7 @@ func (m *model) footer() *footerPane {
 		filter: m.filter, typing: m.isTyping, dropped: m.dropped, old: m.clock.Sub(m.came),
 	}
 	if m.detail.isOpen() {
-		p.keys[3] = m.keys.back
-		p.keys = p.keys[:4]
+		p.keys = m.keys.detailHelp()
 	}
 	if m.isPaused && m.err == nil {
 		p.old = m.clock.Sub(m.pausedAt)
