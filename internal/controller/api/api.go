@@ -1,0 +1,69 @@
+// Package api holds the messages between the controller and its clients that are not words of the cluster itself.
+package api
+
+import (
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// Verbs of the controller, as they stand in subjects. Streams are Generate, Watch, Load and Logs; the others have one
+// reply.
+const (
+	Generate = "generate" // cluster.Request → cluster.Chunk…
+	Watch    = "watch"    // nothing → WatchUpdate…
+	Snapshot = "snapshot" // nothing → cluster.Snapshot
+	Models   = "models"   // nothing → ModelsReply
+	Load     = "load"     // LoadRequest → cluster.Chunk… with Progress and Node
+	Unload   = "unload"   // UnloadRequest → UnloadReply
+	Logs     = "logs"     // LogsRequest → LogLine…
+	Info     = "info"     // nothing → InfoReply
+)
+
+// WatchUpdate is one piece of a watch: the newest state, and what happened since the one before.
+type WatchUpdate struct {
+	Snapshot *cluster.Snapshot `json:"snapshot,omitempty"`
+	Events   []cluster.Event   `json:"events,omitempty"`
+	// Dropped counts the events that readers missed since the controller started, all readers together.
+	Dropped int64 `json:"dropped,omitempty"`
+}
+
+// ModelsReply is the catalogue of all nodes.
+type ModelsReply struct {
+	Models []cluster.Model `json:"models"`
+}
+
+// LoadRequest asks for a model in memory; an empty Node lets the scheduler choose.
+type LoadRequest struct {
+	Model  string         `json:"model"`
+	Node   cluster.NodeID `json:"node,omitempty"`
+	Pinned bool           `json:"pinned,omitempty"`
+}
+
+// UnloadRequest asks for a model out of memory; an empty Node means all that have it there.
+type UnloadRequest struct {
+	Model string         `json:"model"`
+	Node  cluster.NodeID `json:"node,omitempty"`
+	Force bool           `json:"force,omitempty"`
+}
+
+// UnloadReply names the nodes that had it.
+type UnloadReply struct {
+	Nodes []cluster.NodeID `json:"nodes"`
+}
+
+// LogsRequest asks for lines of a log: of a node, or of the controller where Node is empty.
+type LogsRequest struct {
+	Node   cluster.NodeID `json:"node,omitempty"`
+	Source string         `json:"source,omitempty"` // of a node: "agent", or "worker-" and a model
+	Tail   int            `json:"tail,omitempty"`   // the last lines; zero means all
+	Follow bool           `json:"follow,omitempty"`
+}
+
+// InfoReply says which controller this is.
+type InfoReply struct {
+	Cluster   string    `json:"cluster"`
+	Version   string    `json:"version"`
+	StartedAt time.Time `json:"started_at"`
+	HTTP      string    `json:"http"`
+}

@@ -1,0 +1,299 @@
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+const (
+	defaultWaiting = 4096
+	// defaultSettle is a heartbeat, and the time in which an agent finds its controller again.
+	defaultSettle = 1500 * time.Millisecond
+	// helloEvery bounds how often nodes are asked who they are.
+	helloEvery = 200 * time.Millisecond
+)
+
+// Options say what a Controller works with. Conn is required; zero values elsewhere choose the default.
+type Options struct {
+	Conn *bus.Conn
+	// Server is the embedded server, for its notices of closed connections; nil when the bus is external: then only
+	// heartbeats tell.
+	Server *bus.Server
+
+	Cluster string // its name
+	Version string
+	HTTP    string // base URL of the gateway
+	LogFile string // of this process, for those who ask for it
+
+	Deadlines Deadlines
+	// MaxWaiting is how many requests may wait for a node; zero means 4096.
+	MaxWaiting int
+	// Settle is how long after the start a request may wait for nodes that have not come back yet; zero means 1.5 s,
+	// less than zero not at all.
+	Settle time.Duration
+	Log    *slog.Logger // nil means silence
+}
+
+// Deadlines bound the parts of a request. Zero values choose the default.
+type Deadlines struct {
+	Queue      time.Duration // waiting for a node to be free: 10 min
+	Accept     time.Duration // until the node says that it took the request: 2 s
+	FirstToken time.Duration // from there to the first token, loading included: 10 min
+	Gap        time.Duration // between two signs of life of a stream, of which there is one a second: 10 s
+	Total      time.Duration // of the request, where it sets none itself: 60 min
+}
+
+func (d *Deadlines) fill() {
+	for _, f := range []struct {
+		value *time.Duration
+		usual time.Duration
+	}{
+		{&d.Queue, 10 * time.Minute}, {&d.Accept, 2 * time.Second}, {&d.FirstToken, 10 * time.Minute},
+		{&d.Gap, 10 * time.Second}, {&d.Total, time.Hour},
+	} {
+		if *f.value <= 0 {
+			*f.value = f.usual
+		}
+	}
+}
+
+// Controller places requests. All methods are safe for concurrent use; requests are answered while Run runs.
+type Controller struct {
+	o        Options
+	registry *registry
+	ledger   *ledger
+	placer   *placer
+	resolver *resolver
+	events   *broker
+	viewer   *viewer
+	gate     gate
+
+	settled chan struct{} // closed when every node had the time to come back
+	notice  chan struct{} // wakes the loop of Run: deadlines of nodes changed. Buffered: one is enough
+	asked   throttle      // for hello
+}
+
+// New makes a Controller.
+func New(o Options) *Controller {
+	o.Deadlines.fill()
+	if o.MaxWaiting <= 0 {
+		o.MaxWaiting = defaultWaiting
+	}
+	if o.Settle == 0 {
+		o.Settle = defaultSettle
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Controller{
+		o: o, registry: newRegistry(), ledger: &ledger{}, events: newBroker(),
+		settled: make(chan struct{}), notice: make(chan struct{}, 1), asked: throttle{every: helloEvery},
+	}
+	c.placer = newPlacer(c.registry.nodes, o.MaxWaiting)
+	c.resolver = &resolver{ask: c.askModel, now: time.Now, names: make(map[string]*answers)}
+	c.viewer = &viewer{
+		base: cluster.Snapshot{
+			Cluster:    o.Cluster,
+			Controller: cluster.Controller{Version: o.Version, StartedAt: time.Now(), HTTP: o.HTTP},
+		},
+		registry: c.registry, ledger: c.ledger, now: time.Now,
+	}
+	c.gate.closing = make(chan struct{})
+	return c
+}
+
+// Run works until ctx ends or the bus fails for good. Requests that are under way then fail with CodeUnreachable. Run
+// returns when nothing of it is left; it may be called once.
+func (c *Controller) Run(ctx context.Context) error {
+	subscriptions, err := c.subscribe()
+	if err != nil {
+		return err
+	}
+	served, err := c.serve()
+	if err != nil {
+		closeAll(subscriptions)
+		return err
+	}
+	if c.o.Server != nil {
+		c.o.Server.OnDisconnect(c.onDisconnect)
+	}
+	c.askHello()
+	c.loop(ctx)
+	reason := cluster.Errorf(cluster.CodeUnreachable, "the controller is shutting down").WithHint("try again in a moment")
+	c.gate.close()
+	c.placer.close(reason)
+	c.registry.loseAll(reason)
+	closeAll(served)
+	closeAll(subscriptions)
+	c.events.close()
+	c.gate.wait()
+	return nil
+}
+
+// loop gives nodes their states by the passing of time, and requests their turns.
+func (c *Controller) loop(ctx context.Context) {
+	settle := time.AfterFunc(max(0, c.o.Settle), func() { close(c.settled) })
+	defer settle.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := c.now()
+		events, next := c.registry.tick(now)
+		c.tell(events)
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(next.Sub(now))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-c.notice:
+		case <-c.placer.stir:
+			c.placer.pump()
+		}
+	}
+}
+
+func (c *Controller) now() time.Time { return time.Now() }
+
+// tell publishes what happened to nodes, and has those who wait looked at again.
+func (c *Controller) tell(events []cluster.Event) {
+	if len(events) == 0 {
+		return
+	}
+	for _, e := range events {
+		c.o.Log.Info("node changed", "node", e.Node, "event", e.Message)
+	}
+	c.events.publish(events...)
+	c.placer.retry()
+}
+
+func (c *Controller) wake() {
+	select {
+	case c.notice <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Controller) onDisconnect(key string) {
+	events := c.registry.disconnected(c.now(), key)
+	if len(events) == 0 {
+		return
+	}
+	c.tell(events)
+	c.wake()
+	c.askHello() // it may have another connection already
+}
+
+// askHello asks all nodes who they are.
+func (c *Controller) askHello() {
+	if !c.asked.may(c.now()) {
+		return
+	}
+	if err := c.o.Conn.Publish(bus.HelloAll(), struct{}{}); err != nil {
+		c.o.Log.Warn("could not ask nodes for hello", "err", err)
+	}
+}
+
+// Snapshot returns the state of the cluster, at most 100 ms old. It must not be changed.
+func (c *Controller) Snapshot() *cluster.Snapshot { return c.viewer.snapshot() }
+
+// Watch sends Snapshots while they change, at most ten a second; a reader that is slow gets the newest one and misses
+// those in between. The channel is closed when ctx ends or the controller does.
+func (c *Controller) Watch(ctx context.Context) <-chan *cluster.Snapshot {
+	out := make(chan *cluster.Snapshot, 1) // holds the newest that nobody took
+	if c.gate.enter() != nil {
+		close(out)
+		return out
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer c.gate.exit()
+		defer cancel()
+		c.viewer.watch(ctx, c.gate.closing, out)
+	}()
+	return out
+}
+
+// Events sends what happens from now on. A reader that is more than 256 behind misses events, and EventsDropped counts
+// them. The channel is closed when ctx ends or the controller does.
+func (c *Controller) Events(ctx context.Context) <-chan cluster.Event { return c.events.subscribe(ctx) }
+
+// EventsDropped counts the events that readers of Events missed, all readers together.
+func (c *Controller) EventsDropped() int64 { return c.events.missed() }
+
+// Models lists the models on the disks of all nodes that are not down, by name.
+func (c *Controller) Models() []cluster.Model { return catalogue(c.registry.nodes().Nodes) }
+
+func (c *Controller) nameOf(id cluster.NodeID) string {
+	for _, n := range c.registry.nodes().Nodes {
+		if n.ID == id {
+			return nodeName(&n)
+		}
+	}
+	return string(id)
+}
+
+// gate counts what is under way, so that Run can wait for it, and lets nothing in after the end.
+type gate struct {
+	closing chan struct{} // closed at the end
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
+	inside sync.WaitGroup
+}
+
+func (g *gate) enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return cluster.Errorf(cluster.CodeUnreachable, "the controller is shutting down").WithHint("try again in a moment")
+	}
+	g.inside.Add(1)
+	return nil
+}
+
+func (g *gate) exit() { g.inside.Done() }
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	close(g.closing)
+}
+
+func (g *gate) wait() { g.inside.Wait() }
+
+// throttle lets one call through in a while.
+type throttle struct {
+	every time.Duration
+
+	mu   sync.Mutex
+	last time.Time // guarded by mu
+}
+
+func (t *throttle) may(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.last) < t.every {
+		return false
+	}
+	t.last = now
+	return true
+}
+
+// subscription is what a subscription of the bus can do here.
+type subscription interface{ Close() error }
+
+func closeAll(list []subscription) {
+	for _, s := range list {
+		_ = s.Close() // the connection ends them anyway
+	}
+}

@@ -1,0 +1,70 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+func TestRateIsOfTheLastSecond(t *testing.T) {
+	t.Parallel()
+	var r rate
+	at := time.Unix(1000, 0)
+	if got := r.at(at); got != 0 {
+		t.Errorf("rate of nothing is %v", got)
+	}
+	for i := range 20 { // 100 a second for two seconds
+		r.add(at.Add(time.Duration(i)*100*time.Millisecond), 10)
+	}
+	tests := []struct {
+		after time.Duration
+		want  float64
+	}{
+		{2000 * time.Millisecond, 100},
+		{2550 * time.Millisecond, 50},
+		{2990 * time.Millisecond, 10},
+		{3000 * time.Millisecond, 0},
+		{time.Hour, 0},
+	}
+	for _, tt := range tests {
+		if got := r.at(at.Add(tt.after)); got != tt.want {
+			t.Errorf("after %s: %v tokens/s, want %v", tt.after, got, tt.want)
+		}
+	}
+}
+
+func TestLedgerAccounts(t *testing.T) {
+	t.Parallel()
+	var l ledger
+	at := time.Unix(1000, 0)
+	first := l.begin(at, &cluster.Request{ID: "1", Model: "m"})
+	second := l.begin(at, &cluster.Request{ID: "2", Model: "m"})
+	third := l.begin(at, &cluster.Request{ID: "3", Model: "m"})
+	first.placed("a", true, time.Second)
+	l.took(at, first, &cluster.Chunk{Progress: &cluster.Progress{Phase: cluster.PhasePrefill}})
+	if first.hasBegun() {
+		t.Error("progress is no token")
+	}
+	l.took(at, first, &cluster.Chunk{Text: "ab", Tokens: []int{1, 2}})
+	requests, totals := l.report(at.Add(time.Second))
+	if len(requests) != 3 || requests[0].ID != "1" || requests[2].ID != "3" {
+		t.Fatalf("requests are %+v", requests)
+	}
+	if got := requests[0]; got.State != cluster.RequestStreaming || got.Tokens != 2 || got.Node != "a" || got.Attempt != 1 || got.FirstToken == nil {
+		t.Errorf("first request is %+v", got)
+	}
+	if got := requests[1]; got.State != cluster.RequestQueued || got.Node != "" {
+		t.Errorf("second request is %+v", got)
+	}
+	if totals.Requests != 3 || totals.Tokens != 2 || totals.TokensPerSecond != 2 {
+		t.Errorf("totals are %+v", totals)
+	}
+	l.end(second, nil)
+	l.end(first, cluster.Errorf(cluster.CodeNodeLost, "x"))
+	l.end(third, cluster.Errorf(cluster.CodeCancelled, "x"))
+	requests, totals = l.report(at)
+	if len(requests) != 0 || totals.Finished != 1 || totals.Failed != 1 || totals.Cancelled != 1 {
+		t.Errorf("at the end %d requests, totals %+v", len(requests), totals)
+	}
+}

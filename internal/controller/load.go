@@ -1,0 +1,166 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/sched"
+)
+
+// unloadWait bounds an unload: the worker is asked first and killed then.
+const unloadWait = 30 * time.Second
+
+// Load brings a model into memory on a node, or where the scheduler would send a request for it. It ends a quarantine.
+// progress is told where and what it waits for; it may be nil. Load returns the node when the model has answered there.
+func (c *Controller) Load(ctx context.Context, model string, node cluster.NodeID, pinned bool, progress func(cluster.Chunk) error) (cluster.NodeID, error) {
+	if model == "" {
+		return "", cluster.Invalid("model", "is missing")
+	}
+	if err := c.gate.enter(); err != nil {
+		return "", err
+	}
+	defer c.gate.exit()
+	placement, err := c.placeLoad(ctx, model, node)
+	if err != nil {
+		return "", err
+	}
+	err = c.loadOn(ctx, placement, bus.LoadRequest{Model: model, Pinned: pinned}, progress)
+	if err != nil {
+		return "", typed(ctx, onNode(err, placement.Node))
+	}
+	c.events.publish(cluster.Event{
+		At: c.now(), Kind: cluster.EventOperator, Node: placement.Node, Model: model,
+		Message: fmt.Sprintf("loaded %s on %s", model, c.nameOf(placement.Node)),
+	})
+	return placement.Node, nil
+}
+
+// placeLoad finds the node for a model that an operator wants in memory.
+func (c *Controller) placeLoad(ctx context.Context, model string, node cluster.NodeID) (cluster.Placement, error) {
+	req := &cluster.Request{Model: model, Node: node}
+	found, refused, err := c.resolve(ctx, model)
+	if err != nil {
+		return cluster.Placement{}, typed(ctx, err)
+	}
+	// An operator is not turned away by full slots, nor by a quarantine.
+	s := *c.registry.nodes()
+	s.Nodes = slices.Clone(s.Nodes)
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		n.Replicas = slices.DeleteFunc(slices.Clone(n.Replicas), func(r cluster.Replica) bool {
+			return r.Model == model && r.State == cluster.ReplicaQuarantined
+		})
+	}
+	live := sched.Live{Work: map[cluster.NodeID]sched.Work{}, Resolved: found, Excluded: refused}
+	return sched.Place(&s, req, live)
+}
+
+// loadOn has a node load a model.
+func (c *Controller) loadOn(ctx context.Context, p cluster.Placement, body bus.LoadRequest, progress func(cluster.Chunk) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, detach, err := c.openStream(ctx, cancel, p.Node, bus.VerbLoad, rand.Text(), body)
+	if err != nil {
+		return err
+	}
+	defer detach()
+	defer stream.Close()
+	for {
+		var chunk cluster.Chunk
+		err := stream.Next(ctx, &chunk)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil && progress != nil {
+			chunk.Node = p.Node
+			err = progress(chunk)
+		}
+		if err != nil {
+			stream.Cancel()
+			return causeOr(ctx, err)
+		}
+	}
+}
+
+// Unload takes a model out of memory on a node, or on all that have it there, and returns those. Unless it is forced,
+// a model that answers requests stays, and the error has CodeConflict.
+func (c *Controller) Unload(ctx context.Context, model string, node cluster.NodeID, force bool) ([]cluster.NodeID, error) {
+	if model == "" {
+		return nil, cluster.Invalid("model", "is missing")
+	}
+	if err := c.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer c.gate.exit()
+	targets, err := c.holders(model, node)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, unloadWait)
+	defer cancel()
+	var wg sync.WaitGroup
+	failed := make([]error, len(targets))
+	for i, id := range targets {
+		wg.Go(func() {
+			body := bus.UnloadRequest{Model: model, Force: force}
+			failed[i] = onNode(c.o.Conn.Request(ctx, bus.CommandSubject(id, bus.VerbUnload), body, nil), id)
+		})
+	}
+	wg.Wait()
+	var done []cluster.NodeID
+	var first error
+	for i, err := range failed {
+		if err != nil {
+			first = cmpOr(first, typed(ctx, err))
+			continue
+		}
+		done = append(done, targets[i])
+		c.events.publish(cluster.Event{
+			At: c.now(), Kind: cluster.EventOperator, Node: targets[i], Model: model,
+			Message: fmt.Sprintf("unloaded %s on %s", model, c.nameOf(targets[i])),
+		})
+	}
+	return done, first
+}
+
+// holders lists the nodes that have a model in memory, or the one that is named.
+func (c *Controller) holders(model string, node cluster.NodeID) ([]cluster.NodeID, error) {
+	var out []cluster.NodeID
+	known := node == ""
+	for _, n := range c.registry.nodes().Nodes {
+		if node != "" && n.ID != node {
+			continue
+		}
+		known = true
+		isHere := slices.ContainsFunc(n.Replicas, func(r cluster.Replica) bool { return r.Model == model })
+		if isHere && n.State != cluster.NodeDown {
+			out = append(out, n.ID)
+		}
+	}
+	switch {
+	case !known:
+		return nil, cluster.Errorf(cluster.CodeNoNode, "no node %s", node).WithHint("`mlxctl nodes` lists them")
+	case len(out) == 0 && node != "":
+		return nil, cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on node %s", model, c.nameOf(node)).
+			WithHint("`mlxctl ps` lists what is")
+	case len(out) == 0:
+		return nil, cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on any node", model).
+			WithHint("`mlxctl ps` lists what is")
+	}
+	return out, nil
+}
+
+func cmpOr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}

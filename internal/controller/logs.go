@@ -1,0 +1,68 @@
+package controller
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/controller/api"
+)
+
+func (c *Controller) serveLogs(ctx context.Context, decode func(any) error, w *bus.StreamWriter) error {
+	var body api.LogsRequest
+	if err := decode(&body); err != nil {
+		return err
+	}
+	return c.Logs(ctx, body, func(line bus.LogLine) error { return w.Send(line) })
+}
+
+// Logs gives lines of a log of a node, or of the controller where no node is named, and with Follow those that are
+// added until ctx ends.
+func (c *Controller) Logs(ctx context.Context, q api.LogsRequest, line func(bus.LogLine) error) error {
+	if q.Tail < 0 {
+		return cluster.Invalid("tail", "must not be negative")
+	}
+	if err := c.gate.enter(); err != nil {
+		return err
+	}
+	defer c.gate.exit()
+	if q.Node == "" {
+		return c.ownLog(ctx, q, line)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	body := bus.LogsRequest{Source: q.Source, Follow: q.Follow, Tail: q.Tail}
+	stream, detach, err := c.openStream(ctx, cancel, q.Node, bus.VerbLogs, rand.Text(), body)
+	if err != nil {
+		return err
+	}
+	defer detach()
+	defer stream.Close()
+	for {
+		var l bus.LogLine
+		err := stream.Next(ctx, &l)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = line(l)
+		}
+		if err != nil {
+			stream.Cancel()
+			return typed(ctx, causeOr(ctx, err))
+		}
+	}
+}
+
+func (c *Controller) ownLog(ctx context.Context, q api.LogsRequest, line func(bus.LogLine) error) error {
+	if q.Source != "" && q.Source != "controller" {
+		return cluster.Invalid("source", "of the controller is \"controller\"; name a node for others")
+	}
+	if c.o.LogFile == "" {
+		return cluster.Errorf(cluster.CodeUnsupported, "this controller logs to no file")
+	}
+	return (&logFile{path: c.o.LogFile}).show(ctx, c.gate.closing, q.Tail, q.Follow, func(s string) error { return line(bus.LogLine{Text: s}) })
+}
