@@ -2,6 +2,7 @@ package iostreams
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -31,7 +32,11 @@ func (s *IOStreams) NewProgress(quiet bool) *Progress {
 	return p
 }
 
-// Step says what is being done now; the same step again changes nothing.
+// everyLine is how often a long step says how far it is where lines cannot be drawn over.
+const everyLine = 10 * time.Second
+
+// Step says what is being done now; the same step again changes nothing. What stands behind ": " is how far it is: a
+// terminal shows each, a log file one line in ten seconds.
 func (p *Progress) Step(format string, args ...any) {
 	step := fmt.Sprintf(format, args...)
 	p.mu.Lock()
@@ -39,11 +44,21 @@ func (p *Progress) Step(format string, args ...any) {
 	if p.quiet || step == p.step {
 		return
 	}
-	p.step, p.started = step, p.now()
+	before, _, _ := strings.Cut(p.step, ": ")
+	what, _, isDetail := strings.Cut(step, ": ")
+	goesOn := isDetail && what == before
+	p.step = step
 	if p.s.errTTY {
+		if !goesOn {
+			p.started = p.now()
+		}
 		p.draw()
 		return
 	}
+	if goesOn && p.now().Sub(p.started) < everyLine {
+		return
+	}
+	p.started = p.now()
 	p.print("%s %s\n", p.now().Format("15:04:05"), step)
 }
 

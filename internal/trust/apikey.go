@@ -25,9 +25,12 @@ func newAPIKey() (string, error) {
 	return apiKeyPrefix + strings.Repeat("0", apiKeyDigits-len(digits)) + digits, nil
 }
 
+// APIKeyPath is the file of the key of the HTTP API; its time of change tells of a new key.
+func (a *Authority) APIKeyPath() string { return filepath.Join(a.dir, fileAPIKey) }
+
 // APIKey returns the key of the HTTP API, as it is on disk now.
 func (a *Authority) APIKey() (string, error) {
-	data, err := os.ReadFile(filepath.Join(a.dir, fileAPIKey))
+	data, err := os.ReadFile(a.APIKeyPath())
 	if err != nil {
 		return "", fmt.Errorf("read API key: %w", err)
 	}

@@ -295,6 +295,28 @@ func TestNamesThatWouldMeanOthersAreRefused(t *testing.T) {
 	}
 }
 
+func TestClientNameIsTheOneSigned(t *testing.T) {
+	t.Parallel()
+	a := authority(t)
+	pub, _, err := NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := a.SignClient(pub, "laptop-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := a.SignAgent(pub, "laptop-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for token, want := range map[string]string{client: "laptop-1", node: "", "": "", "a.b.c": ""} {
+		if got := ClientName(token); got != want {
+			t.Errorf("ClientName gave %q, want %q", got, want)
+		}
+	}
+}
+
 func TestRevocationsLast(t *testing.T) {
 	t.Parallel()
 	a := authority(t)

@@ -3,6 +3,7 @@ package trust
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -12,6 +13,9 @@ import (
 
 // validName is what may stand for one node or client in a subject: a dot or a wildcard there would mean others as well.
 var validName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// clientLabel stands before a client's name in its token.
+const clientLabel = "client-"
 
 // NewUserKey makes the key of a user. The seed stays where it was made; only the public key is signed.
 func NewUserKey() (pub string, seed []byte, err error) {
@@ -40,10 +44,23 @@ func (a *Authority) SignClient(pub, client string) (string, error) {
 	if !validName.MatchString(client) {
 		return "", cluster.Invalid("name", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.sign(a.signer, a.accountPub, pub, "client-"+client, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.sign(a.signer, a.accountPub, pub, clientLabel+client, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.api.>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.c." + client + ".>", "_INBOX_" + client + ".>"}},
 	})
+}
+
+// ClientName returns the name that SignClient signed; empty for a token of anything else.
+func ClientName(token string) string {
+	claims, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return ""
+	}
+	name, ok := strings.CutPrefix(claims.Name, clientLabel)
+	if !ok {
+		return ""
+	}
+	return name
 }
 
 // SignController lets the holder of a key be the controller: say and hear everything of the cluster.

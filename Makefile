@@ -1,0 +1,69 @@
+# make demo    builds, forms a cluster on this machine and answers a prompt from a real model
+# make test    every check there is, installing what it needs; continuous integration runs the same
+# make bench   measures against bare mlx-lm and plain HTTP; one line a figure, and bench.json
+
+SHELL    := /bin/bash
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT   ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+TOOLS    := $(CURDIR)/.tools
+LINT     := $(TOOLS)/golangci-lint-v2.15.0
+RELEASER := $(TOOLS)/goreleaser-v2.16.0
+WORKER   := mlxbridge/worker
+TARGETS  := darwin/arm64 linux/amd64 linux/arm64
+
+.PHONY: build demo down test go-test worker-test lint fmt cross bench bench-% fuzz snapshot clean
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/mlxctl ./cmd/mlxctl
+
+demo: build
+	@scripts/deps.sh run
+	bin/mlxctl up --local
+	bin/mlxctl run tiny "Count from 1 to 20."
+	@echo; echo 'The cluster goes on running: try `bin/mlxctl top`, end it with `bin/mlxctl down`.'
+
+down:
+	bin/mlxctl down
+
+test: build
+	@scripts/deps.sh test
+	$(MAKE) lint cross worker-test
+	$(MAKE) go-test
+
+go-test:
+	go test -race -timeout 20m ./...
+
+worker-test:
+	scripts/worker-test.sh
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+fmt: $(LINT)
+	$(LINT) fmt ./...
+
+cross:
+	@for t in $(TARGETS); do echo "build $$t"; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go build -trimpath -o /dev/null ./cmd/mlxctl || exit 1; done
+
+bench: build
+	@scripts/deps.sh run
+	go run ./internal/bench
+
+bench-%: build
+	@scripts/deps.sh run
+	go run ./internal/bench -part $*
+
+snapshot: $(RELEASER)
+	GOTOOLCHAIN=local $(RELEASER) release --snapshot --clean --skip=publish
+
+$(LINT):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(TOOLS)/golangci-lint $@
+
+$(RELEASER):
+	GOBIN=$(TOOLS) go install github.com/goreleaser/goreleaser/v2@v2.16.0
+	mv $(TOOLS)/goreleaser $@
+
+clean:
+	rm -rf bin dist bench.json

@@ -1,0 +1,80 @@
+package cmd
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/agent"
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/hwmon"
+	"github.com/mlxctl/mlxctl/internal/library"
+	"github.com/mlxctl/mlxctl/internal/trust"
+)
+
+// newAgent is the process that runs models on this machine; the keeper runs it.
+func newAgent(d *deps) *cobra.Command {
+	dm := &daemon{name: "agent"}
+	return dm.command(d, "Run models on this machine", serveAgent)
+}
+
+// serveAgent runs models until ctx ends.
+func serveAgent(ctx context.Context, h *daemonHome) error {
+	monitor := hwmon.New(hwmon.Options{Log: h.slog})
+	defer monitor.Close()
+	hardwareID, err := monitor.HardwareID(ctx)
+	if err != nil {
+		return err
+	}
+	identity, err := agent.LoadIdentity(filepath.Join(h.home, "agent"), hardwareID, trust.NewUserKey)
+	if err != nil {
+		return err
+	}
+	if identity.Renewed != "" {
+		h.slog.Warn("this node has a new identity", "node", identity.ID, "reason", identity.Renewed)
+	}
+	o, err := h.agentBus(identity)
+	if err != nil {
+		return err
+	}
+	lib, err := library.Open(library.Options{CacheDir: h.cache, HubDirs: h.hubDirs()})
+	if err != nil {
+		return err
+	}
+	h.clearFailure("agent")
+	models := h.local.Models
+	return agent.New(agent.Options{
+		Bus: o, ID: identity.ID, Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
+		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes, MaxRows: models.MaxRows,
+		IdleTTL: models.IdleTTL, Log: h.slog,
+	}).Run(ctx)
+}
+
+// agentBus describes the agent's connection. The agent of the controller's own machine is signed on the spot: who runs
+// as this user could sign it anyway.
+func (h *daemonHome) agentBus(identity *agent.Identity) (bus.Options, error) {
+	if h.local.NATSURL != "" {
+		return h.local.externalBus()
+	}
+	authority, err := trust.Open(trustDir(h.home))
+	if err != nil {
+		return bus.Options{}, err
+	}
+	if !identity.HasJoined() {
+		if err := identity.Join(authority.SignAgent); err != nil {
+			return bus.Options{}, err
+		}
+	}
+	o := embeddedBus(authority, []string{"tls://" + reachable(h.local.NATSAddr)})
+	o.CredentialsFile = identity.CredentialsPath
+	return o, nil
+}
+
+// hubDirs are where models are looked for: the user's own cache, and what the settings add.
+func (h *daemonHome) hubDirs() []string {
+	if len(h.local.Models.HubDirs) == 0 {
+		return nil
+	}
+	return append(library.UserHubs(), h.local.Models.HubDirs...)
+}

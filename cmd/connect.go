@@ -1,0 +1,103 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+)
+
+// clusterClient is what commands ask of a cluster.
+type clusterClient interface {
+	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error
+	Snapshot(ctx context.Context) (*cluster.Snapshot, error)
+	Watch(ctx context.Context) (feed, error)
+	Load(ctx context.Context, model string, node cluster.NodeID, pin bool) error
+	Unload(ctx context.Context, model string, node cluster.NodeID, force bool) error
+	Logs(ctx context.Context, q logQuery, line func(string) error) error
+	Close()
+}
+
+// feed gives one snapshot after another, with what happened in between.
+type feed interface {
+	Next(ctx context.Context) (*cluster.Snapshot, []cluster.Event, error)
+}
+
+// logQuery says which lines of a node's log are wanted.
+type logQuery struct {
+	Node   cluster.NodeID
+	Source string // "agent", or "worker-" and a model
+	Follow bool
+	Tail   int
+}
+
+// askTimeout bounds a question that has a small answer.
+const askTimeout = 10 * time.Second
+
+// bounded limits a command's talk with the cluster where the user set a limit.
+func bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// snapshot asks the cluster in use for its state.
+func (d *deps) snapshot(ctx context.Context) (*cluster.Snapshot, error) {
+	cfg, err := d.config(nil)
+	if err != nil {
+		return nil, err
+	}
+	limit := cfg.Timeout
+	if limit <= 0 {
+		limit = askTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c, err := d.connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Snapshot(ctx)
+}
+
+// findNode turns a node's name or id into its id.
+func findNode(ctx context.Context, c clusterClient, name string) (cluster.NodeID, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s, err := c.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	return nodeNamed(s, name)
+}
+
+func nodeNamed(s *cluster.Snapshot, name string) (cluster.NodeID, error) {
+	var named []cluster.NodeID
+	var known []string
+	for _, n := range s.Nodes {
+		if string(n.ID) == name {
+			return n.ID, nil
+		}
+		if strings.EqualFold(n.Name, name) {
+			named = append(named, n.ID)
+		}
+		known = append(known, n.Name)
+	}
+	switch len(named) {
+	case 1:
+		return named[0], nil
+	case 0:
+		e := cluster.Errorf(cluster.CodeNoNode, "no node %q", name).WithHint("`mlxctl nodes` lists them")
+		if near := config.Nearest(name, known); near != "" {
+			e = e.WithHint("did you mean %q?", near)
+		}
+		return "", &noSuchError{e}
+	default:
+		return "", usagef("%d nodes are called %q; say which by its id: %s", len(named), name, strings.Trim(fmt.Sprint(named), "[]"))
+	}
+}

@@ -1,0 +1,123 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/service"
+)
+
+type downOptions struct {
+	*deps
+	output *outputFlags
+	purge  bool
+}
+
+// downResult is the shape of `down -o json`.
+type downResult struct {
+	Stopped bool `json:"stopped"` // false when nothing ran
+	Purged  bool `json:"purged"`
+}
+
+func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runDown
+	}
+	opts := &downOptions{deps: d}
+	cmd := &cobra.Command{
+		Use: "down", Short: "Stop the services of this machine", Args: between(0, 0, ""),
+		Long: `down ends the background services of this home, whatever state they are in, and leaves no process, port or lock.
+Models and Python environments in the cache stay.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
+	}
+	opts.output = addOutput(cmd, objectFormats()...)
+	cmd.Flags().BoolVar(&opts.purge, "purge", false, "also remove the cluster's identity, keys, settings and logs")
+	return cmd
+}
+
+// runDown needs neither a readable configuration nor a living cluster.
+func runDown(ctx context.Context, opts *downOptions) error {
+	out, err := opts.output.options()
+	if err != nil {
+		return err
+	}
+	dirs, err := opts.dirs()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
+		return opts.tell(out, downResult{Purged: opts.purge})
+	}
+	stopped, err := opts.stop(ctx, dirs.Home)
+	if err != nil {
+		return err
+	}
+	if opts.purge {
+		if err := purge(dirs.Home); err != nil {
+			return err
+		}
+	}
+	return opts.tell(out, downResult{Stopped: stopped, Purged: opts.purge})
+}
+
+func (opts *downOptions) stop(ctx context.Context, home string) (bool, error) {
+	o := opts.services(home, "", opts.log())
+	progress := opts.streams.NewProgress(opts.quiet)
+	defer progress.Close()
+	release, err := opts.acquire(ctx, home, progress)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	status, err := service.Read(o)
+	if err != nil {
+		return false, err
+	}
+	if status.Running {
+		progress.Step("stopping controller and agent")
+	}
+	if err := service.Stop(ctx, o); err != nil {
+		return false, err
+	}
+	for _, path := range []string{infoPath(home), failurePath(home, "controller"), failurePath(home, "agent")} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("remove: %w", err)
+		}
+	}
+	return status.Running || status.Desired, nil
+}
+
+// purge removes what a home holds of ours, and the home itself where nothing else is in it.
+func purge(home string) error {
+	for _, name := range []string{"trust", "agent", "run", "log", "nats", "local.json", "former-context", "completion.json"} {
+		if err := os.RemoveAll(filepath.Join(home, name)); err != nil {
+			return fmt.Errorf("purge: %w", err)
+		}
+	}
+	if left, err := os.ReadDir(home); err == nil && len(left) == 0 {
+		if err := os.Remove(home); err != nil {
+			return fmt.Errorf("purge: %w", err)
+		}
+	}
+	return nil
+}
+
+func (opts *downOptions) tell(out printer.Options, r downResult) error {
+	if out.Format != printer.Table {
+		return printer.Object(opts.streams.Out, out.Format, r)
+	}
+	if !r.Stopped && !r.Purged {
+		return opts.say("nothing was running")
+	}
+	if r.Purged {
+		return opts.say("stopped and purged")
+	}
+	return opts.say("stopped")
+}

@@ -1,0 +1,83 @@
+package cmd
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/internal/config"
+)
+
+const helpTemplate = `{{with or .Long .Short}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}`
+
+const usageTemplate = `USAGE
+  {{if .HasAvailableSubCommands}}{{.CommandPath}} <command> [flags]{{else}}{{.UseLine}}{{end}}
+{{if gt (len .Aliases) 0}}
+ALIASES
+  {{.NameAndAliases}}
+{{end}}{{if .HasExample}}
+EXAMPLES
+{{.Example}}
+{{end}}{{if .HasAvailableSubCommands}}
+COMMANDS{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if .HasAvailableLocalFlags}}
+FLAGS
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasAvailableInheritedFlags}}
+GLOBAL FLAGS
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasHelpSubCommands}}
+HELP TOPICS{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}
+EXIT STATUS
+{{with index .Annotations "exit"}}{{.}}{{else}}  0    done, or nothing to do
+  1    failed
+  2    usage: a wrong flag, argument or setting, or a request that cannot be right{{end}}
+  All of them: mlxctl help exit-codes
+`
+
+// exits notes which exit codes a command's help explains.
+func exits(codes ...string) map[string]string {
+	return map[string]string{"exit": exitText(codes...)}
+}
+
+// helpTopics are pages of help that are no commands.
+func helpTopics() []*cobra.Command {
+	return []*cobra.Command{
+		{Use: "exit-codes", Short: "what the exit codes mean", Long: "Exit codes of every command:\n\n" + exitText()},
+		{Use: "environment", Short: "environment variables and settings", Long: environmentText()},
+	}
+}
+
+func environmentText() string {
+	var b strings.Builder
+	b.WriteString(`A setting comes from the first of: a flag, an environment variable, the context in use, the configuration file, its
+default. ` + "`mlxctl config view --origin`" + ` shows them all with where each came from.
+
+  MLXCTL_HOME      holds all state of one cluster and its agent, and then config.yaml too
+  MLXCTL_CACHE     holds what can be made again: Python environments, models that came with mlxctl
+  MLXCTL_PYTHON    a Python that has mlx-lm already; nothing is installed then
+  HF_HOME          where models of the Hugging Face cache are found
+  NO_COLOR         no colour
+
+Settings, as the environment and as the file call them:
+
+`)
+	width := 0
+	for _, k := range config.Keys() {
+		width = max(width, len(k.Env()))
+	}
+	for _, k := range config.Keys() {
+		doc := k.Doc
+		if k.Default != "" && k.Default != "0" && k.Default != "0s" {
+			doc += " (" + k.Default + ")"
+		}
+		fmt.Fprintf(&b, "  %-*s  %-22s %s\n", width, k.Env(), k.Name, doc)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

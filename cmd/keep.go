@@ -1,0 +1,111 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/internal/service"
+)
+
+// newKeep is the process that runs the others in the background.
+func newKeep(d *deps) *cobra.Command {
+	return &cobra.Command{
+		Use: "keep", Short: "Run controller and agent and restart them", Hidden: true, Args: between(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runKeep(cmd.Context(), d) },
+	}
+}
+
+func runKeep(ctx context.Context, d *deps) error {
+	dirs, err := d.dirs()
+	if err != nil {
+		return err
+	}
+	_, digest, err := readLocal(dirs.Home)
+	if err != nil {
+		return err
+	}
+	out, err := service.OpenLog(dirs.Home, "keeper")
+	if err != nil {
+		return err
+	}
+	defer out.Close() //nolint:errcheck // the process ends
+	log := slog.New(slog.NewTextHandler(out, nil))
+	err = service.Keep(ctx, d.services(dirs.Home, digest, log))
+	if errors.Is(err, service.ErrRunning) {
+		log.Info("another keeper runs; nothing to do")
+		return nil
+	}
+	return err
+}
+
+// daemon is what the long-running commands share: their log, and a context that ends with a signal or their keeper.
+type daemon struct {
+	name     string
+	lifeline int
+}
+
+func (dm *daemon) command(d *deps, short string, serve func(context.Context, *daemonHome) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: dm.name, Short: short, Hidden: true, Args: between(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return dm.run(cmd.Context(), d, serve) },
+	}
+	cmd.Flags().IntVar(&dm.lifeline, service.LifelineFlag, 0, "descriptor that ends with the keeper")
+	return cmd
+}
+
+// daemonHome is what a daemon is given.
+type daemonHome struct {
+	*deps
+	home  string
+	cache string
+	local *localSettings
+	slog  *slog.Logger
+}
+
+func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, *daemonHome) error) error {
+	dirs, err := d.dirs()
+	if err != nil {
+		return err
+	}
+	local, digest, err := readLocal(dirs.Home)
+	if err != nil {
+		return err
+	}
+	if local == nil {
+		return notRunning(dirs.Home)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(local.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	h := &daemonHome{deps: d, home: dirs.Home, cache: dirs.Cache, local: local}
+	handler := &slog.HandlerOptions{Level: level}
+	if dm.lifeline == 0 {
+		h.slog = slog.New(slog.NewTextHandler(d.streams.Err, handler)) // in the foreground, for a person
+	} else {
+		out, err := service.OpenLog(dirs.Home, dm.name)
+		if err != nil {
+			return err
+		}
+		defer out.Close() //nolint:errcheck // the process ends
+		h.slog = slog.New(slog.NewTextHandler(out, handler))
+	}
+	ctx, err = service.Watch(ctx, d.services(dirs.Home, digest, h.slog), dm.lifeline)
+	if err != nil {
+		return err
+	}
+	h.slog.Info("starting", "service", dm.name, "version", d.build.Version, "commit", d.build.Commit)
+	err = serve(ctx, h)
+	if ctx.Err() != nil {
+		h.slog.Info("ended", "service", dm.name, "err", err)
+		return nil // it was asked to
+	}
+	h.slog.Error("failed", "service", dm.name, "err", err)
+	if writeErr := writeFailure(dirs.Home, dm.name, err); writeErr != nil {
+		h.slog.Error("cannot note the failure", "err", writeErr)
+	}
+	return err
+}

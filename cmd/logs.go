@@ -1,0 +1,327 @@
+package cmd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/printer"
+)
+
+type logsOptions struct {
+	*deps
+	what   string
+	source string
+	follow bool
+	tail   int
+	since  time.Duration
+}
+
+func newLogs(d *deps, runF func(context.Context, *logsOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runLogs
+	}
+	opts := &logsOptions{deps: d}
+	cmd := &cobra.Command{
+		Use:   "logs [SERVICE | NODE | REQUEST]",
+		Short: "Show what services and nodes log",
+		Long: `logs shows the end of a log. SERVICE is keeper, controller, agent or worker-MODEL of this machine; without one,
+controller and agent are shown together. A node's name shows its agent's log, asked for over the cluster's own bus. Anything
+else is taken for a request's id and shows the lines of this machine's services that name it.`,
+		Example: `  mlxctl logs -f
+  mlxctl logs controller --since 10m
+  mlxctl logs studio-2 --source worker-small`,
+		Args: between(0, 1, ""), Annotations: exits("0", "1", "2", "4", "6", "7", "130"),
+		ValidArgsFunction: completeLogs(d),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				opts.what = args[0]
+			}
+			return runF(cmd.Context(), opts)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&opts.follow, "follow", "f", false, "go on as the log grows")
+	f.IntVarP(&opts.tail, "tail", "n", 50, "lines from the end; 0 for all")
+	f.DurationVar(&opts.since, "since", 0, "only lines of this long ago or less")
+	f.StringVar(&opts.source, "source", "agent", "of a NODE: agent, or worker-MODEL")
+	return cmd
+}
+
+func runLogs(ctx context.Context, opts *logsOptions) error {
+	if opts.tail < 0 || opts.since < 0 {
+		return usagef("--tail and --since must not be negative")
+	}
+	dirs, err := opts.dirs()
+	if err != nil {
+		return err
+	}
+	sources, err := localLogs(dirs.Home)
+	if err != nil {
+		return err
+	}
+	p := opts.newPrinter()
+	switch {
+	case opts.what == "":
+		var files []string
+		for _, s := range []string{"controller", "agent"} {
+			if slices.Contains(sources, s) {
+				files = append(files, s)
+			}
+		}
+		if len(files) == 0 {
+			return notRunning(dirs.Home)
+		}
+		return opts.showLocal(ctx, dirs.Home, files, true, p)
+	case slices.Contains(sources, opts.what):
+		return opts.showLocal(ctx, dirs.Home, []string{opts.what}, false, p)
+	}
+	return opts.showRemote(ctx, dirs.Home, sources, p)
+}
+
+// showRemote asks a node for its log; a name that no node has may be a request's.
+func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []string, p *linePrinter) error {
+	cfg, err := opts.config(nil)
+	if err != nil {
+		return err
+	}
+	c, err := opts.connect(ctx, cfg)
+	if err == nil {
+		defer c.Close()
+		node, findErr := findNode(ctx, c, opts.what)
+		if findErr == nil {
+			return c.Logs(ctx, logQuery{Node: node, Source: opts.source, Follow: opts.follow, Tail: opts.tail}, p.line)
+		}
+		err = findErr
+	}
+	p.only = opts.what
+	tail := opts.tail
+	opts.tail = 0
+	found, searchErr := opts.search(ctx, home, sources, p, tail)
+	if searchErr != nil || found {
+		return searchErr
+	}
+	e := cluster.AsError(err)
+	return &noSuchError{cluster.Errorf(e.Code, "no service, node or request %q", opts.what).
+		WithHint("services here: %s", strings.Join(sources, ", "))}
+}
+
+// search shows the lines of all local logs that name one request.
+func (opts *logsOptions) search(ctx context.Context, home string, sources []string, p *linePrinter, tail int) (bool, error) {
+	var kept []string
+	show := p.out
+	p.out = func(line string) error { kept = append(kept, line); return nil }
+	follow := opts.follow
+	opts.follow = false
+	if err := opts.showLocal(ctx, home, sources, true, p); err != nil {
+		return false, err
+	}
+	if len(kept) == 0 {
+		return false, nil
+	}
+	if tail > 0 {
+		kept = kept[max(0, len(kept)-tail):]
+	}
+	for _, line := range kept {
+		if err := show(line); err != nil {
+			return true, err
+		}
+	}
+	if !follow {
+		return true, nil
+	}
+	p.out, opts.follow, opts.tail = show, true, -1
+	return true, opts.showLocal(ctx, home, sources, true, p)
+}
+
+// localLogs names the logs of this home.
+func localLogs(home string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(home, "log"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list logs: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".log"); ok {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// showLocal prints files of this home and, when following, what is added to them.
+func (opts *logsOptions) showLocal(ctx context.Context, home string, names []string, named bool, p *linePrinter) error {
+	var tails []*logTail
+	for _, name := range names {
+		t := &logTail{path: filepath.Join(home, "log", name+".log")}
+		if named {
+			t.prefix = fmt.Sprintf("%-10s | ", name)
+		}
+		tails = append(tails, t)
+		if err := t.last(opts.tail, p); err != nil {
+			return err
+		}
+	}
+	if !opts.follow {
+		return nil
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		for _, t := range tails {
+			if err := t.more(p); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// logTail reads one growing file, through its rotation.
+type logTail struct {
+	path   string
+	prefix string
+	read   os.FileInfo // the file that offset belongs to
+	offset int64
+	part   string // of a line that is not whole yet
+}
+
+// last prints the last n lines, all for 0, none for less.
+func (t *logTail) last(n int, p *linePrinter) error {
+	var lines []string
+	err := t.each(func(line string) error {
+		lines = append(lines, line)
+		if n > 0 && len(lines) > 2*n {
+			lines = append(lines[:0], lines[len(lines)-n:]...)
+		}
+		return nil
+	})
+	if err != nil || n < 0 {
+		return err
+	}
+	if n > 0 {
+		lines = lines[max(0, len(lines)-n):]
+	}
+	for _, line := range lines {
+		if err := p.line(t.prefix + line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *logTail) more(p *linePrinter) error {
+	return t.each(func(line string) error { return p.line(t.prefix + line) })
+}
+
+// each calls do for each whole line after those that were read before.
+func (t *logTail) each(do func(string) error) error {
+	f, err := os.Open(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("look at log: %w", err)
+	}
+	if t.read != nil && (!os.SameFile(t.read, info) || info.Size() < t.offset) {
+		t.offset, t.part = 0, ""
+	}
+	t.read = info
+	if _, err := f.Seek(t.offset, io.SeekStart); err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	r := bufio.NewReader(f)
+	for {
+		text, err := r.ReadString('\n')
+		t.offset += int64(len(text))
+		if err != nil {
+			t.part += text
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return fmt.Errorf("read log: %w", err)
+		}
+		line := t.part + strings.TrimSuffix(text, "\n")
+		t.part = ""
+		if err := do(line); err != nil {
+			return err
+		}
+	}
+}
+
+// linePrinter prints the lines that are wanted.
+type linePrinter struct {
+	out   func(string) error
+	after time.Time // zero for all
+	only  string    // lines that hold this
+	// keep is what was decided for the last line that had a time: lines without one belong to it.
+	keep bool
+}
+
+func (opts *logsOptions) newPrinter() *linePrinter {
+	p := &linePrinter{keep: true, out: func(line string) error {
+		_, err := io.WriteString(opts.streams.Out, printer.Clean(strings.ReplaceAll(line, "\t", "    "))+"\n")
+		return err
+	}}
+	if opts.since > 0 {
+		p.after, p.keep = time.Now().Add(-opts.since), false
+	}
+	return p
+}
+
+func (p *linePrinter) line(s string) error {
+	if !p.after.IsZero() {
+		if at, ok := lineTime(s); ok {
+			p.keep = !at.Before(p.after)
+		}
+		if !p.keep {
+			return nil
+		}
+	}
+	if p.only != "" && !strings.Contains(s, p.only) {
+		return nil
+	}
+	return p.out(s)
+}
+
+// lineTime finds the time that slog writes into a line.
+func lineTime(s string) (time.Time, bool) {
+	_, rest, ok := strings.Cut(s, "time=")
+	if !ok {
+		return time.Time{}, false
+	}
+	word, _, _ := strings.Cut(rest, " ")
+	at, err := time.Parse(time.RFC3339Nano, word)
+	return at, err == nil
+}
+
+func completeLogs(d *deps) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		dirs, err := d.dirs()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, _ := localLogs(dirs.Home)
+		return append(names, d.seen().Nodes...), cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,296 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/service"
+	"github.com/mlxctl/mlxctl/internal/trust"
+)
+
+const (
+	// startTimeout bounds the start of the services, model and Python apart.
+	startTimeout = 60 * time.Second
+	// selfTestTimeout bounds the first answer, which waits for the worker to come up.
+	selfTestTimeout = 5 * time.Minute
+	selfTestModel   = "tiny"
+	selfTestPrompt  = "Count from 1 to 5."
+	selfTestAnswer  = "1, 2, 3, 4, 5"
+)
+
+type upOptions struct {
+	*deps
+	output *outputFlags
+	cmd    *cobra.Command
+	local  bool
+	hosts  []string
+}
+
+// upResult is the shape of `up -o json`.
+type upResult struct {
+	Cluster string   `json:"cluster"`
+	HTTP    string   `json:"http"`
+	BaseURL string   `json:"base_url"` // for OpenAI clients
+	APIKey  string   `json:"api_key"`
+	Nodes   []upNode `json:"nodes"`
+	Changed bool     `json:"changed"` // false when everything ran already
+	TookMS  int64    `json:"took_ms"`
+}
+
+type upNode struct {
+	ID    cluster.NodeID    `json:"id"`
+	Name  string            `json:"name"`
+	State cluster.NodeState `json:"state"`
+}
+
+func newUp(d *deps, runF func(context.Context, *upOptions) error) *cobra.Command {
+	if runF == nil {
+		runF = runUp
+	}
+	opts := &upOptions{deps: d}
+	cmd := &cobra.Command{
+		Use: "up --local", Short: "Start a cluster and prove that it answers",
+		Long: `up starts controller and agent on this machine as background services of this user and returns when a real prompt
+has been answered through them. Doing it again changes nothing that is right already.`,
+		Example: `  mlxctl up --local
+  mlxctl up --local --http-addr 0.0.0.0:8640`,
+		Annotations: exits("0", "1", "2", "7", "130"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.hosts = args
+			return runF(cmd.Context(), opts)
+		},
+	}
+	opts.cmd = cmd
+	opts.output = addOutput(cmd, objectFormats()...)
+	f := cmd.Flags()
+	f.BoolVar(&opts.local, "local", false, "on this machine alone")
+	f.String("name", "", "the cluster's name, when it is first made")
+	f.String("http-addr", "", "where the gateway listens (default "+defaultHTTPAddr+", or the next free port)")
+	f.String("nats-addr", "", "where the embedded NATS listens (default "+defaultNATSAddr+", or the next free port)")
+	f.String("nats-url", "", "use a NATS of your own")
+	f.String("nats-creds", "", "credentials file for it")
+	f.String("nats-ca", "", "its certificate authority, PEM")
+	f.String("nats-server-name", "", "name in its certificate, where it is not the host")
+	return cmd
+}
+
+func runUp(ctx context.Context, opts *upOptions) error {
+	out, err := opts.output.options()
+	if err != nil {
+		return err
+	}
+	if !opts.local {
+		return usageHint("`mlxctl up --local` starts one on this machine",
+			"forming a cluster over the network is not available in this version")
+	}
+	if len(opts.hosts) > 0 {
+		return usagef("--local takes no hosts, not %q", opts.hosts[0])
+	}
+	cfg, err := opts.config(opts.cmd.Flags())
+	if err != nil {
+		return err
+	}
+	if cfg.Context != config.LocalContext {
+		return usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
+			"up --local starts the cluster of this home, not that of context %q", cfg.Context)
+	}
+	began := time.Now()
+	progress := opts.streams.NewProgress(opts.quiet)
+	defer progress.Close()
+	changed, err := opts.start(ctx, cfg, progress)
+	if err != nil {
+		return err
+	}
+	s, err := opts.prove(ctx, cfg, began, progress)
+	if err != nil {
+		return err
+	}
+	progress.Close()
+	e, err := opts.localEndpoint(cfg)
+	if err != nil {
+		return err
+	}
+	r := upResult{
+		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
+		Changed: changed, TookMS: time.Since(began).Milliseconds(),
+	}
+	for _, n := range s.Nodes {
+		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
+	}
+	return opts.tell(out, r)
+}
+
+// start brings home, trust, Python and services into the state that is wanted.
+func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (changed bool, err error) {
+	home := cfg.Dirs.Home
+	release, err := opts.acquire(ctx, home, progress)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	before, digest, err := readLocal(home)
+	if err != nil {
+		return false, err
+	}
+	status, err := service.Read(opts.services(home, digest, opts.log()))
+	if err != nil {
+		return false, err
+	}
+	l, err := plan(cfg, before, status.Running)
+	if err != nil {
+		return false, err
+	}
+	progress.Step("making the cluster's identity")
+	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
+		return false, err
+	}
+	progress.Step("preparing Python")
+	if err := opts.engine.prepare(ctx, cfg.Dirs, func(line string) { progress.Step("%s", line) }); err != nil {
+		return false, err
+	}
+	if err := l.write(home); err != nil {
+		return false, err
+	}
+	if _, digest, err = readLocal(home); err != nil {
+		return false, err
+	}
+	progress.Step("starting controller and agent")
+	return service.Start(ctx, opts.services(home, digest, opts.log()))
+}
+
+// prove waits until a node is ready and has answered a prompt through the whole path.
+func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (*cluster.Snapshot, error) {
+	progress.Step("waiting for the controller")
+	readyCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c, err := opts.awaitController(readyCtx, cfg, began)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	progress.Step("waiting for the node")
+	s, err := opts.awaitNode(readyCtx, cfg, c, began)
+	if err != nil {
+		return nil, err
+	}
+	progress.Step("answering a first prompt")
+	testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
+	defer cancelTest()
+	return s, selfTest(testCtx, c)
+}
+
+func (opts *upOptions) awaitController(ctx context.Context, cfg *config.Config, began time.Time) (clusterClient, error) {
+	var c clusterClient
+	err := opts.await(ctx, cfg, began, "controller", func(ctx context.Context) (bool, error) {
+		info, err := opts.readInfo(cfg.Dirs.Home)
+		if err != nil || info == nil {
+			return false, err
+		}
+		c, err = opts.connect(ctx, cfg)
+		if cluster.CodeOf(err) == cluster.CodeUnreachable {
+			return false, nil // it may be going down to come up with new settings
+		}
+		return err == nil, err
+	})
+	return c, err
+}
+
+func (opts *upOptions) awaitNode(ctx context.Context, cfg *config.Config, c clusterClient, began time.Time) (*cluster.Snapshot, error) {
+	var s *cluster.Snapshot
+	err := opts.await(ctx, cfg, began, "agent", func(ctx context.Context) (bool, error) {
+		var err error
+		if s, err = c.Snapshot(ctx); err != nil {
+			return false, err
+		}
+		for _, n := range s.Nodes {
+			if n.State == cluster.NodeReady {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return s, err
+}
+
+// await asks again and again until ready says yes; a service that cannot start, or that was stopped, ends it early.
+func (opts *upOptions) await(ctx context.Context, cfg *config.Config, began time.Time, name string, ready func(context.Context) (bool, error)) error {
+	home := cfg.Dirs.Home
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := ready(ctx)
+		if ok || (err != nil && ctx.Err() == nil) {
+			return err
+		}
+		if err := readFailure(home, name, began); err != nil {
+			return err
+		}
+		status, err := service.Read(opts.services(home, "", nil))
+		if err != nil {
+			return err
+		}
+		if !status.Desired {
+			return cluster.Errorf(cluster.CodeConflict, "the services were stopped while they started")
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return cluster.Errorf(cluster.CodeTimeout, "the %s was not ready after %v", name, startTimeout).
+					WithHint("`mlxctl logs %s` says why", name)
+			}
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// selfTest asks the embedded model something that has one right answer.
+func selfTest(ctx context.Context, c clusterClient) error {
+	zero := 0.0
+	most := 32
+	req := &cluster.Request{
+		Model: selfTestModel, Temperature: &zero, MaxTokens: &most,
+		Messages: []cluster.Message{{Role: "user", Content: selfTestPrompt}},
+	}
+	var text strings.Builder
+	err := c.Generate(ctx, req, func(chunk cluster.Chunk) error {
+		text.WriteString(chunk.Text)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("self-test: %w", err)
+	}
+	if got := strings.TrimSpace(text.String()); got != selfTestAnswer {
+		return cluster.Errorf(cluster.CodeInternal, "self-test: model %s answered %q instead of %q", selfTestModel, got, selfTestAnswer).
+			WithHint("`mlxctl logs agent` and the worker's log may say why")
+	}
+	return nil
+}
+
+func (opts *upOptions) tell(out printer.Options, r upResult) error {
+	if out.Format != printer.Table {
+		return printer.Object(opts.streams.Out, out.Format, r)
+	}
+	var b strings.Builder
+	verb := "is up"
+	if !r.Changed {
+		verb = "was up already; nothing changed"
+	}
+	fmt.Fprintf(&b, "cluster %s %s (%.1f s)\n\n", printer.Clean(r.Cluster), verb, float64(r.TookMS)/1000)
+	fmt.Fprintf(&b, "  API      %s\n", r.BaseURL)
+	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
+	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
+	fmt.Fprintf(&b, "  try      mlxctl run tiny \"Count from 1 to 20.\"\n")
+	_, err := io.WriteString(opts.streams.Out, b.String())
+	return err
+}

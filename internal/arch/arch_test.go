@@ -1,0 +1,142 @@
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/mlxctl/mlxctl"
+
+// pkg is what `go list -json` says of one package, as far as it is looked at here.
+type pkg struct {
+	ImportPath  string
+	Doc         string
+	Imports     []string
+	GoFiles     []string
+	TestGoFiles []string
+}
+
+func (p *pkg) name() string {
+	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+}
+
+// arrows lists what each package of ours may import of ours, and of the outside systems that have one importer. A
+// package that is not listed here fails the test: whoever adds one decides where it stands.
+func arrows() map[string][]string {
+	words := "internal/cluster"
+	return map[string][]string{
+		"cmd":                     {"*"},
+		"cmd/mlxctl":              {"cmd"},
+		"agent":                   {words, "internal/bus", "internal/hwmon", "internal/library", "mlxbridge", "sched"},
+		"sched":                   {words},
+		"tui":                     {words, "tui/chart"},
+		"tui/chart":               {},
+		"mlxbridge":               {words, "mlxbridge/worker"},
+		"mlxbridge/worker":        {},
+		"mlxbridge/enginetest":    {words, "mlxbridge", "internal/library"},
+		"internal/arch":           {},
+		"internal/bench":          {"*"},
+		"internal/bus":            {words},
+		"internal/client":         {words, "internal/bus", "internal/controller/api"},
+		"internal/cluster":        {},
+		"internal/config":         {words},
+		"internal/controller":     {words, "internal/bus", "internal/controller/api", "sched"},
+		"internal/controller/api": {words},
+		"internal/gateway":        {words, "internal/gateway/openai", "internal/gateway/wire"},
+		"internal/gateway/openai": {words, "internal/gateway/wire"},
+		"internal/gateway/wire":   {words},
+		"internal/hwmon":          {words},
+		"internal/iostreams":      {},
+		"internal/library":        {words},
+		"internal/printer":        {words, "internal/iostreams"},
+		"internal/service":        {words},
+		"internal/trust":          {words},
+	}
+}
+
+// owners lists the packages that alone may import an outside system.
+func owners() map[string][]string {
+	return map[string][]string{
+		"github.com/nats-io/nats.go":     {"internal/bus"},
+		"github.com/nats-io/nats-server": {"internal/bus"},
+		"github.com/nats-io/jwt":         {"internal/bus", "internal/trust"},
+		"github.com/nats-io/nkeys":       {"internal/bus", "internal/trust"},
+		"github.com/spf13/viper":         {"internal/config"},
+		"github.com/spf13/cobra":         {"cmd"},
+		"charm.land/":                    {"tui"},
+	}
+}
+
+func TestArrows(t *testing.T) {
+	t.Parallel()
+	allowed := arrows()
+	for _, p := range list(t) {
+		may, known := allowed[p.name()]
+		if !known {
+			t.Errorf("package %q has no place yet: add it to arrows", p.name())
+			continue
+		}
+		for _, path := range p.Imports {
+			if ours, ok := strings.CutPrefix(path, module+"/"); ok {
+				if !slices.Contains(may, "*") && !slices.Contains(may, ours) {
+					t.Errorf("%s imports %s", p.name(), ours)
+				}
+				continue
+			}
+			for system, by := range owners() {
+				if strings.HasPrefix(path, system) && !slices.Contains(by, p.name()) {
+					t.Errorf("%s imports %s, which is for %s", p.name(), path, strings.Join(by, " and "))
+				}
+			}
+		}
+	}
+}
+
+func TestPackagesSayWhatTheyAreFor(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment", p.name())
+		}
+		for _, banned := range []string{"util", "utils", "common", "helper", "helpers", "types", "manager", "misc"} {
+			if last := p.ImportPath[strings.LastIndex(p.ImportPath, "/")+1:]; last == banned {
+				t.Errorf("%s says nothing by its name", p.name())
+			}
+		}
+	}
+}
+
+// list asks the go command for every package of the module.
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,Imports,GoFiles,TestGoFiles", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 10 {
+		t.Fatalf("go list named %d packages only", len(all))
+	}
+	return all
+}

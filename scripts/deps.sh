@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs what this machine lacks to build, run and test mlxctl, beyond Go and Python.
+#   deps.sh run     for `make demo`: a Python that can make environments
+#   deps.sh test    for `make test`: also a C compiler (race detector) and tmux (a real terminal for the TUI)
+# On a Mac everything comes with the command line tools or Homebrew; on Debian and Ubuntu it is apt's.
+set -euo pipefail
+want=${1:?deps.sh run|test}
+
+python=""
+for p in python3.13 python3.12 python3.11 python3; do
+  if command -v "$p" >/dev/null && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$p; break; fi
+done
+
+missing=()
+if [ -z "$python" ]; then
+  missing+=(python3 python3-venv)
+elif ! command -v uv >/dev/null && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  missing+=(python3-venv)
+fi
+if [ "$want" = test ]; then
+  command -v cc >/dev/null || command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+  command -v tmux >/dev/null || missing+=(tmux)
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(uname -s)" = Darwin ]; then
+  command -v brew >/dev/null || { echo "deps: ${missing[*]} missing; install Homebrew, then: brew install python tmux" >&2; exit 1; }
+  for m in "${missing[@]}"; do case $m in python3*) brew install -q python@3.12 ;; tmux) brew install -q tmux ;; *) xcode-select --install ;; esac; done
+  exit 0
+fi
+command -v apt-get >/dev/null || { echo "deps: please install: ${missing[*]}" >&2; exit 1; }
+sudo=""; [ "$(id -u)" -eq 0 ] || sudo=sudo
+echo "deps: installing ${missing[*]}" >&2
+$sudo apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
