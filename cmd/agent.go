@@ -32,7 +32,7 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 		return err
 	}
 	if identity.Renewed != "" {
-		h.slog.Warn("this node has a new identity", "node", identity.ID, "reason", identity.Renewed)
+		h.slog.Info("this node has a new identity", "node", identity.ID, "reason", identity.Renewed)
 	}
 	o, err := h.agentBus(identity)
 	if err != nil {

@@ -116,7 +116,7 @@ func plan(cfg *config.Config, before *localSettings, running bool) (*localSettin
 
 // choosePort finds an address to listen on and holds it for now.
 func choosePort(given, was, fallback string, running bool) (string, net.Listener, error) {
-	if running && was != "" && (given == "" || given == was) {
+	if running && was != "" && (given == "" || given == was || leavesPortTo(given, was)) {
 		return was, nil, nil
 	}
 	if given != "" {
@@ -148,6 +148,13 @@ func choosePort(given, was, fallback string, running bool) (string, net.Listener
 		}
 	}
 	return "", nil, cluster.Errorf(cluster.CodeConflict, "ports %d to %d on %s are all in use", first, first+portTries-1, host)
+}
+
+// leavesPortTo says whether given asks for any port on the host of was.
+func leavesPortTo(given, was string) bool {
+	host, port, err := net.SplitHostPort(given)
+	wasHost, _, wasErr := net.SplitHostPort(was)
+	return err == nil && wasErr == nil && port == "0" && host == wasHost
 }
 
 func listen(addr string) (net.Listener, error) {

@@ -51,6 +51,10 @@ func TestPorts(t *testing.T) {
 	if err != nil || l.HTTPAddr != taken || l.NATSAddr != taken {
 		t.Errorf("running: %+v, %v", l, err)
 	}
+	l, err = plan(&config.Config{HTTPAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0"}, &localSettings{HTTPAddr: taken, NATSAddr: taken}, true)
+	if err != nil || l.HTTPAddr != taken || l.NATSAddr != taken {
+		t.Errorf("running on any port: %+v, %v", l, err)
+	}
 	was := free()
 	l, err = plan(&config.Config{}, &localSettings{HTTPAddr: was, NATSAddr: free()}, false)
 	if err != nil || l.HTTPAddr != was {

@@ -1,0 +1,19 @@
+package cmd
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// asBinary makes the test binary behave as mlxctl: services and commands of tests are real processes.
+const asBinary = "MLXCTL_TEST_AS_BINARY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asBinary) != "" {
+		os.Exit(Main(Build{Version: "v0.0.0-test", Commit: "0123456789abcdef"})) //nolint:forbidigo // this process is the program
+	}
+	// The terminal at which nobody types is read for ever; a real one ends with its process.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/mlxctl/mlxctl/cmd.endless.Read"))
+}
