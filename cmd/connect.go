@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
-	"github.com/mlxctl/mlxctl/internal/config"
 )
 
 // clusterClient is what commands ask of a cluster.
@@ -93,8 +92,8 @@ func nodeNamed(s *cluster.Snapshot, name string) (cluster.NodeID, error) {
 		return named[0], nil
 	case 0:
 		e := cluster.Errorf(cluster.CodeNoNode, "no node %q", name).WithHint("`mlxctl nodes` lists them")
-		if near := config.Nearest(name, known); near != "" {
-			e = e.WithHint("did you mean %q?", near)
+		if near := cluster.Nearest(name, known); len(near) > 0 {
+			e = e.WithHint("did you mean %q?", near[0])
 		}
 		return "", &noSuchError{e}
 	default:

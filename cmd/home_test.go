@@ -168,6 +168,19 @@ func (h *home) pid(name string) int {
 	return 0
 }
 
+// keeper is the process that runs the services; 0 where none lives.
+func (h *home) keeper() int {
+	h.t.Helper()
+	s, err := service.Read(service.Options{Home: h.dir})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if !s.Running {
+		return 0
+	}
+	return s.Keeper.PID
+}
+
 func (h *home) kill(pid int) {
 	h.t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {

@@ -211,8 +211,8 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 			known = append(known, c.Name())
 		}
 	}
-	if near := config.Nearest(args[0], known); near != "" {
-		return usageHint("did you mean `"+cmd.CommandPath()+" "+near+"`?", "unknown command %q", args[0])
+	if near := cluster.Nearest(args[0], known); len(near) > 0 {
+		return usageHint("did you mean `"+cmd.CommandPath()+" "+near[0]+"`?", "unknown command %q", args[0])
 	}
 	return usageHint("see `"+cmd.CommandPath()+" --help`", "unknown command %q", args[0])
 }

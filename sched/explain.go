@@ -2,6 +2,7 @@ package sched
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -47,7 +48,23 @@ func explain(s *cluster.Snapshot, r *cluster.Request, refused []cluster.Refusal,
 			return &cluster.Error{Code: x.Code, Message: x.Reason, Node: x.Node}
 		}
 	}
-	return cluster.Errorf(cluster.CodeNoModel, "no node has model %s", r.Model).WithHint("`mlxctl models` lists what there is")
+	e := cluster.Errorf(cluster.CodeNoModel, "no node has model %s", r.Model)
+	if near := cluster.Nearest(r.Model, modelNames(s)); len(near) > 0 {
+		return e.WithHint("did you mean %s?", strings.Join(near, " or "))
+	}
+	return e.WithHint("`mlxctl models` lists what there is")
+}
+
+// modelNames lists each model of the cluster once.
+func modelNames(s *cluster.Snapshot) []string {
+	var names []string
+	for i := range s.Nodes {
+		for _, m := range s.Nodes[i].Models {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // pinned explains the refusal of the one node that a request is for.

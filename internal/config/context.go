@@ -20,8 +20,8 @@ func noContext(name string, origin Origin, known []string) error {
 		message += fmt.Sprintf(" (chosen by %s)", origin)
 	}
 	err := &cluster.Error{Code: cluster.CodeInvalid, Message: message}
-	if near := Nearest(name, known); near != "" {
-		return &NoContextError{err.WithHint("did you mean %q? `mlxctl context ls` lists them", near)}
+	if near := cluster.Nearest(name, known); len(near) > 0 {
+		return &NoContextError{err.WithHint("did you mean %q? `mlxctl context ls` lists them", near[0])}
 	}
 	return &NoContextError{err.WithHint("`mlxctl context ls` lists them, `mlxctl context add` makes one")}
 }

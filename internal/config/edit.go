@@ -50,8 +50,8 @@ func Set(path, name, value string) error {
 // UnknownKey is the error for a setting that does not exist.
 func UnknownKey(name string) error {
 	err := cluster.Errorf(cluster.CodeInvalid, "unknown key %q", name)
-	if near := Nearest(name, keyNames(Keys(), "")); near != "" {
-		return err.WithHint("did you mean %q?", near)
+	if near := cluster.Nearest(name, keyNames(Keys(), "")); len(near) > 0 {
+		return err.WithHint("did you mean %q?", near[0])
 	}
 	return err.WithHint("`mlxctl config view` lists the settings")
 }

@@ -103,8 +103,8 @@ func (f *file) checkEntry(name, value *yaml.Node, prefix string) error {
 
 func (f *file) unknown(name *yaml.Node, full string, known []string) error {
 	err := f.wrong(name.Line, "unknown key %q", full)
-	if near := Nearest(full, known); near != "" {
-		return err.WithHint("did you mean %q?", near)
+	if near := cluster.Nearest(full, known); len(near) > 0 {
+		return err.WithHint("did you mean %q?", near[0])
 	}
 	return err.WithHint("`mlxctl help environment` lists the settings")
 }

@@ -112,7 +112,9 @@ func (c *Controller) serve() ([]subscription, error) {
 		handle func(ctx context.Context, subject string, decode func(any) error) (any, error)
 	}{
 		{api.Snapshot, func(context.Context, string, func(any) error) (any, error) { return c.Snapshot(), nil }},
-		{api.Models, func(context.Context, string, func(any) error) (any, error) { return api.ModelsReply{Models: c.Models()}, nil }},
+		{api.Models, func(context.Context, string, func(any) error) (any, error) {
+			return api.ModelsReply{Models: c.Models()}, nil
+		}},
 		{api.Info, func(context.Context, string, func(any) error) (any, error) { return c.info(), nil }},
 		{api.Unload, c.serveUnload},
 	} {
