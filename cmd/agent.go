@@ -24,8 +24,8 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 	monitor := hwmon.New(hwmon.Options{Log: h.slog})
 	defer monitor.Close()
 	hardwareID, err := monitor.HardwareID(ctx)
-	if err != nil {
-		return err
+	if err != nil { // as in many containers; then a cloned disk cannot be told from the original
+		h.slog.Warn("this machine does not say who it is; the node's id is bound to its home alone", "err", err)
 	}
 	identity, err := agent.LoadIdentity(filepath.Join(h.home, "agent"), hardwareID, trust.NewUserKey)
 	if err != nil {
@@ -61,10 +61,8 @@ func (h *daemonHome) agentBus(identity *agent.Identity) (bus.Options, error) {
 	if err != nil {
 		return bus.Options{}, err
 	}
-	if !identity.HasJoined() {
-		if err := identity.Join(authority.SignAgent); err != nil {
-			return bus.Options{}, err
-		}
+	if err := identity.Join(authority.SignAgent); err != nil { // each time: the cluster may have been made anew
+		return bus.Options{}, err
 	}
 	o := embeddedBus(authority, []string{"tls://" + reachable(h.local.NATSAddr)})
 	o.CredentialsFile = identity.CredentialsPath

@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// NewKey makes the key of a node; trust.NewUserKey is one.
+type NewKey func() (pub string, seed []byte, err error)
+
+// Identity is who a node is, for its whole life: an id and a key. Both are bound to the hardware that they were made
+// on; the key never leaves it.
+type Identity struct {
+	ID        cluster.NodeID
+	PublicKey string
+	// CredentialsPath is the file that Join writes and that bus.Options.CredentialsFile reads.
+	CredentialsPath string
+	// Renewed says why the identity was made anew just now; empty for one that was there.
+	Renewed string
+
+	seed []byte
+}
+
+// identityFile is <dir>/node.json.
+type identityFile struct {
+	ID        cluster.NodeID `json:"id"`
+	PublicKey string         `json:"public_key"`
+	Seed      string         `json:"seed"`
+	// Hardware is a hash: the number of a machine is nobody's business.
+	Hardware string `json:"hardware,omitempty"`
+}
+
+// LoadIdentity reads the identity in a folder, which it makes if need be. A disk that was cloned, or moved to another
+// machine, gets another id and key, and loses the credentials that came with it. An empty hardwareID, of a machine
+// that has none, is not compared.
+func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of identity: %w", err)
+	}
+	path := filepath.Join(dir, "node.json")
+	hardware := hashOf(hardwareID)
+	f, renewed, err := readIdentity(path, hardware)
+	if err != nil {
+		return nil, err
+	}
+	id := &Identity{CredentialsPath: filepath.Join(dir, "node.creds"), Renewed: renewed}
+	switch {
+	case renewed != "":
+		// The credentials go first: together with another id they would be a lie.
+		if err := os.Remove(id.CredentialsPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("remove credentials of another identity: %w", err)
+		}
+		if f, err = makeIdentity(hardware, newKey); err == nil {
+			err = writeSecret(path, f)
+		}
+	case f.Hardware == "" && hardware != "":
+		f.Hardware = hardware
+		err = writeSecret(path, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	id.ID, id.PublicKey, id.seed = f.ID, f.PublicKey, []byte(f.Seed)
+	return id, nil
+}
+
+// readIdentity says why there has to be a new one, if there has to.
+func readIdentity(path, hardware string) (f identityFile, renewed string, err error) {
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return f, "this node had none", nil
+	case err != nil:
+		return f, "", fmt.Errorf("read identity: %w", err)
+	case json.Unmarshal(data, &f) != nil || f.ID == "" || f.PublicKey == "" || f.Seed == "":
+		return f, "its file was damaged", nil
+	case hardware != "" && f.Hardware != "" && f.Hardware != hardware:
+		return f, "it was made on another machine", nil
+	}
+	return f, "", nil
+}
+
+func makeIdentity(hardware string, newKey NewKey) (identityFile, error) {
+	pub, seed, err := newKey()
+	if err != nil {
+		return identityFile{}, fmt.Errorf("make key of node: %w", err)
+	}
+	id := cluster.NodeID(strings.ToLower(rand.Text()[:16])) // 80 bits
+	return identityFile{ID: id, PublicKey: pub, Seed: string(seed), Hardware: hardware}, nil
+}
+
+func hashOf(hardwareID string) string {
+	if hardwareID == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte("mlxctl node " + hardwareID))
+	return hex.EncodeToString(sum[:])
+}
+
+// writeSecret replaces a file that only its owner may read, whole or not at all.
+func writeSecret(path string, v any) (err error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".node-*") // 0600
+	if err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	_, err = f.Write(append(data, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write identity: %w", errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
+
+// Join has the public key signed and writes the credentials that come of it. It may be called again, with a new
+// signature.
+func (i *Identity) Join(sign func(pub string, id cluster.NodeID) (jwt string, err error)) error {
+	token, err := sign(i.PublicKey, i.ID)
+	if err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	if err := (bus.Credentials{JWT: token, Seed: i.seed}).WriteFile(i.CredentialsPath); err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	return nil
+}
+
+// HasJoined says whether there are credentials. Whether a cluster believes them, only it can say.
+func (i *Identity) HasJoined() bool {
+	_, err := os.Stat(i.CredentialsPath)
+	return err == nil
+}

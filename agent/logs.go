@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+const (
+	agentSource  = "agent"
+	workerSource = "worker-"
+)
+
+// logs gives lines of a log of this node.
+func (a *Agent) logs(ctx context.Context, decode func(any) error, w *bus.StreamWriter) error {
+	var q bus.LogsRequest
+	if err := decode(&q); err != nil {
+		return err
+	}
+	if q.Tail < 0 {
+		return cluster.Invalid("tail", "must not be negative")
+	}
+	name, err := logOf(q.Source)
+	if err != nil {
+		return a.here(err)
+	}
+	// A root cannot be left, not even by a link.
+	root, err := os.OpenRoot(filepath.Join(a.o.Home, "log"))
+	if err != nil {
+		return a.here(fmt.Errorf("open logs: %w", err))
+	}
+	defer root.Close() //nolint:errcheck // only read
+	l := &logFile{root: root, name: name + ".log", line: func(text string) error { return w.Send(bus.LogLine{Text: text}) }}
+	defer l.close()
+	err = l.show(ctx, q.Tail, q.Follow)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = cluster.Invalid("source", fmt.Sprintf("%q has no log on this node; there are: %s", q.Source, strings.Join(sources(root), ", ")))
+	}
+	return a.here(err)
+}
+
+var (
+	logName      = regexp.MustCompile(`^(agent|worker-[A-Za-z0-9._@-]{1,200})$`)
+	unsafeInName = regexp.MustCompile(`[^A-Za-z0-9._@-]+`)
+)
+
+// logOf is the name of the file, without its end, that a source is written to.
+func logOf(source string) (string, error) {
+	if source == "" {
+		source = agentSource
+	}
+	if model, ok := strings.CutPrefix(source, workerSource); ok {
+		source = workerSource + fileName(model)
+	}
+	if !logName.MatchString(source) {
+		return "", cluster.Invalid("source", `must be "agent", or "worker-" and a model`)
+	}
+	return source, nil
+}
+
+// fileName is what a worker makes of its model's name for its log: of a path, the last part and a mark that tells it
+// from others of that name.
+func fileName(model string) string {
+	if filepath.IsAbs(model) {
+		sum := sha256.Sum256([]byte(model))
+		return unsafeInName.ReplaceAllString(filepath.Base(model), "_") + "-" + hex.EncodeToString(sum[:4])
+	}
+	return unsafeInName.ReplaceAllString(strings.ReplaceAll(model, "/", "--"), "_")
+}
+
+// sources lists the logs that there are.
+func sources(root *os.Root) []string {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".log"); ok && logName.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
