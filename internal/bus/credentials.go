@@ -1,0 +1,135 @@
+package bus
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// Credentials are a user's token and the key that proves it.
+type Credentials struct {
+	JWT  string
+	Seed []byte
+}
+
+// CredentialsFromFile reads credentials in the NATS format. The error has CodeUnauthorized.
+func CredentialsFromFile(path string) (Credentials, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Credentials{}, cluster.Errorf(cluster.CodeUnauthorized, "cannot read credentials: %v", err)
+	}
+	bad := func(err error) error {
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s holds no credentials: %v", path, err)
+	}
+	token, err := nkeys.ParseDecoratedJWT(data)
+	if err != nil {
+		return Credentials{}, bad(err)
+	}
+	if _, err := jwt.DecodeUserClaims(token); err != nil {
+		return Credentials{}, bad(err)
+	}
+	pair, err := nkeys.ParseDecoratedUserNKey(data)
+	if err != nil {
+		return Credentials{}, bad(err)
+	}
+	defer pair.Wipe()
+	seed, err := pair.Seed()
+	if err != nil {
+		return Credentials{}, bad(err)
+	}
+	return Credentials{JWT: token, Seed: bytes.Clone(seed)}, nil
+}
+
+// WriteFile writes credentials in the NATS format, readable by this user only. Whoever reads the file meanwhile gets
+// the old ones or the new ones, whole.
+func (c Credentials) WriteFile(path string) error {
+	data, err := jwt.FormatUserConfig(c.JWT, c.Seed)
+	if err != nil {
+		return fmt.Errorf("format credentials: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return fmt.Errorf("write credentials: %w", err)
+	}
+	_, err = f.Write(data)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the first error says more
+		return fmt.Errorf("write credentials: %w", err)
+	}
+	return nil
+}
+
+// PublicKey is the user's.
+func (c Credentials) PublicKey() (string, error) {
+	pair, err := nkeys.FromSeed(c.Seed)
+	if err != nil {
+		return "", fmt.Errorf("read key of credentials: %w", err)
+	}
+	defer pair.Wipe()
+	pub, err := pair.PublicKey()
+	if err != nil {
+		return "", fmt.Errorf("read key of credentials: %w", err)
+	}
+	return pub, nil
+}
+
+// keyring gives a connection its credentials, anew from the file at each connect where there is one.
+type keyring struct {
+	file string
+
+	mu   sync.Mutex
+	cred Credentials // guarded by mu
+}
+
+func (k *keyring) isEmpty() bool { return k.file == "" && k.cred.JWT == "" }
+
+func (k *keyring) token() (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.file != "" {
+		cred, err := CredentialsFromFile(k.file)
+		if err != nil {
+			return "", err
+		}
+		k.cred = cred
+	}
+	return k.cred.JWT, nil
+}
+
+func (k *keyring) sign(nonce []byte) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pair, err := nkeys.FromSeed(k.cred.Seed)
+	if err != nil {
+		return nil, fmt.Errorf("read key of credentials: %w", err)
+	}
+	defer pair.Wipe()
+	signature, err := pair.Sign(nonce)
+	if err != nil {
+		return nil, fmt.Errorf("sign challenge: %w", err)
+	}
+	return signature, nil
+}
+
+func (k *keyring) publicKey() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pub, err := k.cred.PublicKey()
+	if err != nil {
+		return "" // nobody had credentials yet
+	}
+	return pub
+}
