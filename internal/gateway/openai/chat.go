@@ -1,0 +1,177 @@
+package openai
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/gateway/wire"
+)
+
+// ParseChat reads the body of a chat completion, which it may change and keeps parts of. The error is a *cluster.Error
+// whose Field names what is wrong as the client wrote it.
+func ParseChat(body []byte) (*Exchange, error) {
+	o, err := wire.Parse(body)
+	if err != nil {
+		return nil, err
+	}
+	x := &Exchange{isChat: true, req: &cluster.Request{}}
+	readCommon(o, x)
+	refuse(o, "functions", "are not supported: use tools")
+	refuse(o, "function_call", "is not supported: use tools")
+	refuse(o, "audio", "is not supported: answers are text")
+	refuse(o, "web_search_options", "are not supported")
+	readModalities(o)
+	readMessages(o, x.req)
+	readTools(o, x.req)
+	readTemplateArgs(o, x.req)
+	x.req.MaxTokens = maxTokens(o, "max_completion_tokens", "max_tokens")
+	x.req.Logprobs = o.Bool("logprobs")
+	if top := o.Size("top_logprobs"); top != nil {
+		if !x.req.Logprobs {
+			o.Fail("top_logprobs", "needs logprobs to be true")
+		}
+		x.req.TopLogprobs = bounded(o, "top_logprobs", *top)
+	}
+	return x, o.Err()
+}
+
+func readModalities(o *wire.Object) {
+	for _, m := range o.Strings("modalities") {
+		if m != "text" {
+			unsupported(o, "modalities", "other than text are not supported")
+		}
+	}
+}
+
+func readMessages(o *wire.Object, req *cluster.Request) {
+	switch {
+	case !o.Has("messages"):
+		o.Fail("messages", "is missing")
+	case o.Kind("messages") == "an array" && len(o.List("messages")) == 0:
+		o.Fail("messages", "must hold at least one message")
+	}
+	o.Objects("messages", func(m *wire.Object) {
+		req.Messages = append(req.Messages, readMessage(m))
+	})
+}
+
+func readMessage(m *wire.Object) cluster.Message {
+	message := cluster.Message{
+		Role:       role(m),
+		Content:    content(m),
+		Name:       m.String("name"),
+		ToolCallID: m.String("tool_call_id"),
+	}
+	if m.Has("function_call") {
+		unsupported(m, "function_call", "is not supported: use tool_calls")
+	}
+	if m.Has("tool_calls") {
+		if message.Role != "assistant" {
+			m.Fail("tool_calls", "may stand only in messages of the assistant")
+		}
+		m.Objects("tool_calls", checkToolCall)
+		message.ToolCalls = m.Raw("tool_calls")
+	}
+	hasContent := m.Has("content") || message.Role == "assistant" && (m.Has("tool_calls") || m.Has("refusal"))
+	if !hasContent {
+		m.Fail("content", "is missing")
+	}
+	return message
+}
+
+// role knows developer as OpenAI's newer word for system.
+func role(m *wire.Object) string {
+	switch r := m.String("role"); r {
+	case "developer":
+		return "system"
+	case "system", "user", "assistant", "tool":
+		return r
+	case "":
+		m.Fail("role", "is missing")
+	case "function":
+		unsupported(m, "role", "function is not supported: use tool")
+	default:
+		m.Fail("role", "must be system, developer, user, assistant or tool, not "+quote(r))
+	}
+	return ""
+}
+
+// content reads a text, or parts that are all text.
+func content(m *wire.Object) string {
+	if kind := m.Kind("content"); kind != "an array" {
+		if kind != "a string" && kind != "null" {
+			m.Fail("content", "must be a string or an array of parts, not "+kind)
+			return ""
+		}
+		return m.String("content")
+	}
+	var all strings.Builder
+	m.Objects("content", func(part *wire.Object) {
+		field := "text"
+		switch kind := part.String("type"); kind {
+		case "text":
+		case "refusal":
+			field = "refusal"
+		case "":
+			part.Fail("type", "is missing")
+		default:
+			unsupported(part, "type", quote(kind)+" is not supported: parts must be text")
+		}
+		if !part.Has(field) {
+			part.Fail(field, "is missing")
+		}
+		all.WriteString(part.String(field))
+	})
+	return all.String()
+}
+
+func checkToolCall(call *wire.Object) {
+	f := call.Object("function")
+	if f == nil {
+		call.Fail("function", "is missing")
+		return
+	}
+	if f.String("name") == "" {
+		f.Fail("name", "is missing")
+	}
+	call.Take(f)
+}
+
+func readTools(o *wire.Object, req *cluster.Request) {
+	o.Objects("tools", func(tool *wire.Object) {
+		if kind := tool.String("type"); kind != "function" && kind != "" {
+			unsupported(tool, "type", quote(kind)+" is not supported: tools must be functions")
+		}
+		checkToolCall(tool)
+	})
+	kind := o.Kind("tool_choice")
+	switch {
+	case kind != "a string" && kind != "an object" && kind != "null":
+		o.Fail("tool_choice", "must be none or auto, not "+kind)
+	case kind == "a string" && o.String("tool_choice") == "none":
+		return
+	case kind == "null", kind == "a string" && o.String("tool_choice") == "auto":
+		req.Tools = o.List("tools")
+	default:
+		unsupported(o, "tool_choice", "other than none and auto is not supported")
+	}
+}
+
+func readTemplateArgs(o *wire.Object, req *cluster.Request) {
+	o.Members("chat_template_kwargs", func(key string, value json.RawMessage) {
+		if req.TemplateArgs == nil {
+			req.TemplateArgs = make(map[string]json.RawMessage)
+		}
+		req.TemplateArgs[key] = value
+	})
+}
+
+func quote(s string) string {
+	const most = 40
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strconv.Quote(s)
+}
