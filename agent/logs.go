@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/mlxbridge"
 )
 
 const (
@@ -50,10 +49,7 @@ func (a *Agent) logs(ctx context.Context, decode func(any) error, w *bus.StreamW
 	return a.here(err)
 }
 
-var (
-	logName      = regexp.MustCompile(`^(agent|worker-[A-Za-z0-9._@-]{1,200})$`)
-	unsafeInName = regexp.MustCompile(`[^A-Za-z0-9._@-]+`)
-)
+var logName = regexp.MustCompile(`^(agent|worker-[A-Za-z0-9._@-]{1,200})$`)
 
 // logOf is the name of the file, without its end, that a source is written to.
 func logOf(source string) (string, error) {
@@ -61,22 +57,12 @@ func logOf(source string) (string, error) {
 		source = agentSource
 	}
 	if model, ok := strings.CutPrefix(source, workerSource); ok {
-		source = workerSource + fileName(model)
+		source = workerSource + mlxbridge.LogName(model)
 	}
 	if !logName.MatchString(source) {
 		return "", cluster.Invalid("source", `must be "agent", or "worker-" and a model`)
 	}
 	return source, nil
-}
-
-// fileName is what a worker makes of its model's name for its log: of a path, the last part and a mark that tells it
-// from others of that name.
-func fileName(model string) string {
-	if filepath.IsAbs(model) {
-		sum := sha256.Sum256([]byte(model))
-		return unsafeInName.ReplaceAllString(filepath.Base(model), "_") + "-" + hex.EncodeToString(sum[:4])
-	}
-	return unsafeInName.ReplaceAllString(strings.ReplaceAll(model, "/", "--"), "_")
 }
 
 // sources lists the logs that there are.

@@ -246,8 +246,7 @@ func (e *workerEngine) cause() error {
 
 // contextError says why ctx ended: its cause where that has a code, else cancelled or timed out.
 func contextError(ctx context.Context) error {
-	var e *cluster.Error
-	if errors.As(context.Cause(ctx), &e) {
+	if e, ok := errors.AsType[*cluster.Error](context.Cause(ctx)); ok {
 		return e
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -40,6 +40,8 @@ type Environment struct {
 	o    EnvironmentOptions
 	root string
 	lock string // the packages, with their hashes
+	// candidates lists the interpreters of this machine, best first.
+	candidates func() []string
 }
 
 // NewEnvironment describes an environment and does nothing yet.
@@ -53,7 +55,7 @@ func NewEnvironment(o EnvironmentOptions) *Environment {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Environment{o: o, root: filepath.Join(o.CacheDir, "python"), lock: worker.Requirements}
+	return &Environment{o: o, root: filepath.Join(o.CacheDir, "python"), lock: worker.Requirements, candidates: pythonCandidates}
 }
 
 // stamp is written last into an environment: one without it is not whole.
@@ -136,6 +138,15 @@ func (e *Environment) find() string {
 	return ""
 }
 
+// madeAt tells one making of an environment from the next; zero for an interpreter that is in none.
+func madeAt(python string) time.Time {
+	info, err := os.Stat(filepath.Join(filepath.Dir(filepath.Dir(python)), stampName))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 func (e *Environment) lockDigest() string {
 	sum := sha256.Sum256([]byte(e.lock))
 	return hex.EncodeToString(sum[:])
@@ -192,7 +203,7 @@ func (e *Environment) acquire(ctx context.Context, progress func(string)) (unloc
 // install makes the environment, under the lock. It appears whole or not at all.
 func (e *Environment) install(ctx context.Context, progress func(string)) (string, error) {
 	e.sweep()
-	base, err := findPython(ctx)
+	base, err := findPython(ctx, e.candidates())
 	if err != nil {
 		return "", err
 	}

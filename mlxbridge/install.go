@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,8 @@ const (
 	recordFields = 3
 )
 
-// fill makes the environment in dir: uv does it where it is installed, else the interpreter's own venv and pip. What the
+// fill makes the environment in dir, but compiles nothing: most of it is never imported, and the check that follows
+// imports, and so compiles, what is. uv does it where it is installed, else the interpreter's own venv and pip. What the
 // user's environment says to them about indexes, mirrors and proxies holds.
 func (e *Environment) fill(ctx context.Context, dir string, base interpreter, progress func(string)) error {
 	requirements := filepath.Join(e.root, ".new-requirements.txt")
@@ -39,13 +41,12 @@ func (e *Environment) fill(ctx context.Context, dir string, base interpreter, pr
 	create := []string{base.Path, "-m", "venv", dir}
 	fill := []string{
 		pythonOf(dir), "-m", "pip", "install", "--require-hashes", "--only-binary", ":all:", "--no-input",
-		"--progress-bar", "off", "--disable-pip-version-check", "-r", requirements,
+		"--no-compile", "--progress-bar", "off", "--disable-pip-version-check", "-r", requirements,
 	}
-	if uv := lookUp("uv"); uv != "" {
+	if uv := findUV(); uv != "" {
 		create = []string{uv, "venv", "--no-project", "--no-config", "--python", base.Path, dir}
 		fill = []string{
-			uv, "pip", "sync", "--require-hashes", "--only-binary", ":all:", "--compile-bytecode", "--python", pythonOf(dir),
-			requirements,
+			uv, "pip", "sync", "--require-hashes", "--only-binary", ":all:", "--python", pythonOf(dir), requirements,
 		}
 	} else if !base.HasVenv {
 		return cluster.Errorf(cluster.CodeInternal, "%s cannot make environments: it has no ensurepip", base.Path).
@@ -84,8 +85,8 @@ func installError(tool, out string, err error) error {
 // lastError returns the last line that calls itself an error, else the last line.
 func lastError(out, otherwise string) string {
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		line := strings.TrimSpace(lines[i])
+	for _, line := range slices.Backward(lines) {
+		line = strings.TrimSpace(line)
 		if rest, ok := cutPrefixFold(line, "error:"); ok && rest != "" {
 			return lastLine(rest, otherwise)
 		}

@@ -34,12 +34,12 @@ const probe = `import importlib.util as u, json, platform, sys
 print(json.dumps({"version": platform.python_version(), "minor": sys.version_info[1] if sys.version_info[0] == 3 else 0,
 "machine": platform.machine(), "has_venv": all(u.find_spec(m) for m in ("venv", "ensurepip"))}))`
 
-// findPython returns the best Python of this machine: the newest that the packages were locked for; one that can make
+// findPython returns the best of some Pythons: the newest that the packages were locked for; one that can make
 // environments by itself comes before one that cannot.
-func findPython(ctx context.Context) (interpreter, error) {
+func findPython(ctx context.Context, candidates []string) (interpreter, error) {
 	var fallback *interpreter
 	var seen []string
-	for _, path := range pythonCandidates() {
+	for _, path := range candidates {
 		found, err := probePython(ctx, path)
 		if ctx.Err() != nil {
 			return interpreter{}, contextError(ctx)
@@ -51,7 +51,7 @@ func findPython(ctx context.Context) (interpreter, error) {
 			seen = append(seen, fmt.Sprintf("%s is %s on %s", path, found.Version, found.Machine))
 			continue
 		}
-		if found.HasVenv || lookUp("uv") != "" {
+		if found.HasVenv || findUV() != "" {
 			return found, nil
 		}
 		if fallback == nil {
@@ -102,8 +102,9 @@ func pythonCandidates() []string {
 	return append(out, lookUpAll("python3")...)
 }
 
-func lookUp(name string) string {
-	if all := lookUpAll(name); len(all) > 0 {
+// findUV returns the path of uv, or "".
+func findUV() string {
+	if all := lookUpAll("uv"); len(all) > 0 {
 		return all[0]
 	}
 	return ""

@@ -70,6 +70,7 @@ func (l *WorkerLauncher) Launch(ctx context.Context, spec LaunchSpec) (Engine, e
 	if err != nil {
 		return nil, err
 	}
+	made := madeAt(python)
 	engine, err := l.launch(ctx, python, spec)
 	var early *environmentError
 	if !errors.As(err, &early) {
@@ -80,7 +81,7 @@ func (l *WorkerLauncher) Launch(ctx context.Context, spec LaunchSpec) (Engine, e
 	if err != nil {
 		return nil, err
 	}
-	if rebuilt {
+	if rebuilt || !madeAt(python).Equal(made) { // or by another launch meanwhile
 		engine, err = l.launch(ctx, python, spec)
 		if !errors.As(err, &early) {
 			return engineOrNil(engine), err
@@ -115,7 +116,7 @@ func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchS
 	if err != nil {
 		return nil, &environmentError{cluster.Errorf(cluster.CodeInternal, "worker of %s: %v", name, err)}
 	}
-	log := openLogFile(filepath.Join(l.o.LogDir, "worker-"+logName(name)+".log"), logFileBytes)
+	log := openLogFile(filepath.Join(l.o.LogDir, "worker-"+LogName(name)+".log"), logFileBytes)
 	e := newWorkerEngine(name, process, log, l.o.Stall, l.o.Log)
 	if err := e.shakeHands(ctx, spec); err != nil {
 		e.mu.Lock()
@@ -228,8 +229,9 @@ func mergeEnv(base []string, set map[string]string, remove ...string) []string {
 // unsafeInFile is what may not stand in the name of a log file.
 var unsafeInFile = regexp.MustCompile(`[^A-Za-z0-9._@-]+`)
 
-// logName makes a file name of a model's name: of a path, the last part and a mark that tells it from others.
-func logName(model string) string {
+// LogName is the part of a log's file name that stands for a model, worker-<LogName>.log: of a path, the last part and a mark
+// that tells it from others.
+func LogName(model string) string {
 	if filepath.IsAbs(model) {
 		sum := sha256.Sum256([]byte(model))
 		return fmt.Sprintf("%s-%s", unsafeInFile.ReplaceAllString(filepath.Base(model), "_"), hex.EncodeToString(sum[:4]))

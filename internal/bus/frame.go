@@ -72,11 +72,22 @@ func encode(kind string, n uint64, id string, body any) ([]byte, error) {
 	if body == nil {
 		return encodeHead(kind, n, id, 0), nil
 	}
-	text, err := json.Marshal(body)
+	text, err := marshal(body)
 	if err != nil {
-		return nil, cluster.Errorf(cluster.CodeInternal, "encode message: %v", err)
+		return nil, err
 	}
 	return append(encodeHead(kind, n, id, len(text)), text...), nil
+}
+
+// marshal makes JSON without the escapes that are for web pages: a prompt full of "<" must not grow sixfold.
+func marshal(body any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(body); err != nil {
+		return nil, cluster.Errorf(cluster.CodeInternal, "encode message: %v", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // decode reads a frame. The error is a *cluster.Error that says which side is older where the versions differ.

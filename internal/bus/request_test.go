@@ -242,6 +242,9 @@ func TestPayloadLimit(t *testing.T) {
 	if len(asked) > 0 {
 		t.Error("a message above the limit was sent")
 	}
+	if err := controller.Publish(bus.HelloAll(), strings.Repeat("<", 60<<10)); err != nil {
+		t.Errorf("a message of signs that web pages escape does not go as it is: %v", err)
+	}
 	code(t, controller.Request(t.Context(), unload, fits, nil), cluster.CodeTooLarge) // the reply has twice as much
 	if len(asked) != 1 {
 		t.Error("a message within the limit was not sent")

@@ -48,9 +48,9 @@ func newWriter(c *Conn, id, reply string, window int, cancel context.CancelCause
 // until the window is full; what is lost is sent again. A message above the payload limit is refused with
 // CodeTooLarge, and the stream goes on.
 func (w *StreamWriter) Send(body any) error {
-	text, err := json.Marshal(body)
+	text, err := marshal(body)
 	if err != nil {
-		return cluster.Errorf(cluster.CodeInternal, "encode message: %v", err)
+		return err
 	}
 	if e := w.c.fits(len(text) + overhead); e != nil {
 		return e

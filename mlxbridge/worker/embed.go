@@ -7,10 +7,10 @@ import "embed"
 // Source holds the Python package mlxworker.
 //
 //go:embed mlxworker/*.py
-var Source embed.FS //nolint:gochecknoglobals // go:embed needs a package variable; nothing can write to it
+var Source embed.FS
 
 // Requirements lists every package of the worker's environment with the hashes of its files, for all platforms, in the
 // form that pip and uv read.
 //
 //go:embed requirements.lock
-var Requirements string //nolint:gochecknoglobals // go:embed needs a package variable; nothing writes to it
+var Requirements string

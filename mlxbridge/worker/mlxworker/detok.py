@@ -68,7 +68,8 @@ class Vocabulary:
         self._strip_first_space = False
         kind = _kind(decoder)
         if kind is not None:
-            names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+            size = max(tokenizer.get_vocab().values()) + 1
+            names = tokenizer.convert_ids_to_tokens(list(range(size)))
             added = set(tokenizer.get_added_vocab())
             to_bytes = _byte_level() if kind == "bytes" else _sentencepiece
             self._table = [b"" if n is None else n.encode() if n in added else to_bytes(n) for n in names]

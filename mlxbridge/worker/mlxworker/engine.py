@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import logprobs, policy, rows
+from mlxworker import logprobs, policy, prefix, rows
+from mlxworker.admission import Admission
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -23,57 +24,33 @@ from mlxworker.errors import (
 )
 from mlxworker.lane import Lane, Token
 from mlxworker.model import Model
-from mlxworker.prefix import PrefixStore
 from mlxworker.protocol import DEFAULT_ROWS, Generate
+from mlxworker.report import Counters, Output
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
 
 MOST_WAITING = 4096
 _PROGRESS_SECONDS = 0.1
-_CLEAR_STEPS = 512
+_CLEAR_TURNS = 512
+_TIDY_TURNS = 16
 # What a cancelled row has computed is kept from this many tokens on.
 _KEEP_TOKENS = 256
 _LANES = 2
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 log = logging.getLogger("mlxworker")
 
 
-@dataclass
-class Counters:
-    """They only grow."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-
-    def as_frame(self) -> dict[str, int]:
-        """Return them as they go out."""
-        return asdict(self)
-
-
-@dataclass
-class Output:
-    """What one step has to say, in this order."""
-
-    accepted: list[Row] = field(default_factory=list)
-    progress: list[tuple[Row, int, int]] = field(default_factory=list)
-    texts: list[list[Any]] = field(default_factory=list)  # [id, text, tokens] or [id, text, tokens, logprobs]
-    ended: list[tuple[Row, Reason]] = field(default_factory=list)
-    failed: list[tuple[Row, RequestError]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Options:
-    """How an engine runs. Zero prefill_chunk and gap_seconds let it choose."""
+    """How an engine runs. Zero prefill_chunk and gap_seconds let it choose, zero memory_bytes is no limit."""
 
     max_rows: int = DEFAULT_ROWS
     prefix_bytes: int = 0
     prefill_chunk: int = 0
     gap_seconds: float = 0.0
+    memory_bytes: int = 0
     lanes: int = _LANES
 
 
@@ -84,7 +61,7 @@ class Engine:
         self.model = model
         self.options = options
         self.counters = Counters()
-        self.prefix = PrefixStore(options.prefix_bytes)
+        self.prefix = prefix.PrefixStore(options.prefix_bytes)
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
         self._live: dict[str, Row] = {}
@@ -92,7 +69,9 @@ class Engine:
         self._instant: list[tuple[Row, Reason]] = []
         self._alone = False
         self._strikes = 0
+        self._turns = 0
         self._lanes = [Lane(model) for _ in range(options.lanes)]
+        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
 
     @property
     def running(self) -> int:
@@ -115,8 +94,8 @@ class Engine:
         if len(self.waiting) >= MOST_WAITING:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
-        self._live[row.id] = row
         ended = self._replay(row)
+        self._live[row.id] = row
         if ended is None:
             self.waiting.append(row)
         else:
@@ -141,8 +120,11 @@ class Engine:
         decoding = any(lane.decoding for lane in self._lanes)
         for i, lane in enumerate(self._lanes):
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding), out)
-        if self.counters.steps % _CLEAR_STEPS == 0:
+                self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+        self._turns += 1
+        if self._turns % _TIDY_TURNS == 0:
+            self._tidy(out)
+        if self._turns % _CLEAR_TURNS == 0:
             mx.clear_cache()
         return out
 
@@ -174,24 +156,53 @@ class Engine:
 
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
-        room = self.options.max_rows - self.running
-        while self.waiting and room > 0:
-            lane = self._choose(self.waiting[0])
-            if lane.prefilling:
+        while self.waiting and self.running < self.options.max_rows:
+            found = self._admission.next_in_line(self._lanes, self.waiting)
+            if found is None:
                 return
-            decoding = any(other.decoding for other in self._lanes)
+            first, into = found
+            decoding = any(lane.decoding for lane in self._lanes)
             chunk = self.pace.chunk(decoding)
-            chosen = policy.group([r.length for r in self.waiting], room, chunk if decoding else 8 * chunk)
-            joining = [self.waiting[i] for i in chosen]
-            taken = set(chosen)
-            self.waiting = [r for i, r in enumerate(self.waiting) if i not in taken]
-            self._insert(lane, joining, out)
-            room -= len(joining)
+            wanted = self._admission.group(self.waiting[first:], self.options.max_rows - self.running, chunk, decoding)
+            joining = self._admission.fitting(self._lanes, into, wanted, chunk)
+            if not joining and self.running:
+                return
+            taken = set(joining or wanted[:1])
+            self.waiting = [r for r in self.waiting if r not in taken]
+            if joining:
+                self._insert(self._lanes[into], joining, out)
+            elif wanted[0].accepted:
+                self._end(wanted[0], Reason.LENGTH, out)
+            else:
+                self._fail(wanted[0], self._admission.refusal(wanted[0], chunk), out)
 
-    def _choose(self, row: Row) -> Lane:
-        lengths = [[r.length for r in lane.rows()] for lane in self._lanes]
-        each = max(self.model.kv.for_one_token(), 1)
-        return self._lanes[policy.choose_lane(lengths, row.length, self.model.weight_bytes // (2 * each))]
+    def _tidy(self, out: Output) -> None:
+        """Put rows together that need no lanes of their own; relieve memory that running rows have outgrown."""
+        if self._admission.mergeable(self._lanes):
+            small, large = sorted(self._lanes, key=len)[-2:]
+            self._move(small, large, out)
+        while self._admission.overloaded(self._lanes) and self.running:
+            running = [r for lane in self._lanes for r in lane.rows()]
+            row = max(running, key=lambda r: r.admitted)
+            lane = self._lane_of(row)
+            if lane is not None:
+                self._take_out(lane, row, keep=False)
+            if len(running) == 1:
+                self._end(row, Reason.LENGTH, out)
+            else:
+                # It starts again from its tokens when there is room; its reader sees a pause and no more.
+                row.remaining = 0
+                self.waiting.insert(0, row)
+
+    def _move(self, source: Lane, target: Lane, out: Output) -> None:
+        moving, caches = list(source.decoding), []
+        for row in moving:
+            kept = source.remove(row, keep=True)
+            whole = kept is not None and len(kept[1]) == row.length and all(c.is_trimmable() for c in kept[0])
+            # The last token is computed again: what follows it was not drawn yet, as far as anybody knows.
+            caches.append(prefix.cut(kept[0], row.length, row.length - 1) if kept is not None and whole else None)
+        known = [0 if c is None else r.length - 1 for r, c in zip(moving, caches, strict=True)]
+        self._start(target, moving, caches, known, out)
 
     def _insert(self, lane: Lane, joining: list[Row], out: Output) -> None:
         now = time.perf_counter()
@@ -204,6 +215,11 @@ class Engine:
                 row.accepted, row.admitted, row.cached = True, now, n
                 self.counters.cached_tokens += n
                 out.accepted.append(row)
+        self._start(lane, joining, caches, known, out)
+
+    def _start(
+        self, lane: Lane, joining: list[Row], caches: list[list[Any] | None], known: list[int], out: Output
+    ) -> None:
         try:
             lane.insert(joining, caches, known)
         except Exception as e:  # nothing was inserted
@@ -249,20 +265,26 @@ class Engine:
             row = t.row
             row.first_token = row.first_token or now
             reason = self._take(t, details.get(row.id), out)
-            if reason is not None:
+            if reason is None and t.ended is not None:
+                self._fault(row, out)
+            elif reason is not None:
                 self._keep(lane, t)
                 self._end(row, reason, out)
         for row in [r for r in lane.rows() if r.fault is not None]:
             self._take_out(lane, row, keep=False)
-            self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+            self._fault(row, out)
 
     def _take(self, t: Token, detail: dict[str, Any] | None, out: Output) -> Reason | None:
-        """Add a token to its row; return why the row ended, if it did."""
+        """Add a token to its row; return why the row ended, if it did. A row that cannot take it has a fault then."""
         row = t.row
         if t.ended == Reason.STOP:
             return Reason.STOP
         row.tokens.append(t.token)
-        text, stopped = row.feed(t.token)
+        try:
+            text, stopped = row.feed(t.token)
+        except Exception as e:  # a tokenizer's own code, on what only this row holds
+            row.fault = row.fault or e
+            return None
         entry = [row.id, text, [t.token]]
         if detail is not None:
             entry.append([detail])
@@ -288,7 +310,12 @@ class Engine:
         return next((lane for lane in self._lanes if row in lane.decoding or row in lane.prefilling), None)
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
-        text = row.flush()
+        try:
+            text = row.flush()
+        except Exception as e:  # as above
+            row.fault = row.fault or e
+            self._fault(row, out)
+            return
         if text:
             out.texts.append([row.id, text, []])
         if row.stop is not None:
@@ -299,6 +326,9 @@ class Engine:
         else:
             self.counters.finished += 1
         out.ended.append((row, reason))
+
+    def _fault(self, row: Row, out: Output) -> None:
+        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]
@@ -325,8 +355,14 @@ class Engine:
         again = []
         for row in old.rows():
             if row.fault is not None:
-                self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault)}"), out)
+                self._fault(row, out)
             else:
                 again.append(row)
         if again:
             self._insert(lane, again, out)
+
+
+def _most_padding(model: Model) -> int:
+    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
+    each = max(model.kv.for_one_token(), 1)
+    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

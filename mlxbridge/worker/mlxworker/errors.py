@@ -7,6 +7,7 @@ CONTEXT = "context_exceeded"
 UNSUPPORTED = "unsupported"
 INTERNAL = "internal"
 BUSY = "busy"
+TOO_LARGE = "too_large"
 TOO_BIG = "model_too_big"
 BAD_MODEL = "model_invalid"
 

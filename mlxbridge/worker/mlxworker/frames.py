@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,10 @@ MAX_FRAME_BYTES = 64 << 20
 
 Frame = dict[str, Any]
 
+# The type of the frame that stands for one whose content cannot be read. No peer sends it.
+UNREADABLE = "unreadable\0"
+
+_ID = re.compile(rb'"id":\s*"([^"\\]{1,128})"')
 _LENGTH = struct.Struct("<I")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
@@ -47,11 +52,20 @@ def read(read_bytes: Callable[[int], bytes]) -> Frame | None:
         raise FrameError("stream ended inside a frame")
     try:
         frame = json.loads(body)
-    except (ValueError, RecursionError) as e:
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise FrameError(f"frame is not JSON: {e}") from e
+    except (ValueError, RecursionError) as e:
+        # Too deep or a number too long: what a client sent, handed through. The stream itself is in order.
+        return {"type": UNREADABLE, "id": _id_in(body), "why": str(e)}
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise FrameError('frame is not an object with a "type"')
     return frame
+
+
+def _id_in(body: bytes) -> str | None:
+    """Return the first id in a body: the peer writes its own before what it hands through."""
+    found = _ID.search(body, 0, 1024)
+    return found[1].decode("utf-8", "replace") if found else None
 
 
 class Writer:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import threading
-from collections import deque
 
 from mlxworker import frames
+from mlxworker.errors import describe
 from mlxworker.frames import Frame, FrameError
+
+# A sender that is this far ahead of the steps has to wait.
+_MOST_WAITING = 1024
 
 
 class Inbox:
@@ -15,8 +20,8 @@ class Inbox:
 
     def __init__(self, fd: int) -> None:
         self._file = os.fdopen(fd, "rb", buffering=1 << 16)
-        self._frames: deque[Frame | FrameError] = deque()
-        self._arrived = threading.Event()
+        self._frames: queue.Queue[Frame | FrameError] = queue.Queue(_MOST_WAITING)
+        self._broken: FrameError | None = None
         self._thread = threading.Thread(target=self._read, name="frames", daemon=True)
 
     def start(self) -> None:
@@ -25,32 +30,32 @@ class Inbox:
 
     def take(self, wait_seconds: float) -> list[Frame]:
         """Return all frames that came, after waiting for the first. Raises FrameError when the peer is broken."""
-        if wait_seconds > 0:
-            self._arrived.wait(wait_seconds)
-        self._arrived.clear()
         out: list[Frame] = []
-        while self._frames:
-            item = self._frames.popleft()
-            if isinstance(item, FrameError):
-                if not out:
-                    raise item
-                self._frames.appendleft(item)
-                self._arrived.set()
-                break
-            out.append(item)
+        if wait_seconds <= 0 and self._broken is None and self._frames.empty():
+            return out  # what nearly every step finds, and cheaper than an exception
+        with contextlib.suppress(queue.Empty):
+            while self._broken is None and len(out) < _MOST_WAITING:
+                item = self._frames.get(wait_seconds > 0 and not out, wait_seconds or None)
+                if isinstance(item, FrameError):
+                    self._broken = item
+                else:
+                    out.append(item)
+        if self._broken is not None and not out:
+            raise self._broken
         return out
 
     def _read(self) -> None:
         try:
             while (frame := frames.read(self._file.read)) is not None:
-                self._frames.append(frame)
-                self._arrived.set()
+                self._frames.put(frame)
         except FrameError as e:
-            self._frames.append(e)
-            self._arrived.set()
+            self._frames.put(e)
             return
         except OSError:
             pass
+        except Exception as e:  # without a reader the worker would be deaf, and look well
+            self._frames.put(FrameError(f"frames cannot be read: {describe(e)}"))
+            return
         # The other side is gone: nobody is left to answer to.
         os._exit(0)
 

@@ -48,9 +48,9 @@ class Lane:
         """Return all rows."""
         return self.decoding + self.prefilling
 
-    def longest(self) -> int:
-        """Return the length of the longest row, to which all are padded."""
-        return max((r.length for r in self.rows()), default=0)
+    def lengths(self) -> list[int]:
+        """Return the lengths of all rows; each is padded to the longest."""
+        return [r.length for r in self.rows()]
 
     def close(self) -> None:
         """Let the generator go."""

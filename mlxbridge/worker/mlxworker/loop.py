@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 
+from mlxworker import frames, protocol, template, warmup
 from mlxworker import model as models
-from mlxworker import protocol, template, warmup
 from mlxworker.adapter import Api
-from mlxworker.engine import Counters, Engine, Options, Output
-from mlxworker.errors import EXIT_LOAD_FAILED, INVALID, FatalError, LoadError, RequestError, describe
+from mlxworker.engine import Engine, Options
+from mlxworker.errors import (
+    EXIT_INTERNAL,
+    EXIT_LOAD_FAILED,
+    INTERNAL,
+    INVALID,
+    FatalError,
+    LoadError,
+    RequestError,
+    describe,
+)
 from mlxworker.frames import Frame, Writer
 from mlxworker.inbox import Inbox
+from mlxworker.report import Counters, Output
 
 CAPS = [
     "continue",
@@ -32,6 +44,8 @@ STATS_SECONDS = 1.0
 STATS_LEAST_SECONDS = 0.1
 _DEFAULT_PREFIX_BYTES = 1 << 30
 
+log = logging.getLogger("mlxworker")
+
 
 class Shutdown(Exception):  # noqa: N818 - it is no error
     """The other side asked the worker to end."""
@@ -47,7 +61,7 @@ class Loop:
         self._pid = pid
         self._engine: Engine | None = None
         self._stats_at = 0.0
-        self._stats_rows = (0, 0)
+        self._stats_rows = (0, 0, 0)
         self._handlers: dict[str, Callable[[Frame], None]] = {
             "hello": self._hello,
             "load": self._load,
@@ -56,7 +70,13 @@ class Loop:
             "tokenize": self._tokenize,
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
             "shutdown": self._shutdown,
+            frames.UNREADABLE: self._unreadable,
         }
+
+    @property
+    def engine(self) -> Engine | None:
+        """Return what serves the model, None before one is loaded."""
+        return self._engine
 
     def run(self) -> None:
         """Serve. Returns by exception only: Shutdown, LoadError, FatalError, FrameError, OSError."""
@@ -88,9 +108,11 @@ class Loop:
         self._writer.flush()
 
     def _idle_seconds(self) -> float:
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             return STATS_SECONDS
-        return max(self._stats_at + STATS_SECONDS - time.monotonic(), 0.001)
+        due = self._stats_at + (STATS_SECONDS if _rows(engine) == self._stats_rows else STATS_LEAST_SECONDS)
+        return max(due - time.monotonic(), 0.001)
 
     def _handle(self, frame: Frame) -> None:
         handler = self._handlers.get(frame["type"])
@@ -145,6 +167,18 @@ class Loop:
             engine.add(protocol.parse_generate(frame))
         except RequestError as e:
             self._error(request, e)
+        except Exception as e:  # one request's fault must not end the others
+            log.exception("a request could not be taken in")
+            self._error(request, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
+
+    def _unreadable(self, frame: Frame) -> None:
+        """Refuse a request whose frame was whole, but holds more than a JSON parser can take."""
+        request: str | None = None
+        with contextlib.suppress(RequestError):
+            request = protocol.frame_id(frame)
+        if request is not None and self._engine is not None and self._engine.is_live(request):
+            request = None
+        self._error(request, RequestError(INVALID, f"the request cannot be read: {frame.get('why')}"))
 
     def _cancel(self, frame: Frame) -> None:
         try:
@@ -209,9 +243,9 @@ class Loop:
         self._writer.put(frame)
 
     def _stats(self, engine: Engine) -> None:
-        """Say how things are: every second, and soon after the number of rows changed."""
+        """Say how things are: every second, and soon after rows came or went."""
         now = time.monotonic()
-        current = (engine.running, len(engine.waiting))
+        current = _rows(engine)
         since = now - self._stats_at
         if since < STATS_LEAST_SECONDS or (since < STATS_SECONDS and current == self._stats_rows):
             return
@@ -231,6 +265,12 @@ class Loop:
         )
 
 
+def _rows(engine: Engine) -> tuple[int, int, int]:
+    """Return how many rows run, wait and have ended."""
+    counters = engine.counters
+    return engine.running, len(engine.waiting), counters.finished + counters.cancelled + counters.failed
+
+
 def load_failed(writer: Writer, error: LoadError) -> int:
     """Say why a model cannot be served; return the exit code."""
     writer.put({"type": "load_error", "code": error.code, "message": error.message})
@@ -240,11 +280,10 @@ def load_failed(writer: Writer, error: LoadError) -> int:
 
 def fatal(writer: Writer, error: BaseException, trace: str) -> int:
     """Say why the worker ends; return the exit code."""
-    known = isinstance(error, FatalError)
-    message = error.message if isinstance(error, FatalError) else describe(error)
-    writer.put({"type": "fatal", "message": message, "trace": trace})
+    known = error if isinstance(error, FatalError) else FatalError(describe(error), EXIT_INTERNAL)
+    writer.put({"type": "fatal", "message": known.message, "trace": trace})
     writer.flush()
-    return error.exit_code if known and isinstance(error, FatalError) else 70
+    return known.exit_code
 
 
 def _options(order: protocol.Load) -> Options:
@@ -255,6 +294,7 @@ def _options(order: protocol.Load) -> Options:
         max_rows=order.max_rows,
         prefix_bytes=prefix,
         prefill_chunk=order.prefill_chunk,
-        gap_seconds=float(order.options.get("gap_ms") or 0) / 1000,
-        lanes=int(order.options.get("lanes") or Options.lanes),
+        memory_bytes=order.memory_bytes,
+        gap_seconds=order.gap_ms / 1000,
+        lanes=order.lanes or Options.lanes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,32 @@ def _flat(cache: list[Any]) -> list[Any]:
         inner = getattr(layer, "caches", None)
         out.extend(_flat(list(inner)) if inner is not None else [layer])
     return out
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one worker may use, and what it would use. A limit of 0 bytes is none."""
+
+    limit: int
+    weights: int
+    kv: KVPlan
+    vocabulary: int
+    hidden: int
+    spare: int  # for what is not counted: buffers, kernels
+
+    def live(self, lanes: Sequence[Sequence[int]]) -> int:
+        """Return what rows of these lengths take: each is padded to the longest of its lane."""
+        return sum(len(lane) * self.kv.bytes(max(lane)) for lane in lanes if lane)
+
+    def peak(self, lanes: Sequence[Sequence[int]], joined: int, chunk: int, joining: int) -> int:
+        """Return the most that is in use while rows join a lane, which is copied by that unless it was empty."""
+        copied = self.live([lanes[joined]]) if len(lanes[joined]) > joining else 0
+        scratch = chunk * joining * (self.vocabulary * 4 + 48 * self.hidden)
+        return self.weights + self.live(lanes) + copied + scratch + self.spare
+
+    def surplus(self, used: int) -> int:
+        """Return by how many bytes the limit is exceeded; 0 or less when it is not."""
+        return used - self.limit if self.limit else 0
 
 
 def set_limits(memory_bytes: int) -> None:

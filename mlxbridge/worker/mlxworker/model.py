@@ -47,6 +47,13 @@ class Model:
     architecture: str
     stop: Any = field(repr=False)
 
+    def budget(self, limit: int) -> memory.Budget:
+        """Return the memory plan of a worker that may use that many bytes; 0 is no limit."""
+        inner = self.config.get("text_config")
+        hidden = self.config.get("hidden_size") or (inner or {}).get("hidden_size") or 4096
+        spare = memory.GIB // 2 if self.device == "gpu" else 8 << 20
+        return memory.Budget(limit, self.weight_bytes, self.kv, self.vocabulary, int(hidden), spare)
+
     def new_cache(self) -> list[Any]:
         """Return an empty cache for one row."""
         caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(self.net)
@@ -106,6 +113,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise LoadError(BAD_MODEL, f"config.json cannot be read: {describe(e)}") from e
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise LoadError(BAD_MODEL, "config.json has no model_type")
+    if config.get("model_file"):
+        raise LoadError(UNSUPPORTED, "config.json names code of its own (model_file), which is never run")
     return config
 
 

@@ -23,14 +23,14 @@ class Pace:
         self._gap = gap_seconds or (0.1 if on_gpu else 0.05)
         self.rate = 0.0  # prompt tokens a second, 0 until known
 
-    def chunk(self, decoding: bool) -> int:
-        """Return how many tokens of a prompt the next step takes."""
+    def chunk(self, decoding: bool, prompts: int = 1) -> int:
+        """Return how many tokens of each of some prompts the next step takes."""
         if not decoding:
             return self._whole
         if self._fixed:
             return self._fixed
         wanted = self._gap * self.rate if self.rate else self._most
-        return int(min(max(wanted, self._least), self._most, self._whole))
+        return int(min(max(wanted, self._least), self._most, self._whole)) // max(prompts, 1) or 1
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Take a measurement in."""

@@ -78,7 +78,7 @@ class PrefixStore:
             return None, 0
         best = min(best, entry.length)
         self._touch(entry, session)
-        return _cut(entry.cache, entry.length, best), best
+        return cut(entry.cache, entry.length, best), best
 
     def insert(self, tokens: list[int], cache: list[Any], session: str = "") -> bool:
         """Keep a row's keys and values, which must cover exactly these tokens. Say whether they were kept."""
@@ -205,7 +205,7 @@ def _common(label: list[int], tokens: list[int], start: int) -> int:
     return next(i for i in range(most) if label[i] != tokens[start + i])
 
 
-def _cut(cache: list[Any], length: int, wanted: int) -> list[Any]:
+def cut(cache: list[Any], length: int, wanted: int) -> list[Any]:
     """Return a copy of a cache that ends after the wanted tokens."""
     return [_cut_layer(layer, length - wanted) for layer in cache]
 

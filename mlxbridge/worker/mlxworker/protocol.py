@@ -15,12 +15,13 @@ MAX_STOPS = 16
 MAX_STOP_BYTES = 1024
 MAX_TOP_LOGPROBS = 20
 DEFAULT_ROWS = 32
+MAX_LANES = 8
 ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
 class Load:
-    """The load frame. Zero memory_bytes is no limit, zero prefill_chunk lets the worker choose."""
+    """The load frame. Zero memory_bytes is no limit; where another field is zero the worker chooses."""
 
     folder: str
     name: str
@@ -29,7 +30,8 @@ class Load:
     max_rows: int = DEFAULT_ROWS
     prefill_chunk: int = 0
     adapter: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    gap_ms: float = 0.0
+    lanes: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def parse_load(frame: Frame) -> Load:
         if frame.get("draft"):
             raise LoadError(UNSUPPORTED, "this worker has no speculative decoding")
         prefix = _integer(frame, "prefix_bytes", 0, 1 << 62)
+        options = _object(frame, "options")
         return Load(
             folder=folder,
             name=str(frame.get("name") or folder),
@@ -98,7 +101,8 @@ def parse_load(frame: Frame) -> Load:
             max_rows=_integer(frame, "max_rows", 0, 4096) or DEFAULT_ROWS,
             prefill_chunk=_integer(frame, "prefill_chunk", 0, 1 << 20) or 0,
             adapter=_text(frame, "adapter") or None,
-            options=_object(frame, "options"),
+            gap_ms=_number(options, "gap_ms", 0, 60_000) or 0.0,
+            lanes=_integer(options, "lanes", 0, MAX_LANES) or 0,
         )
     except RequestError as e:
         raise LoadError(BAD_MODEL, e.message) from e
@@ -134,7 +138,7 @@ def parse_generate(frame: Frame) -> Generate:
         source=parse_source(frame),
         sampling=parse_sampling(frame),
         already=_tokens(frame, "continue", least=0),
-        max_tokens=_integer(frame, "max_tokens", 1, 1 << 40),
+        max_tokens=_integer(frame, "max_tokens", 1, 1 << 63),
         stop=_stops(frame.get("stop")),
         logprobs=bool(frame.get("logprobs")),
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
@@ -147,7 +151,7 @@ def parse_sampling(frame: Frame) -> Sampling:
     return Sampling(
         temperature=_number(frame, "temperature", 0, 100),
         top_p=_number(frame, "top_p", 0, 1),
-        top_k=_integer(frame, "top_k", 0, 1 << 40),
+        top_k=_integer(frame, "top_k", 0, 1 << 63),
         min_p=_number(frame, "min_p", 0, 1),
         repetition_penalty=_number(frame, "repetition_penalty", 0.01, 10),
         presence_penalty=_number(frame, "presence_penalty", -100, 100),

@@ -27,7 +27,7 @@ class Policy:
     min_p: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Draw:
     """Where one row stands in its sequence of numbers."""
 
@@ -58,7 +58,8 @@ class BatchSampler:
 
     def __init__(self) -> None:
         self._expected: deque[list[Draw]] = deque()
-        self._columns: dict[tuple[Policy, ...], _Columns] = {}
+        self._last: list[Draw] = []
+        self._columns = _Columns((), 0)
 
     def expect(self, calls: list[list[Draw]]) -> None:
         """Announce the next calls. What was announced before and has not come is forgotten."""
@@ -73,18 +74,14 @@ class BatchSampler:
         if not self._expected or len(self._expected[0]) != logprobs.shape[0]:
             raise OrderError(f"sampler called with {logprobs.shape[0]} rows that were not announced")
         draws = self._expected.popleft()
-        policies = tuple(d.policy for d in draws)
-        columns = self._columns.get(policies)
-        if columns is None:
-            if len(self._columns) >= 64:
-                self._columns.clear()
-            columns = self._columns[policies] = _Columns(policies, logprobs.shape[-1])
-        return columns.sample(logprobs, [d.number() for d in draws])
+        if draws != self._last:
+            self._last, self._columns = draws, _Columns(tuple(d.policy for d in draws), logprobs.shape[-1])
+        return self._columns.sample(logprobs, draws)
 
 
 def sample_alone(draw: Draw, logprobs: Any) -> Any:
     """Return the token of one row, the same as in a batch."""
-    return _Columns((draw.policy,), logprobs.shape[-1]).sample(logprobs, [draw.number()])
+    return _Columns((draw.policy,), logprobs.shape[-1]).sample(logprobs, [draw])
 
 
 @dataclass
@@ -112,16 +109,18 @@ class _Columns:
         self._limits_min = any(p.min_p > 0 for p in policies)
         self._min_p = _column([max(p.min_p, 1e-30) for p in policies])
 
-    def sample(self, logprobs: Any, numbers: list[float]) -> Any:
+    def sample(self, logprobs: Any, draws: list[Draw]) -> Any:
         """Return one token a row: the first whose share of the distribution reaches the row's number."""
         if self.greedy:
+            for draw in draws:
+                draw.count += 1
             return mx.argmax(logprobs, axis=-1)
         logprobs = logprobs.astype(mx.float32)
         kept = self._keep(logprobs)
         peak = mx.max(logprobs, axis=-1, keepdims=True)
         shares = mx.exp((kept - peak) * self._heat)
         reached = mx.cumsum(shares, axis=-1)
-        target = _column(numbers) * reached[:, -1:]
+        target = _column([d.number() for d in draws]) * reached[:, -1:]
         drawn = mx.argmax(mx.logical_and(reached > target, shares > 0), axis=-1)
         if self._is_greedy is None:
             return drawn

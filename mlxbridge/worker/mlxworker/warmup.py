@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlxworker.engine import Engine
-from mlxworker.errors import INTERNAL, FatalError, LoadError, describe
+from mlxworker.errors import INTERNAL, TOO_BIG, TOO_LARGE, FatalError, LoadError, describe
 from mlxworker.protocol import Generate, Sampling, Source
 
 _TOKENS = 2
@@ -22,7 +22,10 @@ def produce_token(engine: Engine) -> None:
         for _ in range(64):
             out = engine.step()
             if out.failed:
-                raise LoadError(INTERNAL, f"no token came: {out.failed[0][1].message}")
+                error = out.failed[0][1]
+                if error.code == TOO_LARGE:
+                    raise LoadError(TOO_BIG, f"no memory is left for an answer: {error.message}")
+                raise LoadError(INTERNAL, f"no token came: {error.message}")
             if out.ended:
                 return
     except FatalError as e:

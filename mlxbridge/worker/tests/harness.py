@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxworker.engine import Engine, Options, Output
+from mlxworker.engine import Engine, Options
 from mlxworker.errors import RequestError
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, parse_generate
+from mlxworker.report import Output
 
 WORKER = Path(__file__).resolve().parents[1]
 Frame = dict[str, Any]
@@ -100,18 +101,20 @@ def answer(model: Model, text: str, **fields: Any) -> Answer:
 
 
 class Process:
-    """A worker process, spoken to in frames."""
+    """A worker process, spoken to in frames. damage is Python that runs in it before it starts."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, damage: str = "") -> None:
         to_worker, self.out = os.pipe()
         self.into, from_worker = os.pipe()
         lifeline_end, self.lifeline = os.pipe()
         self.errors = os.memfd_create("stderr")
-        env = {**os.environ, "PYTHONPATH": str(WORKER), **(environment or {})}
+        env = {**os.environ, "PYTHONPATH": str(WORKER)}
         high = {n: os.dup2(fd, 200 + i) for i, (n, fd) in enumerate((("in", to_worker), ("out", from_worker)))}
         moves = [(lifeline_end, 0), (self.errors, 1), (self.errors, 2), (high["in"], 3), (high["out"], 4)]
         actions = [(os.POSIX_SPAWN_DUP2, a, b) for a, b in moves]
-        argv = [sys.executable, "-X", "utf8", "-m", "mlxworker", "--name", "test", *arguments]
+        start = f"{damage}\nimport os, mlxworker.__main__ as m; os._exit(m.main())"
+        program = ["-c", start] if damage else ["-m", "mlxworker"]
+        argv = [sys.executable, "-X", "utf8", *program, "--name", "test"]
         self.pid = os.posix_spawn(sys.executable, argv, env, file_actions=actions)
         for fd in (to_worker, from_worker, lifeline_end, *high.values()):
             os.close(fd)

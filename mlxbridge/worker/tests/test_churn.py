@@ -128,7 +128,7 @@ def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     assert counters.finished + counters.cancelled + counters.failed == len(churn.made)
     assert counters.finished > 500
     assert counters.cancelled > 80
-    assert counters.failed >= 2
+    assert counters.failed >= 1
     assert counters.cached_tokens > 1000
     assert driver.engine.running == 0
     assert not driver.engine._live

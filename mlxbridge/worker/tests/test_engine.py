@@ -11,6 +11,7 @@ from mlxworker import rows
 from mlxworker.errors import FatalError, RequestError
 from mlxworker.lane import Lane
 from mlxworker.model import Model
+from mlxworker.report import Output
 
 QUESTIONS = [
     "Count from 1 to 60.",
@@ -52,6 +53,20 @@ def test_more_rows_than_fit_wait_their_turn(tiny: Model) -> None:
 
     assert most == 2
     assert [driver.answers[f"r{n}"].text for n in range(20, 26)] == [count(1, n) for n in range(20, 26)]
+
+
+def test_a_row_passes_those_that_wait_for_another_lane(tiny: Model) -> None:
+    driver = Driver(tiny, prefill_chunk=64)
+    driver.add(ask("a", "Count from 1 to 60."))
+    driver.until(lambda: len(driver.answers["a"].tokens) == 5)
+    driver.add(*[ask_frame(id=f"l{i}", tokens=[30 + j % 900 for j in range(3000)], max_tokens=1) for i in range(2)])
+    driver.add(ask("b", "Count from 1 to 9."))
+    driver.until(lambda: driver.answers["b"].reason != "")
+
+    assert driver.answers["b"].text == count(1, 9)
+    assert driver.answers["l0"].reason == driver.answers["l1"].reason == ""
+    driver.run()
+    assert driver.answers["a"].text == count(1, 60)
 
 
 def test_a_row_in_a_batch_gives_the_tokens_that_it_gives_alone(small: Model) -> None:
@@ -351,6 +366,68 @@ def test_a_raising_processor_fails_its_row_and_no_other(tiny: Model, after: int)
     assert len(driver.answers["bad"].tokens) == after
     assert driver.answers["good"].text == count(1, 80)
     assert driver.engine.counters.failed == 1
+
+
+class _BrokenText:
+    """A detokenizer that raises, at a token or at the end."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def feed(self, token: int) -> str:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyError(token)
+        return "x"
+
+    def flush(self) -> str:
+        raise KeyError("flush")
+
+
+@pytest.mark.parametrize(("after", "limit", "text"), [(5, 100, "xxxxx"), (5, 6, "xxxxx"), (100, 4, "xxxx")])
+def test_a_tokenizer_that_raises_fails_its_row_and_no_other(tiny: Model, after: int, limit: int, text: str) -> None:
+    driver = Driver(tiny)
+    driver.add(ask("bad", "Count from 1 to 60.", max_tokens=limit), ask("good", "Count from 1 to 80."))
+    driver.engine.waiting[0].text = _BrokenText(after)
+    driver.run()
+
+    error = driver.answers["bad"].error
+    assert error is not None
+    assert error.code == "internal"
+    assert driver.answers["bad"].text == text
+    assert driver.answers["good"].text == count(1, 80)
+    assert driver.engine.counters.failed == 1
+    assert not driver.engine._live
+
+
+def test_a_request_that_raises_when_it_is_taken_in_leaves_its_id_free(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(tiny)
+    with monkeypatch.context() as broken:
+        broken.setattr(rows.Row, "feed", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            driver.add(ask("a", "Count from 1 to 20.", **{"continue": [21]}))
+
+    assert driver.run(ask("a", "Count from 1 to 20."))[0].text == count(1, 20)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_an_engine_tidies_up_however_many_lanes_run(tiny: Model, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+    tidied: list[Output] = []
+    driver = Driver(tiny)
+    monkeypatch.setattr(driver.engine, "_tidy", tidied.append)
+    driver.engine.counters.steps = offset
+    driver.add(ask("a", "Count from 1 to 300."))
+    driver.step()
+    driver.add(ask("b", "Count from 1 to 300."))
+    other = next(lane for lane in driver.engine._lanes if not len(lane))
+    driver.engine._insert(other, [driver.engine.waiting.pop()], Output())
+    for _ in range(95):
+        driver.step()
+
+    assert all(len(lane) for lane in driver.engine._lanes)
+    assert len(tidied) == 6
 
 
 def test_rows_go_on_exactly_after_a_step_that_raised(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:

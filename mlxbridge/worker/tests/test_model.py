@@ -73,6 +73,65 @@ def test_weights_of_another_model(api: Api, folder: Path) -> None:
     assert "weights cannot be loaded" in error.message
 
 
+def test_weights_of_another_shape(api: Api, folder: Path) -> None:
+    change_config(folder, hidden_size=64)
+    error = refused(api, folder)
+    assert error.code == "model_invalid"
+    assert "weights cannot be loaded" in error.message
+
+
+def test_a_file_of_weights_that_is_missing(api: Api, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00002.safetensors")
+    file = folder / "model-00002-of-00002.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    del header[next(name for name in header if name != "__metadata__")]
+    body = json.dumps(header).encode()
+    file.write_bytes(len(body).to_bytes(8, "little") + body + data[8 + length :])
+    assert "weights cannot be loaded" in refused(api, folder).message
+
+
+def test_an_empty_file_of_weights(api: Api, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "model.safetensors cannot be read" in refused(api, folder).message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": {}}'])
+def test_a_tokenizer_that_is_none(api: Api, folder: Path, text: str) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    assert refused(api, folder).code == "model_invalid"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"model_type": 3}'])
+def test_a_config_of_another_kind(api: Api, folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert "config.json has no model_type" in refused(api, folder).message
+
+
+def test_a_config_without_what_the_model_needs(api: Api, folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    assert refused(api, folder).code == "model_invalid"
+
+
+def test_a_chat_template_that_is_broken_fails_requests_not_the_model(api: Api, folder: Path) -> None:
+    from mlxworker import rows
+    from mlxworker.errors import RequestError
+
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["chat_template"] = "{% for %}"
+    file.write_text(json.dumps(config))
+    for other in folder.glob("*.jinja"):
+        other.write_text("{% for %}")
+    loaded = model.load(api, protocol.Load(folder=str(folder), name="m"))
+    frame = {"id": "a", "messages": [{"role": "user", "content": "x"}]}
+
+    with pytest.raises(RequestError) as e:
+        rows.make_row(loaded, protocol.parse_generate(frame))
+    assert e.value.field == "messages"
+
+
 def test_an_architecture_that_nobody_knows(api: Api, folder: Path) -> None:
     change_config(folder, model_type="abacus")
     assert refused(api, folder).code == "unsupported"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
+import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -109,6 +112,8 @@ def test_tokenizes(worker: Process) -> None:
         ({"stop": [""]}, "invalid_request", "stop[0]"),
         ({"template_args": {"chat_template": "x"}}, "invalid_request", "template_args"),
         ({"schema": {"type": "object"}}, "unsupported", "schema"),
+        ({"tools": [{"x": 1}], "template_args": {"tokenize": False}}, "invalid_request", "template_args"),
+        ({"messages": None, "prompt": "\ud800"}, "invalid_request", "prompt"),
     ],
 )
 def test_bad_requests_get_one_clear_line(
@@ -121,6 +126,35 @@ def test_bad_requests_get_one_clear_line(
     assert (error["id"], error["code"], error.get("field")) == ("bad", code, field)
     assert error["message"]
     assert "\n" not in error["message"]
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_numbers(worker: Process) -> None:
+    worker.send({"type": "gen", "id": "long", "tokens": [7] * 9001})
+
+    message = worker.wait("error")["message"]
+
+    assert "9001 tokens" in message
+    assert "8192" in message
+
+
+def test_a_limit_beyond_all_bounds_is_the_context(worker: Process) -> None:
+    worker.send(gen("huge", "Count from 1 to 20.", max_tokens=2**62))
+
+    assert worker.collect(["huge"])["huge"].text == COUNT[: COUNT.index(", 21")]
+
+
+@pytest.mark.parametrize("poison", ["[" * 20_000 + "]" * 20_000, "1" * 5_000])
+def test_what_a_json_parser_cannot_take_fails_its_request_alone(worker: Process, poison: str) -> None:
+    worker.send(gen("other", "Count from 1 to 60."))
+    worker.wait("accepted")
+    body = b'{"type":"gen","id":"deep","messages":[{"role":"user","content":"x"}],"tools":[%s]}' % poison.encode()
+    worker.send_raw(struct.pack("<I", len(body)) + body)
+
+    got = worker.collect(["other", "deep"])
+
+    assert got["deep"].error is not None
+    assert got["deep"].error.code == "invalid_request"
+    assert got["other"].text == COUNT[: COUNT.index(", 61")]
 
 
 def test_an_id_in_use_is_refused_and_its_owner_goes_on(worker: Process) -> None:
@@ -159,6 +193,71 @@ def test_cancel_ends_a_stream_soon_and_the_counters_stand_still(worker: Process)
     assert done["reason"] == "cancelled"
     assert done["usage"]["completion_tokens"] < 300
     assert before["steps"] == after["steps"]
+
+
+def test_says_at_once_that_it_is_idle_again(fresh: Process) -> None:
+    fresh.load(TINY)
+    fresh.send(gen("short", "Count from 1 to 3."))
+    fresh.wait("done")
+    start = time.monotonic()
+    while (stats := fresh.wait("stats"))["running"]:
+        pass
+
+    assert stats["counters"]["finished"] == 1
+    assert time.monotonic() - start < 0.5
+
+
+def test_its_command_line_says_what_it_is(fresh: Process) -> None:
+    fresh.wait("ready")
+    shown = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(fresh.pid)], capture_output=True, text=True, check=True
+    )
+
+    assert "mlxworker" in shown.stdout
+    assert "--name test" in shown.stdout
+
+
+def test_a_signal_to_end_ends_it_even_while_it_answers(fresh: Process) -> None:
+    fresh.load(TINY)
+    fresh.send(gen("long", "Count from 1 to 300."))
+    fresh.wait("step")
+    os.kill(fresh.pid, signal.SIGINT)
+    fresh.wait("step")
+    os.kill(fresh.pid, signal.SIGTERM)
+
+    assert fresh.exit_code(timeout=1) == -signal.SIGTERM
+
+
+def test_an_error_that_nobody_foresaw_is_told_and_ends_it() -> None:
+    process = Process(
+        "import mlxworker.engine as e; absorb = e.Engine._absorb\n"
+        "def broken(self, lane, tokens, out):\n"
+        "    if self.counters.generated_tokens > 20: raise ZeroDivisionError('nobody\\nforesaw')\n"
+        "    absorb(self, lane, tokens, out)\n"
+        "e.Engine._absorb = broken"
+    )
+    try:
+        process.load(TINY)
+        process.send(gen("long", "Count from 1 to 300."))
+        fatal = process.wait("fatal")
+
+        assert fatal["message"] == "nobody foresaw"
+        assert "ZeroDivisionError" in fatal["trace"]
+        assert process.exit_code() == 70
+    finally:
+        process.close()
+
+
+def test_a_reader_of_frames_that_breaks_ends_it() -> None:
+    process = Process("import json, mlxworker.frames as f; f.json = type('Broken', (), vars(json) | {'loads': abs})")
+    try:
+        process.wait("ready")
+        process.send({"type": "ping", "n": 1})
+
+        assert "frames cannot be read" in process.wait("fatal")["message"]
+        assert process.exit_code() == 70
+    finally:
+        process.close()
 
 
 def test_broken_frames_end_the_worker(fresh: Process) -> None:

@@ -1,0 +1,139 @@
+package mlxbridge
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// replica is one model of a Pool. But for the rate, the Pool's lock holds for all of it.
+//
+//	ready       engine
+//	loading     load
+//	evicting    engine or load, until it is gone
+//	failed      load if a restart is due by itself
+//	quarantined neither
+type replica struct {
+	model     cluster.Model
+	dir       string
+	state     cluster.ReplicaState
+	reason    string
+	pinned    bool
+	planned   int64 // claimed from the budget
+	engine    Engine
+	load      *load
+	gone      chan struct{} // closed when it is no longer in the Pool
+	users     int           // requests that run in it or wait for it
+	wasReady  bool
+	restarts  int
+	crashes   []time.Time // of the last minutes
+	retryAt   time.Time   // of failed
+	idleSince time.Time   // zero while it has users
+	loadedAt  time.Time
+	last      Stats // of the worker before this one
+
+	counting sync.Mutex
+	tokens   rate
+}
+
+// load is one attempt to have a model in memory, which all who want it wait for.
+type load struct {
+	done   chan struct{}
+	cancel context.CancelCauseFunc
+	now    chan struct{} // closed when it is not to wait for its time; under the Pool's lock
+	engine Engine        // with err: set before done is closed
+	err    error
+}
+
+func (l *load) hurry() {
+	select {
+	case <-l.now:
+	default:
+		close(l.now)
+	}
+}
+
+// await returns what the load came to.
+func (l *load) await(ctx context.Context, emit func(cluster.Chunk)) (Engine, error) {
+	if err := waitLoading(ctx, l.done, emit); err != nil {
+		return nil, err
+	}
+	return l.engine, l.err
+}
+
+// waitLoading waits for done and tells emit, which may be nil, now and once a second that a model is being loaded.
+func waitLoading(ctx context.Context, done <-chan struct{}, emit func(cluster.Chunk)) error {
+	select {
+	case <-done:
+		return nil
+	default:
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if emit != nil {
+			emit(cluster.Chunk{Progress: &cluster.Progress{Phase: cluster.PhaseLoading}})
+		}
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return contextError(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *replica) count(now time.Duration, tokens int) {
+	r.counting.Lock()
+	defer r.counting.Unlock()
+	r.tokens.add(now, tokens)
+}
+
+// isIdle is true for what may be evicted.
+func (r *replica) isIdle() bool {
+	return r.state == cluster.ReplicaReady && r.users == 0 && !r.pinned
+}
+
+func (r *replica) snapshot(now time.Duration, slots int) cluster.Replica {
+	out := cluster.Replica{
+		Model: r.model.Name, Digest: r.model.Digest, State: r.state, Reason: r.reason,
+		PlannedBytes: r.planned, Context: r.model.Context, Slots: slots,
+		Waiting: r.users, Counters: r.last.Counters, Restarts: r.restarts, Pinned: r.pinned,
+	}
+	r.counting.Lock()
+	out.TokensPerSecond = r.tokens.perSecond(now)
+	r.counting.Unlock()
+	if r.engine != nil {
+		info, stats := r.engine.Info(), r.engine.Stats()
+		out.Counters = stats.Counters
+		out.ResidentBytes = stats.ActiveBytes + stats.CacheBytes
+		out.WorkerPID = info.PID
+		if info.Context > 0 {
+			out.Context = info.Context
+		}
+		if info.MaxRows > 0 {
+			out.Slots = info.MaxRows
+		}
+		// The worker's word is up to a second old; it may hold requests back although it has slots.
+		out.Waiting = max(r.users-out.Slots, min(stats.Waiting, r.users), 0)
+		out.Running = r.users - out.Waiting
+		loaded := r.loadedAt
+		out.LoadedAt = &loaded
+	}
+	if !r.idleSince.IsZero() && r.state != cluster.ReplicaLoading {
+		idle := r.idleSince
+		out.IdleSince = &idle
+	}
+	return out
+}
+
+func bytesText(n int64) string {
+	if n < gib/10 {
+		return fmt.Sprintf("%.0f MiB", float64(n)/mib)
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/gib)
+}

@@ -1,0 +1,104 @@
+"""Who may join: as many as there are slots for, and as memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxworker import policy
+from mlxworker.errors import TOO_LARGE, RequestError
+from mlxworker.lane import Lane
+from mlxworker.memory import Budget
+from mlxworker.prefix import PrefixStore
+from mlxworker.rows import Row
+
+# A row is admitted when this much of its answer fits too. What grows beyond is dealt with when it does.
+_AHEAD_TOKENS = 256
+# How many of those before it in line a row may pass whose own lane is free.
+_MOST_PASSED = 16
+# From how many of those who wait a group is chosen.
+_MOST_LOOKED_AT = 256
+# Prompts that start together while nobody decodes hold at most this many chunks.
+_IDLE_CHUNKS = 8
+
+
+@dataclass
+class Admission:
+    """Plans joins and relieves pressure. It only decides and drops stored prefixes; rows are moved by the engine."""
+
+    budget: Budget
+    prefix: PrefixStore
+    most_padding: int  # tokens of padding that cost as much as a second lane
+
+    def next_in_line(self, lanes: list[Lane], waiting: list[Row]) -> tuple[int, int] | None:
+        """Return the first waiting row whose lane is free to take one, and that lane; None when there is none.
+
+        A lane that computes prompts takes no more of them, so a row may pass a few others that wait for that.
+        """
+        if all(lane.prefilling for lane in lanes):
+            return None
+        lengths = [lane.lengths() for lane in lanes]
+        for i, row in enumerate(waiting[:_MOST_PASSED]):
+            into = policy.choose_lane(lengths, row.length, self.most_padding)
+            if not lanes[into].prefilling:
+                return i, into
+        return None
+
+    def group(self, waiting: list[Row], room: int, chunk: int, decoding: bool) -> list[Row]:
+        """Return which of the waiting rows start together, the first one among them."""
+        tokens = chunk if decoding else _IDLE_CHUNKS * chunk
+        lengths = [r.length for r in waiting[:_MOST_LOOKED_AT]]
+        return [waiting[i] for i in policy.group(lengths, room, tokens)]
+
+    def fitting(self, lanes: list[Lane], into: int, rows: list[Row], chunk: int) -> list[Row]:
+        """Return as many of the rows, from the first on, as memory holds, dropping stored prefixes for them."""
+        lengths = [[ahead(r) for r in lane.rows()] for lane in lanes]
+
+        def fits(n: int) -> bool:
+            joined = [*lengths[into], *(ahead(r) for r in rows[:n])]
+            planned = [*lengths[:into], joined, *lengths[into + 1 :]]
+            longest = max(r.length for r in rows[:n])
+            return self._make_room(self.budget.peak(planned, into, min(chunk, longest), n))
+
+        least, most = 0, len(rows)
+        while least < most:
+            n = most if least == 0 and most == len(rows) else (least + most + 1) // 2
+            least, most = (n, most) if fits(n) else (least, n - 1)
+        return rows[:least]
+
+    def refusal(self, row: Row, chunk: int) -> RequestError:
+        """Return why a row that nobody else runs beside does not fit."""
+        budget = self.budget
+        need = budget.peak([[ahead(row)]], 0, min(chunk, row.length), 1) - budget.weights
+        free = max(budget.limit - budget.weights, 0)
+        claim = f"{row.length} tokens need {need} bytes of memory beside the weights, this worker has {free}"
+        return RequestError(TOO_LARGE, claim)
+
+    def overloaded(self, lanes: list[Lane]) -> bool:
+        """Say whether running rows have outgrown memory even without stored prefixes."""
+        used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
+        return not self._make_room(used)
+
+    def mergeable(self, lanes: list[Lane]) -> bool:
+        """Say whether the rows of two lanes would do well in one."""
+        lengths = [lane.lengths() for lane in lanes if len(lane)]
+        if len(lengths) != 2 or any(lane.prefilling for lane in lanes):
+            return False
+        if self.budget.kv.windows or self.budget.kv.fixed:
+            return False  # such a state cannot be cut by the last token: moving would compute the whole row again
+        together = [*lengths[0], *lengths[1]]
+        if self.budget.surplus(self.budget.peak([together], 0, 1, min(map(len, lengths)))) > 0:
+            return False
+        return policy.padding(together) <= self.most_padding // 2
+
+    def _make_room(self, used: int) -> bool:
+        surplus = self.budget.surplus(used)
+        if surplus > 0:
+            return False
+        if self.budget.limit and self.prefix.nbytes > -surplus:
+            self.prefix.trim_to(-surplus)
+        return True
+
+
+def ahead(row: Row) -> int:
+    """Return the length that a row is planned with."""
+    return row.length + min(row.max_tokens - len(row.tokens), _AHEAD_TOKENS)

@@ -1,0 +1,37 @@
+"""What an engine has to say: of one step, and of all its life."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mlxworker.errors import RequestError
+from mlxworker.rows import Reason, Row
+
+
+@dataclass
+class Counters:
+    """They only grow."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+    def as_frame(self) -> dict[str, int]:
+        """Return them as they go out."""
+        return asdict(self)
+
+
+@dataclass
+class Output:
+    """What one step has to say, in this order."""
+
+    accepted: list[Row] = field(default_factory=list)
+    progress: list[tuple[Row, int, int]] = field(default_factory=list)
+    texts: list[list[Any]] = field(default_factory=list)  # [id, text, tokens] or [id, text, tokens, logprobs]
+    ended: list[tuple[Row, Reason]] = field(default_factory=list)
+    failed: list[tuple[Row, RequestError]] = field(default_factory=list)

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Checks the Python worker: format, lint, types, tests. Arguments go to pytest, for example: -k stop
+# The environment lies in .tools, made once for these locks and this Python; after that nothing is fetched.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+worker=$root/mlxbridge/worker
+
+python=""
+for p in python3.13 python3.12 python3.11 python3; do
+  if command -v "$p" >/dev/null && "$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then python=$p; break; fi
+done
+[ -n "$python" ] || { echo "worker-test: no Python 3.11 to 3.13; scripts/deps.sh test installs one" >&2; exit 1; }
+
+export PYTHONNOUSERSITE=1
+unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIREMENT VIRTUAL_ENV
+key=$("$python" - "$worker"/requirements.lock "$worker"/requirements-dev.lock <<'PY'
+import hashlib, pathlib, platform, sys
+parts = [platform.python_version(), platform.system(), platform.machine(), sys.executable, *(pathlib.Path(f).read_text() for f in sys.argv[1:])]
+print(hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16])
+PY
+)
+venv=$root/.tools/worker-venv-$key
+if [ ! -e "$venv/.complete" ]; then
+  echo "worker-test: installing the worker's environment, once: about 100 MB" >&2
+  rm -rf "$venv"
+  mkdir -p "$root/.tools"
+  if command -v uv >/dev/null; then
+    uv venv -q --no-project --no-config --python "$python" "$venv"
+    uv pip sync -q --require-hashes --only-binary :all: --compile-bytecode --python "$venv/bin/python" \
+      "$worker"/requirements.lock "$worker"/requirements-dev.lock
+  else
+    "$python" -m venv "$venv"
+    "$venv/bin/python" -m pip install -q --require-hashes --only-binary :all: --no-input --disable-pip-version-check \
+      -r "$worker"/requirements.lock -r "$worker"/requirements-dev.lock
+  fi
+  touch "$venv/.complete"
+  for old in "$root"/.tools/worker-venv-*; do [ "$old" = "$venv" ] || rm -rf "$old"; done
+fi
+# One name that does not change, for other tools.
+ln -sfn "$(basename "$venv")" "$root/.tools/worker-venv"
+
+cd "$worker"
+if [ "$(uname -s)" != Darwin ]; then
+  # Without a GPU: no C++ compiler at run time, and small products lose to threads.
+  export MLX_DISABLE_COMPILE=1 OPENBLAS_NUM_THREADS=1
+fi
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+bin=$venv/bin
+"$bin/ruff" format --check -q .
+"$bin/ruff" check -q .
+"$bin/mypy"
+"$bin/python" -m pytest "$@"
