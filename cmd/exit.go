@@ -82,8 +82,7 @@ func exitCode(ctx context.Context, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	var signal signalError
-	if errors.As(context.Cause(ctx), &signal) {
+	if signal, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
 		return exitSignal + int(signal.signal)
 	}
 	var (

@@ -2,7 +2,7 @@ package cmd
 
 import (
 	"context"
-
+	"maps"
 	"testing"
 	"time"
 
@@ -80,9 +80,7 @@ func (i invocation) run(t *testing.T, args ...string) result {
 		s.In = endless{}
 	}
 	env := map[string]string{"HOME": t.TempDir(), "MLXCTL_HOME": t.TempDir(), "MLXCTL_CACHE": t.TempDir()}
-	for k, v := range i.env {
-		env[k] = v
-	}
+	maps.Copy(env, i.env)
 	d := &deps{
 		streams: s, build: Build{"v1.2.3", "0123456789abcdef"}, exe: "/nonexistent/mlxctl",
 		env: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
@@ -99,7 +97,8 @@ type endless struct{}
 
 func (endless) Read([]byte) (int, error) { select {} }
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }
 
 // twoMacs is a state with something of everything.
 func twoMacs() *cluster.Snapshot {
@@ -117,18 +116,18 @@ func twoMacs() *cluster.Snapshot {
 			{
 				ID: "n-studio", Name: "studio", State: cluster.NodeReady, Version: "v1.2.3",
 				Hardware:    cluster.Hardware{Chip: "Apple M2 Ultra", Model: "Mac14,14", OS: "darwin", OSVersion: "15.1", Arch: "arm64", CPUs: 24, GPUCores: 76, MemoryBytes: 192 << 30},
-				Load:        cluster.Load{MemoryFreeBytes: ptr[int64](100 << 30), CPUPercent: ptr(3.4), GPUPercent: ptr(88.0), PowerWatts: ptr(120.25), Thermal: ptr("nominal")},
+				Load:        cluster.Load{MemoryFreeBytes: new(int64(100 << 30)), CPUPercent: new(3.4), GPUPercent: new(88.0), PowerWatts: new(120.25), Thermal: new("nominal")},
 				BudgetBytes: 140 << 30, PlannedBytes: 20 << 30,
 				Models: []cluster.Model{big, tiny},
 				Replicas: []cluster.Replica{
 					{Model: big.Name, Digest: big.Digest, State: cluster.ReplicaReady, PlannedBytes: 20 << 30, ResidentBytes: 19 << 30, Context: 40960, Slots: 8, Running: 2, Waiting: 1, TokensPerSecond: 61.25, WorkerPID: 4711, Restarts: 1},
-					{Model: "tiny", Digest: tiny.Digest, State: cluster.ReplicaReady, PlannedBytes: 64 << 20, Context: 2048, Slots: 32, IdleSince: ptr(at.Add(-4 * time.Minute))},
+					{Model: "tiny", Digest: tiny.Digest, State: cluster.ReplicaReady, PlannedBytes: 64 << 20, Context: 2048, Slots: 32, IdleSince: new(at.Add(-4 * time.Minute))},
 				},
-				LastSeen: at, StartedAt: ptr(at.Add(-50 * time.Hour)),
+				LastSeen: at, StartedAt: new(at.Add(-50 * time.Hour)),
 			},
 		},
 		Requests: []cluster.RequestStatus{
-			{ID: "01R1", Model: big.Name, Node: "n-studio", State: cluster.RequestStreaming, Attempt: 1, Tokens: 42, Since: at.Add(-9 * time.Second), FirstToken: ptr(at.Add(-8 * time.Second))},
+			{ID: "01R1", Model: big.Name, Node: "n-studio", State: cluster.RequestStreaming, Attempt: 1, Tokens: 42, Since: at.Add(-9 * time.Second), FirstToken: new(at.Add(-8 * time.Second))},
 		},
 		Totals: cluster.Totals{Requests: 12, Finished: 10, Failed: 1, Tokens: 5000, TokensPerSecond: 61.25},
 	}

@@ -246,7 +246,7 @@ func (h *home) stream(ctx context.Context, body string, each func(text string)) 
 	if err != nil {
 		return streamed{err: err}
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		data, _ := io.ReadAll(resp.Body)
 		return streamed{err: fmt.Errorf("status %d: %s", resp.StatusCode, data)}

@@ -12,7 +12,7 @@ const asBinary = "MLXCTL_TEST_AS_BINARY"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asBinary) != "" {
-		os.Exit(Main(Build{Version: "v0.0.0-test", Commit: "0123456789abcdef"})) //nolint:forbidigo // this process is the program
+		os.Exit(Main(Build{Version: "v0.0.0-test", Commit: "0123456789abcdef"}))
 	}
 	// The terminal at which nobody types is read for ever; a real one ends with its process.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/mlxctl/mlxctl/cmd.endless.Read"))

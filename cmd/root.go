@@ -5,7 +5,6 @@ package cmd
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -272,7 +271,7 @@ func (d *deps) applyColor() error {
 
 // log is what commands say when they are asked to say more. Daemons have their own.
 func (d *deps) log() *slog.Logger {
-	level := slog.LevelWarn
+	var level slog.Level
 	switch {
 	case d.quiet:
 		level = slog.LevelError
@@ -281,7 +280,7 @@ func (d *deps) log() *slog.Logger {
 	case d.verbose > 1:
 		level = slog.LevelDebug
 	default:
-		return slog.New(slog.NewTextHandler(io.Discard, nil))
+		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(d.streams.Err, &slog.HandlerOptions{Level: level}))
 }

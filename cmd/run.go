@@ -315,6 +315,7 @@ func (a *answer) take(c cluster.Chunk) error {
 			return nil
 		}
 		return printer.Line(a.opts.streams.Out, answerLine{Text: c.Text})
+	default:
 	}
 	if c.Text == "" {
 		return nil

@@ -96,7 +96,7 @@ func TestRunRequest(t *testing.T) {
 	}
 	want := &cluster.Request{
 		Model: "tiny", Messages: []cluster.Message{{Role: "system", Content: "s"}, {Role: "user", Content: "p"}},
-		MaxTokens: ptr(7), Temperature: ptr(0.0), TopP: ptr(0.5), TopK: ptr(3), Seed: ptr[int64](-1), Stop: []string{"a,b", "c"},
+		MaxTokens: new(7), Temperature: new(0.0), TopP: new(0.5), TopK: new(3), Seed: new(int64(-1)), Stop: []string{"a,b", "c"},
 		Node: "n-studio", Session: "z", Timeout: 9 * time.Second,
 	}
 	if diff := cmp.Diff(want, f.asked); diff != "" {

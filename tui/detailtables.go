@@ -20,11 +20,11 @@ func (p *detailPane) replicas(w int) []string {
 		orders: []order[replicaRow]{{}}, columns: detailReplicas(),
 	}
 	out := t.Render(w, max(len(rows), 1)+1)
-	for i := len(rows) - 1; i >= 0; i-- {
-		if rows[i].Reason != "" {
+	for i, row := range slices.Backward(rows) {
+		if row.Reason != "" {
 			l := p.line(w)
 			l.skip(4)
-			l.cell(rows[i].Reason, l.left, p.bad)
+			l.cell(row.Reason, l.left, p.bad)
 			out = slices.Insert(out, i+2, l.String())
 		}
 	}

@@ -12,10 +12,9 @@ const eventsKept = 500
 // eventsPane lists what happened, newest first.
 type eventsPane struct {
 	*look
-	events  []cluster.Event // newest first, those that match the filter
-	offset  int
-	page    int
-	focused bool
+	events []cluster.Event // newest first, those that match the filter
+	offset int
+	page   int
 }
 
 func (p *eventsPane) set(events []cluster.Event, filter string) {

@@ -26,9 +26,9 @@ func (f *scripted) Next(ctx context.Context) (*cluster.Snapshot, []cluster.Event
 	return nil, nil, ctx.Err()
 }
 
-func state(cluster_ string) func() (*cluster.Snapshot, []cluster.Event, error) {
+func state(name string) func() (*cluster.Snapshot, []cluster.Event, error) {
 	return func() (*cluster.Snapshot, []cluster.Event, error) {
-		return &cluster.Snapshot{Cluster: cluster_}, nil, nil
+		return &cluster.Snapshot{Cluster: name}, nil, nil
 	}
 }
 

@@ -40,7 +40,7 @@ func runScreen(path string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println("dashboard left")
+	_, _ = fmt.Fprintln(os.Stdout, "dashboard left")
 	return 0
 }
 

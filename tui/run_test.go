@@ -56,7 +56,7 @@ func (o *output) waitFor(t *testing.T, want string) {
 }
 
 // startProgram runs the whole program on pipes in place of a terminal.
-func startProgram(t *testing.T, ctx context.Context) (in io.Writer, out *output, result <-chan error) {
+func startProgram(ctx context.Context, t *testing.T) (in io.Writer, out *output, result <-chan error) {
 	t.Helper()
 	lines, err := readRecording(fourMacs)
 	if err != nil {
@@ -82,7 +82,7 @@ func startProgram(t *testing.T, ctx context.Context) (in io.Writer, out *output,
 }
 
 func TestProgramShowsTheFeedAndQuits(t *testing.T) {
-	in, out, result := startProgram(t, t.Context())
+	in, out, result := startProgram(t.Context(), t)
 	out.waitFor(t, "mini-rack-1")
 	out.waitFor(t, "reconnecting")
 	if _, err := io.WriteString(in, "q"); err != nil {
@@ -101,7 +101,7 @@ func TestProgramShowsTheFeedAndQuits(t *testing.T) {
 func TestProgramEndsWithItsContext(t *testing.T) {
 	cause := errors.New("terminated")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	_, out, result := startProgram(t, ctx)
+	_, out, result := startProgram(ctx, t)
 	out.waitFor(t, "mini-rack-1")
 	cancel(cause)
 	if err := <-result; !errors.Is(err, cause) {

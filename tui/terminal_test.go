@@ -25,7 +25,7 @@ func newTerminal(t *testing.T, w, h int) *terminal {
 	if _, err := exec.LookPath("tmux"); err != nil {
 		t.Fatal("this test needs tmux for a real terminal: install tmux and run it again")
 	}
-	dir, err := os.MkdirTemp("", "mt") // short: a socket goes into it
+	dir, err := os.MkdirTemp("", "mt") //nolint:usetesting // a socket goes into it, whose path must be short
 	if err != nil {
 		t.Fatal(err)
 	}

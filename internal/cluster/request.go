@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// RequestID names one generation, AttemptID one try of it on one node.
-type (
-	RequestID string
-	AttemptID string
-)
+// RequestID names one generation.
+type RequestID string
+
+// AttemptID names one try of a request on one node.
+type AttemptID string
 
 // Request is one generation asked for, in no dialect: the gateway and the CLI make it, the worker answers it.
 // A nil pointer means "the model's default". Validate says what is wrong with it.

@@ -223,8 +223,7 @@ func keyNames(keys []Key, prefix string) []string {
 
 // cause is the part of a file error that its path does not repeat.
 func cause(err error) error {
-	var e *fs.PathError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err
 	}
 	return err

@@ -235,7 +235,7 @@ func decodeHook() mapstructure.DecodeHookFunc {
 			if !ok || from.Kind() != reflect.String {
 				return value, nil
 			}
-			switch to.Kind() { //nolint:exhaustive // only numbers are written as text
+			switch to.Kind() {
 			case reflect.Int64:
 				return ParseBytes(s)
 			case reflect.Int:

@@ -70,7 +70,7 @@ func options(home string) Options {
 		Home: home, Exe: exe, Arg0: "service.test", KeepArgs: []string{"keep"},
 		Children: []Child{{Name: "one", Args: []string{kind}}, {Name: "two", Args: []string{kind}}},
 		Version:  "v1", Settings: "s1", Grace: time.Second,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: slog.New(slog.DiscardHandler),
 	}
 }
 
