@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 
 from mlxworker import frames
 from mlxworker.errors import describe
@@ -13,6 +14,9 @@ from mlxworker.frames import Frame, FrameError
 
 # A sender that is this far ahead of the steps has to wait.
 _MOST_WAITING = 1024
+# Frames less than this apart came together; no frame waits for others longer than the whole.
+_SILENCE_SECONDS = 0.001
+_GATHER_SECONDS = 0.005
 
 
 class Inbox:
@@ -43,6 +47,19 @@ class Inbox:
         if self._broken is not None and not out:
             raise self._broken
         return out
+
+    def gather(self, frames: list[Frame]) -> list[Frame]:
+        """Return frames with those that follow them closely.
+
+        Requests that were sent together start together: one that starts alone has the others join in small pieces.
+        """
+        until = time.monotonic() + _GATHER_SECONDS
+        while len(frames) < _MOST_WAITING and time.monotonic() < until:
+            more = self.take(_SILENCE_SECONDS)
+            if not more:
+                break
+            frames += more
+        return frames
 
     def _read(self) -> None:
         try:

@@ -98,7 +98,10 @@ class Loop:
         """Handle what came, take one step, say what happened."""
         engine = self._engine
         busy = engine is not None and engine.busy
-        for frame in self._inbox.take(0 if busy else self._idle_seconds()):
+        frames_in = self._inbox.take(0 if busy else self._idle_seconds())
+        if frames_in and not busy and engine is not None:
+            frames_in = self._inbox.gather(frames_in)
+        for frame in frames_in:
             self._handle(frame)
         engine = self._engine
         if engine is not None:
