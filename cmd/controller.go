@@ -68,6 +68,8 @@ func serveController(ctx context.Context, h *daemonHome) error {
 
 // serveBoth ends the gateway first, so that its clients are told what the controller does with their requests.
 func (h *daemonHome) serveBoth(ctx context.Context, c *controller.Controller, g *gateway.Gateway, l net.Listener, info controllerInfo) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	group, ctx := errgroup.WithContext(ctx)
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -77,7 +79,7 @@ func (h *daemonHome) serveBoth(ctx context.Context, c *controller.Controller, g 
 		return g.Serve(ctx, l)
 	})
 	if err := h.announce(info); err != nil {
-		stop()
+		giveUp()
 		return errors.Join(err, group.Wait())
 	}
 	h.slog.Info("serving", "http", info.HTTP, "nats", strings.Join(info.NATS, ","))

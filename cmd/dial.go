@@ -26,6 +26,10 @@ func (d *deps) connect(ctx context.Context, cfg *config.Config) (clusterClient, 
 	}
 	o.Bus.Log = d.log()
 	c, err := client.Dial(ctx, o)
+	if isLocal(cfg) && cluster.CodeOf(err) == cluster.CodeUnreachable {
+		return nil, cluster.Errorf(cluster.CodeUnreachable, "the controller of this machine does not answer").
+			WithHint("`mlxctl up --local` starts it again; `mlxctl logs controller` says what it does")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
@@ -52,6 +53,9 @@ func runDown(ctx context.Context, opts *downOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := opts.checkContext(); err != nil {
+		return err
+	}
 	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
 		return opts.tell(out, downResult{Purged: opts.purge})
 	}
@@ -65,6 +69,23 @@ func runDown(ctx context.Context, opts *downOptions) error {
 		}
 	}
 	return opts.tell(out, downResult{Stopped: stopped, Purged: opts.purge})
+}
+
+// checkContext refuses to stop this home's cluster when another one is in use. A configuration that cannot be read is no
+// reason to leave services running, unless it may be the one that names the other cluster.
+func (opts *downOptions) checkContext() error {
+	cfg, err := opts.config(nil)
+	if err != nil {
+		if opts.flags.Changed("context") {
+			return err
+		}
+		return nil
+	}
+	if cfg.Context != config.LocalContext {
+		return usageHint("add `--context local`, or set MLXCTL_HOME to the other cluster's home",
+			"down stops the cluster of this home, not that of context %q", cfg.Context)
+	}
+	return nil
 }
 
 func (opts *downOptions) stop(ctx context.Context, home string) (bool, error) {

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/mlxctl/mlxctl/internal/config"
@@ -16,12 +17,18 @@ type engine interface {
 	launcher(home, cache string, log *slog.Logger) mlxbridge.Launcher
 }
 
+// pythonVariable names an interpreter of the user's own for workers.
+const pythonVariable = "MLXCTL_PYTHON"
+
 // pythonEngine runs them in Python workers.
 type pythonEngine struct{}
 
 func (pythonEngine) prepare(ctx context.Context, dirs config.Dirs, progress func(string)) error {
-	_, err := mlxbridge.NewEnvironment(mlxbridge.EnvironmentOptions{CacheDir: dirs.Cache, Log: slog.New(slog.DiscardHandler)}).
-		Ensure(ctx, progress)
+	environment := mlxbridge.NewEnvironment(mlxbridge.EnvironmentOptions{CacheDir: dirs.Cache, Log: slog.New(slog.DiscardHandler)})
+	_, err := environment.Ensure(ctx, progress)
+	if err == nil && os.Getenv(pythonVariable) != "" { // what others made is not known to work
+		_, _, err = environment.Repair(ctx, progress)
+	}
 	return err
 }
 

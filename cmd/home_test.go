@@ -29,6 +29,8 @@ type home struct {
 	dir string
 	env []string
 	up  upResult
+	// workDir is where commands run; empty means the test's own.
+	workDir string
 }
 
 // newHome makes an empty home; what runs in it is ended, and looked for, after the test.
@@ -65,7 +67,7 @@ func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 		h.t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, exe, args...)
-	cmd.Env = h.env
+	cmd.Env, cmd.Dir = h.env, h.workDir
 	return cmd
 }
 

@@ -43,6 +43,9 @@ type localSettings struct {
 	NATSCA         string `json:"nats_ca,omitempty"`
 	NATSServerName string `json:"nats_server_name,omitempty"`
 
+	// Python is the user's own interpreter for workers, by MLXCTL_PYTHON; another one, or none, is another setting.
+	Python string `json:"python,omitempty"`
+
 	Deadlines config.Deadlines `json:"deadlines"`
 	Models    config.Models    `json:"models"`
 }
@@ -197,8 +200,24 @@ func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
 			{Name: "controller", Args: []string{"controller"}},
 			{Name: "agent", Args: []string{"agent"}},
 		},
+		Env:     d.absoluteDirs(),
 		Version: strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}
+}
+
+// absoluteDirs are the folders of this home as variables: services run in another working folder than who starts them.
+func (d *deps) absoluteDirs() []string {
+	var out []string
+	dirs, err := d.dirs()
+	if err != nil {
+		return nil // whoever needs them says so
+	}
+	for _, v := range [][2]string{{"MLXCTL_HOME", dirs.Home}, {"MLXCTL_CACHE", dirs.Cache}} {
+		if given, ok := d.env(v[0]); ok && given != "" {
+			out = append(out, v[0]+"="+v[1])
+		}
+	}
+	return out
 }
 
 // stampOf tells a binary from another one with the same version, as developers make them.

@@ -181,11 +181,11 @@ func (opts *runOptions) prompt(ctx context.Context) (string, error) {
 		parts = append(parts, text)
 	}
 	if opts.file != "" {
-		data, err := os.ReadFile(opts.file)
+		text, err := readFile(ctx, opts.file)
 		if err != nil {
 			return "", &usageError{fmt.Errorf("read prompt: %w", err)}
 		}
-		parts = append(parts, string(data))
+		parts = append(parts, text)
 	}
 	parts = append(parts, strings.Join(words, " "))
 	var kept []string
@@ -210,6 +210,18 @@ func (opts *runOptions) prompt(ctx context.Context) (string, error) {
 	return strings.Join(kept, "\n\n"), nil
 }
 
+// mostPrompt is where reading a prompt stops: a message that long does not fit on the bus.
+const mostPrompt = 8 << 20
+
+func readFile(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return readAll(ctx, f)
+}
+
 // readAll reads r to its end, or until ctx ends: a person at a terminal may give up.
 func readAll(ctx context.Context, r io.Reader) (string, error) {
 	type result struct {
@@ -218,7 +230,10 @@ func readAll(ctx context.Context, r io.Reader) (string, error) {
 	}
 	done := make(chan result, 1)
 	go func() { // cannot be interrupted; it ends with the input or the process
-		data, err := io.ReadAll(r)
+		data, err := io.ReadAll(io.LimitReader(r, mostPrompt+1))
+		if err == nil && len(data) > mostPrompt {
+			err = usagef("the prompt is larger than 8 MiB")
+		}
 		done <- result{data, err}
 	}()
 	select {

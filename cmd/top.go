@@ -61,17 +61,18 @@ func runTop(ctx context.Context, opts *topOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := opts.connect(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	isDashboard := opts.streams.OutTTY() && opts.streams.InTTY() && out.Format == printer.Table && !opts.once && opts.samples == 0
 	if !isDashboard {
+		c, err := opts.connect(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
 		return opts.sample(ctx, c, out)
 	}
-	f, err := c.Watch(ctx)
-	if err != nil {
+	f := &lastingFeed{connect: func(ctx context.Context) (clusterClient, error) { return opts.connect(ctx, cfg) }}
+	defer f.Close()
+	if err := f.open(ctx); err != nil { // a cluster that is not there is an error, one that goes away is not
 		return err
 	}
 	return tui.Run(ctx, tui.Options{Feed: f})

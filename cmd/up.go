@@ -21,6 +21,8 @@ import (
 const (
 	// startTimeout bounds the start of the services, model and Python apart.
 	startTimeout = 60 * time.Second
+	// hungAfter is how long a controller that ran before may take to answer; then it is started again.
+	hungAfter = 5 * time.Second
 	// selfTestTimeout bounds the first answer, which waits for the worker to come up.
 	selfTestTimeout = 5 * time.Minute
 	selfTestModel   = "tiny"
@@ -111,6 +113,11 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	if err != nil {
 		return err
 	}
+	if !changed {
+		if changed, err = opts.restartHung(ctx, cfg, began, progress); err != nil {
+			return err
+		}
+	}
 	s, err := opts.prove(ctx, cfg, began, progress)
 	if err != nil {
 		return err
@@ -150,6 +157,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err != nil {
 		return false, err
 	}
+	l.Python, _ = opts.env(pythonVariable)
 	progress.Step("making the cluster's identity")
 	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
 		return false, err
@@ -166,6 +174,35 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	}
 	progress.Step("starting controller and agent")
 	return service.Start(ctx, opts.services(home, digest, opts.log()))
+}
+
+// restartHung starts services again that run and do not answer.
+func (opts *upOptions) restartHung(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (bool, error) {
+	soon, cancel := context.WithTimeout(ctx, hungAfter)
+	defer cancel()
+	c, err := opts.awaitController(soon, cfg, began)
+	if err == nil {
+		_, err = c.Snapshot(soon)
+		c.Close()
+	}
+	if err == nil || ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	progress.Step("starting the services again, which do not answer")
+	release, err := opts.acquire(ctx, cfg.Dirs.Home, progress)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	_, digest, err := readLocal(cfg.Dirs.Home)
+	if err != nil {
+		return false, err
+	}
+	o := opts.services(cfg.Dirs.Home, digest, opts.log())
+	if err := service.Stop(ctx, o); err != nil {
+		return false, err
+	}
+	return service.Start(ctx, o)
 }
 
 // prove waits until a node is ready and has answered a prompt through the whole path.

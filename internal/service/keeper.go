@@ -33,7 +33,7 @@ func Spawn(o Options) (<-chan error, error) {
 	}
 	defer log.Close() //nolint:errcheck // the keeper has its own descriptor
 	cmd := &exec.Cmd{
-		Path: o.Exe, Args: append([]string{o.Arg0}, o.KeepArgs...), Dir: o.Home,
+		Path: o.Exe, Args: append([]string{o.Arg0}, o.KeepArgs...), Dir: o.Home, Env: append(os.Environ(), o.Env...),
 		Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
@@ -186,7 +186,7 @@ func (k *keeper) runOnce(ctx context.Context, i int) error {
 	defer ours.Close() //nolint:errcheck // closing it is the message
 	args := append([]string{k.o.Arg0}, child.Args...)
 	cmd := &exec.Cmd{
-		Path: k.o.Exe, Args: append(args, "--"+LifelineFlag, strconv.Itoa(lifelineFD)), Dir: k.o.Home,
+		Path: k.o.Exe, Args: append(args, "--"+LifelineFlag, strconv.Itoa(lifelineFD)), Dir: k.o.Home, Env: append(os.Environ(), k.o.Env...),
 		Stdout: log, Stderr: log, ExtraFiles: []*os.File{lifeline},
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}

@@ -27,6 +27,8 @@ type Options struct {
 	Exe, Arg0 string
 	// KeepArgs make Exe a keeper.
 	KeepArgs []string
+	// Env is added to what keeper and children inherit: they run in Home, where a relative path means another place.
+	Env      []string
 	Children []Child
 	// Version and Settings describe what the children run with: a keeper of another version, or with other settings, is
 	// replaced by Start.
