@@ -97,10 +97,9 @@ type endless struct{}
 
 func (endless) Read([]byte) (int, error) { select {} }
 
-//go:fix inline
-func ptr[T any](v T) *T { return new(v) }
-
 // twoMacs is a state with something of everything.
+//
+//go:fix inline
 func twoMacs() *cluster.Snapshot {
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	tiny := cluster.Model{Name: "tiny", Digest: "sha256:0123456789abcdef", Architecture: "llama", Quantization: "bf16", WeightBytes: 1613496, KVBytesPerToken: 512, Context: 2048}
