@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
@@ -43,6 +44,9 @@ type Client struct {
 // Dial connects to a cluster. The error has CodeUnreachable when nobody is there, CodeUnauthorized when the
 // credentials are not of this cluster.
 func Dial(ctx context.Context, o Options) (*Client, error) {
+	if o.Name == "" {
+		return nil, cluster.Invalid("name", "is missing")
+	}
 	o.Bus.WaitForConnect = true
 	o.Bus.InboxPrefix = bus.ClientInbox(o.Name)
 	if o.Timeout <= 0 {
@@ -90,11 +94,14 @@ func (c *Client) Watch(ctx context.Context) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Feed{stream}, nil
+	return &Feed{stream: stream}, nil
 }
 
-// Feed gives one state after another.
-type Feed struct{ stream *bus.Stream }
+// Feed gives one state after another. One goroutine at a time may call Next; the others are safe at any time.
+type Feed struct {
+	stream  *bus.Stream
+	dropped atomic.Int64
+}
 
 // Next returns the newest state, nil when it did not change, and what happened since the last call. A reader that is
 // slow misses states, not events, unless it is more than 256 of those behind.
@@ -106,13 +113,16 @@ func (f *Feed) Next(ctx context.Context) (*cluster.Snapshot, []cluster.Event, er
 		}
 		return nil, nil, typed(ctx, err)
 	}
+	f.dropped.Store(u.Dropped)
 	return u.Snapshot, u.Events, nil
 }
 
+// Dropped counts the events that readers missed since the controller started, all readers together, as of the last Next.
+func (f *Feed) Dropped() int64 { return f.dropped.Load() }
+
 // Close ends the feed.
 func (f *Feed) Close() {
-	f.stream.Cancel()
-	f.stream.Close()
+	_ = f.stream.Close() // it gives no error
 }
 
 // Models lists the models on the disks of all nodes.
@@ -191,7 +201,7 @@ func each[T any](ctx context.Context, c *Client, verb string, body any, take fun
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it gives no error
 	for {
 		var next T
 		err := stream.Next(ctx, &next)
@@ -209,7 +219,8 @@ func each[T any](ctx context.Context, c *Client, verb string, body any, take fun
 	}
 }
 
-// typed makes a *cluster.Error of err: why ctx ended, if it did.
+// typed makes a *cluster.Error of err: why ctx ended, if it did. A stream whose other side is lost, and that side is no
+// node, has lost the controller.
 func typed(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -217,5 +228,12 @@ func typed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return cluster.AsError(err)
+	e := cluster.AsError(err)
+	switch {
+	case e.Code == cluster.CodeNodeLost && e.Node == "":
+		return cluster.Errorf(cluster.CodeUnreachable, "the controller went away: %s", e.Message).WithHint("try again in a moment")
+	case e.Code == cluster.CodeCancelled && e.Message == context.Canceled.Error():
+		return cluster.Errorf(cluster.CodeCancelled, "it was cancelled")
+	}
+	return e
 }

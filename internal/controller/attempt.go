@@ -28,17 +28,32 @@ func (d *dispatch) attempt(ctx context.Context, p cluster.Placement) outcome {
 		return outcome{err: err}
 	}
 	defer detach()
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it gives no error
 	limit := d.c.o.Deadlines.FirstToken
 	late := timeoutError(p.Node, "node %s gave no first token within %s", d.c.nameOf(p.Node), limit)
 	first := time.AfterFunc(limit, func() { cancel(late) })
 	defer first.Stop()
-	err = d.relay(ctx, stream, p.Node, first)
+	err = d.relay(ctx, stream, p.Node, watch{cancel, first})
 	if err != nil {
 		stream.Cancel()
-		err = onNode(causeOr(ctx, err), p.Node)
+		err = d.why(ctx, err, p.Node)
 	}
 	return outcome{err: err, final: errors.Is(err, late)}
+}
+
+// why says why an attempt failed, and learns from it.
+func (d *dispatch) why(ctx context.Context, err error, node cluster.NodeID) error {
+	if ctx.Err() != nil {
+		return onNode(context.Cause(ctx), node)
+	}
+	switch cluster.CodeOf(err) {
+	case cluster.CodeCancelled: // not by us
+		return errorOn(node, cluster.CodeNodeLost, "node %s stopped answering: %s", d.c.nameOf(node), err)
+	case cluster.CodeConflict, cluster.CodeNoModel, cluster.CodeBadModel:
+		d.c.resolver.forget(d.req.Model) // what it said of the model is not true any more
+	default:
+	}
+	return onNode(err, node)
 }
 
 // openStream starts a stream with a node, which has to accept it soon. cancel is called when the node is lost, until
@@ -58,15 +73,36 @@ func (c *Controller) openStream(ctx context.Context, cancel context.CancelCauseF
 	})
 	if err != nil {
 		detach()
-		return nil, nil, onNode(causeOr(accept, err), node)
+		err = causeOr(accept, err)
+		if cluster.CodeOf(err) == cluster.CodeUnreachable && ctx.Err() == nil && c.o.Conn.Connected() {
+			c.onAbsent(node)
+		}
+		return nil, nil, onNode(err, node)
 	}
 	return stream, detach, nil
 }
 
+// onAbsent takes in that nobody listens where a node should: the notice of its end may not be here yet, or the bus gives
+// none.
+func (c *Controller) onAbsent(node cluster.NodeID) {
+	c.tell(c.registry.absent(c.now(), node))
+	c.askHello() // it may be back already
+}
+
+// watch ends an attempt that takes too long.
+type watch struct {
+	cancel context.CancelCauseFunc
+	timer  *time.Timer // for the first token, then for each further piece
+}
+
 // relay hands chunks on until the last one.
-func (d *dispatch) relay(ctx context.Context, stream *bus.Stream, node cluster.NodeID, first *time.Timer) error {
+func (d *dispatch) relay(ctx context.Context, stream *bus.Stream, node cluster.NodeID, w watch) error {
 	begun, finished := false, false
+	defer func() { w.timer.Stop() }()
 	for {
+		if begun { // only while the node is waited for, not the client
+			w.timer.Reset(d.c.o.Deadlines.Token)
+		}
 		var chunk cluster.Chunk
 		err := stream.Next(ctx, &chunk)
 		switch {
@@ -78,7 +114,10 @@ func (d *dispatch) relay(ctx context.Context, stream *bus.Stream, node cluster.N
 			return err
 		}
 		if chunk.Progress == nil {
-			first.Stop()
+			w.timer.Stop()
+			if !begun {
+				w.timer = d.stallTimer(node, w.cancel)
+			}
 		}
 		if finished = chunk.Finish != ""; finished && chunk.Usage != nil {
 			chunk.Usage.Queue = d.record.waited()
@@ -92,6 +131,15 @@ func (d *dispatch) relay(ctx context.Context, stream *bus.Stream, node cluster.N
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// stallTimer ends an attempt whose answer does not go on. It has to be started.
+func (d *dispatch) stallTimer(node cluster.NodeID, cancel context.CancelCauseFunc) *time.Timer {
+	limit := d.c.o.Deadlines.Token
+	stalled := timeoutError(node, "node %s stopped in the middle of the answer: nothing for %s", d.c.nameOf(node), limit)
+	timer := time.AfterFunc(limit, func() { cancel(stalled) })
+	timer.Stop()
+	return timer
 }
 
 // onNode adds the node to an error that does not name one.
@@ -115,7 +163,11 @@ func causeOr(ctx context.Context, err error) error {
 
 // timeoutError is the end of one deadline on a node.
 func timeoutError(node cluster.NodeID, format string, args ...any) *cluster.Error {
-	e := cluster.Errorf(cluster.CodeTimeout, format, args...)
+	return errorOn(node, cluster.CodeTimeout, format, args...)
+}
+
+func errorOn(node cluster.NodeID, code cluster.Code, format string, args ...any) *cluster.Error {
+	e := cluster.Errorf(code, format, args...)
 	e.Node = node
 	return e
 }

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
@@ -14,7 +13,7 @@ const (
 	defaultWaiting = 4096
 	// defaultSettle is a heartbeat, and the time in which an agent finds its controller again.
 	defaultSettle = 1500 * time.Millisecond
-	// helloEvery bounds how often nodes are asked who they are.
+	// helloEvery is the least time between two questions to all nodes who they are.
 	helloEvery = 200 * time.Millisecond
 )
 
@@ -41,10 +40,11 @@ type Options struct {
 
 // Deadlines bound the parts of a request. Zero values choose the default.
 type Deadlines struct {
-	Queue      time.Duration // waiting for a node to be free: 10 min
+	Queue      time.Duration // waiting for a node to be free, all attempts together: 10 min
 	Accept     time.Duration // until the node says that it took the request: 2 s
 	FirstToken time.Duration // from there to the first token, loading included: 10 min
 	Gap        time.Duration // between two signs of life of a stream, of which there is one a second: 10 s
+	Token      time.Duration // between two pieces of an answer, whatever signs of life there are: 2 min
 	Total      time.Duration // of the request, where it sets none itself: 60 min
 }
 
@@ -53,8 +53,12 @@ func (d *Deadlines) fill() {
 		value *time.Duration
 		usual time.Duration
 	}{
-		{&d.Queue, 10 * time.Minute}, {&d.Accept, 2 * time.Second}, {&d.FirstToken, 10 * time.Minute},
-		{&d.Gap, 10 * time.Second}, {&d.Total, time.Hour},
+		{&d.Queue, 10 * time.Minute},
+		{&d.Accept, 2 * time.Second},
+		{&d.FirstToken, 10 * time.Minute},
+		{&d.Gap, 10 * time.Second},
+		{&d.Token, 2 * time.Minute},
+		{&d.Total, time.Hour},
 	} {
 		if *f.value <= 0 {
 			*f.value = f.usual
@@ -73,9 +77,9 @@ type Controller struct {
 	viewer   *viewer
 	gate     gate
 
-	settled chan struct{} // closed when every node had the time to come back
-	notice  chan struct{} // wakes the loop of Run: deadlines of nodes changed. Buffered: one is enough
-	asked   throttle      // for hello
+	settled   chan struct{} // closed when every node had the time to come back
+	notice    chan struct{} // wakes the loop of Run: deadlines of nodes changed. Buffered: one is enough
+	strangers chan struct{} // somebody has to say who it is. Buffered: one is enough
 }
 
 // New makes a Controller.
@@ -92,7 +96,7 @@ func New(o Options) *Controller {
 	}
 	c := &Controller{
 		o: o, registry: newRegistry(), ledger: &ledger{}, events: newBroker(),
-		settled: make(chan struct{}), notice: make(chan struct{}, 1), asked: throttle{every: helloEvery},
+		settled: make(chan struct{}), notice: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
 	}
 	c.placer = newPlacer(c.registry.nodes, o.MaxWaiting)
 	c.resolver = &resolver{ask: c.askModel, now: time.Now, names: make(map[string]*answers)}
@@ -103,12 +107,11 @@ func New(o Options) *Controller {
 		},
 		registry: c.registry, ledger: c.ledger, now: time.Now,
 	}
-	c.gate.closing = make(chan struct{})
 	return c
 }
 
-// Run works until ctx ends or the bus fails for good. Requests that are under way then fail with CodeUnreachable. Run
-// returns when nothing of it is left; it may be called once.
+// Run works until ctx ends; what is under way then fails with CodeUnreachable. It returns when nothing of it is left,
+// and before only when it cannot begin. It may be called once.
 func (c *Controller) Run(ctx context.Context) error {
 	subscriptions, err := c.subscribe()
 	if err != nil {
@@ -124,10 +127,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	c.askHello()
 	c.loop(ctx)
-	reason := cluster.Errorf(cluster.CodeUnreachable, "the controller is shutting down").WithHint("try again in a moment")
 	c.gate.close()
-	c.placer.close(reason)
-	c.registry.loseAll(reason)
 	closeAll(served)
 	closeAll(subscriptions)
 	c.events.close()
@@ -141,6 +141,9 @@ func (c *Controller) loop(ctx context.Context) {
 	defer settle.Stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	hello := time.NewTimer(time.Hour)
+	defer hello.Stop()
+	var asked time.Time
 	for {
 		now := c.now()
 		events, next := c.registry.tick(now)
@@ -157,6 +160,11 @@ func (c *Controller) loop(ctx context.Context) {
 		case <-c.notice:
 		case <-c.placer.stir:
 			c.placer.pump()
+		case <-c.strangers:
+			hello.Reset(max(0, asked.Add(helloEvery).Sub(now)))
+		case <-hello.C:
+			asked = c.now()
+			c.sayHello()
 		}
 	}
 }
@@ -173,30 +181,25 @@ func (c *Controller) tell(events []cluster.Event) {
 	}
 	c.events.publish(events...)
 	c.placer.retry()
-}
-
-func (c *Controller) wake() {
-	select {
-	case c.notice <- struct{}{}:
-	default:
-	}
+	poke(c.notice) // the next change by time may be due earlier
 }
 
 func (c *Controller) onDisconnect(key string) {
+	if c.gate.isClosed() {
+		return // the server outlives the controller
+	}
 	events := c.registry.disconnected(c.now(), key)
 	if len(events) == 0 {
 		return
 	}
 	c.tell(events)
-	c.wake()
 	c.askHello() // it may have another connection already
 }
 
-// askHello asks all nodes who they are.
-func (c *Controller) askHello() {
-	if !c.asked.may(c.now()) {
-		return
-	}
+// askHello has all nodes asked who they are: soon, and once for all who want to know.
+func (c *Controller) askHello() { poke(c.strangers) }
+
+func (c *Controller) sayHello() {
 	if err := c.o.Conn.Publish(bus.HelloAll(), struct{}{}); err != nil {
 		c.o.Log.Warn("could not ask nodes for hello", "err", err)
 	}
@@ -209,15 +212,14 @@ func (c *Controller) Snapshot() *cluster.Snapshot { return c.viewer.snapshot() }
 // those in between. The channel is closed when ctx ends or the controller does.
 func (c *Controller) Watch(ctx context.Context) <-chan *cluster.Snapshot {
 	out := make(chan *cluster.Snapshot, 1) // holds the newest that nobody took
-	if c.gate.enter() != nil {
+	ctx, leave, err := c.gate.enter(ctx)
+	if err != nil {
 		close(out)
 		return out
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	go func() {
-		defer c.gate.exit()
-		defer cancel()
-		c.viewer.watch(ctx, c.gate.closing, out)
+		defer leave()
+		c.viewer.watch(ctx, out)
 	}()
 	return out
 }
@@ -233,60 +235,13 @@ func (c *Controller) EventsDropped() int64 { return c.events.missed() }
 func (c *Controller) Models() []cluster.Model { return catalogue(c.registry.nodes().Nodes) }
 
 func (c *Controller) nameOf(id cluster.NodeID) string {
-	for _, n := range c.registry.nodes().Nodes {
-		if n.ID == id {
-			return nodeName(&n)
+	nodes := c.registry.nodes().Nodes
+	for i := range nodes {
+		if nodes[i].ID == id {
+			return nodeName(&nodes[i])
 		}
 	}
 	return string(id)
-}
-
-// gate counts what is under way, so that Run can wait for it, and lets nothing in after the end.
-type gate struct {
-	closing chan struct{} // closed at the end
-
-	mu     sync.Mutex
-	closed bool // guarded by mu
-	inside sync.WaitGroup
-}
-
-func (g *gate) enter() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return cluster.Errorf(cluster.CodeUnreachable, "the controller is shutting down").WithHint("try again in a moment")
-	}
-	g.inside.Add(1)
-	return nil
-}
-
-func (g *gate) exit() { g.inside.Done() }
-
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = true
-	close(g.closing)
-}
-
-func (g *gate) wait() { g.inside.Wait() }
-
-// throttle lets one call through in a while.
-type throttle struct {
-	every time.Duration
-
-	mu   sync.Mutex
-	last time.Time // guarded by mu
-}
-
-func (t *throttle) may(now time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now.Sub(t.last) < t.every {
-		return false
-	}
-	t.last = now
-	return true
 }
 
 // subscription is what a subscription of the bus can do here.
@@ -295,5 +250,12 @@ type subscription interface{ Close() error }
 func closeAll(list []subscription) {
 	for _, s := range list {
 		_ = s.Close() // the connection ends them anyway
+	}
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
 	}
 }

@@ -27,11 +27,12 @@ func (c *Controller) Dispatch(ctx context.Context, req *cluster.Request, emit fu
 		c.ledger.refused()
 		return err
 	}
-	if err := c.gate.enter(); err != nil {
+	ctx, leave, err := c.gate.enter(ctx)
+	if err != nil {
 		c.ledger.refused()
 		return err
 	}
-	defer c.gate.exit()
+	defer leave()
 	own := *req
 	if own.ID == "" {
 		own.ID = cluster.RequestID("r-" + rand.Text()[:16])
@@ -46,7 +47,7 @@ func (c *Controller) Dispatch(ctx context.Context, req *cluster.Request, emit fu
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &dispatch{c: c, req: &own, record: c.ledger.begin(c.now(), &own), emit: emit, leave: cancel}
-	err := d.run(ctx)
+	err = d.run(ctx)
 	if err != nil {
 		err = typed(ctx, err)
 	}
@@ -110,43 +111,25 @@ func (d *dispatch) run(ctx context.Context) error {
 // place finds the next node, waiting for it if need be.
 func (d *dispatch) place(ctx context.Context) (cluster.Placement, error) {
 	wait := d.c.o.Deadlines.Queue
-	ctx, stop := context.WithTimeoutCause(ctx, wait,
+	ctx, stop := context.WithTimeoutCause(ctx, wait-d.record.waited(),
 		cluster.Errorf(cluster.CodeTimeout, "no node was free for the request within %s", wait).
 			WithHint("try again later, or add a node"))
 	defer stop()
 	began := d.c.now()
-	for {
-		news := d.c.registry.news()
-		var err error
+	var placement cluster.Placement
+	err := d.c.whenBack(ctx, func() (err error) {
 		d.ticket.resolved, d.ticket.unresolved, err = d.c.resolve(ctx, d.req.Model)
-		if err != nil {
-			return cluster.Placement{}, err
-		}
-		placement, err := d.c.placer.claim(ctx, &d.ticket, d.tellQueued)
 		if err == nil {
-			d.record.placed(placement.Node, placement.Cold, d.c.now().Sub(began))
-			return placement, nil
+			placement, err = d.c.placer.claim(ctx, &d.ticket, d.tellQueued)
 		}
-		if d.last != nil || !d.c.isSettling() || !lacksNodes(err) {
-			return placement, err
-		}
-		select { // nodes may not have come back yet to a controller that just started
-		case <-news:
-		case <-d.c.settled:
-		case <-ctx.Done():
-			return placement, context.Cause(ctx)
-		}
+		return err
+	})
+	waited := d.c.now().Sub(began)
+	if err != nil {
+		return placement, err
 	}
-}
-
-// lacksNodes says whether another node could change the answer.
-func lacksNodes(err error) bool {
-	switch cluster.CodeOf(err) {
-	case cluster.CodeNoNode, cluster.CodeNoModel:
-		return true
-	default:
-		return false
-	}
+	d.record.placed(placement.Node, placement.Cold, waited)
+	return placement, nil
 }
 
 func (d *dispatch) tellQueued() {
@@ -173,7 +156,7 @@ func (d *dispatch) mayMove(node cluster.NodeID, err error, left int) bool {
 			d.failures++
 		}
 		return d.failures < mostFailures
-	case cluster.CodeNodeLost, cluster.CodeUnreachable, cluster.CodeTimeout:
+	case cluster.CodeNodeLost, cluster.CodeUnreachable, cluster.CodeTimeout, cluster.CodeConflict: // it changed, maybe
 		d.failures++
 		d.ticket.avoided = append(d.ticket.avoided, refusal)
 		return d.failures < mostFailures
@@ -228,14 +211,4 @@ func typed(ctx context.Context, err error) error {
 		return cluster.Errorf(cluster.CodeCancelled, "the client went away")
 	}
 	return e
-}
-
-// isSettling says whether nodes that were there before this controller started may not have come back yet.
-func (c *Controller) isSettling() bool {
-	select {
-	case <-c.settled:
-		return false
-	default:
-		return true
-	}
 }

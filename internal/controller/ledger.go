@@ -137,7 +137,7 @@ func (l *ledger) report(now time.Time) ([]cluster.RequestStatus, cluster.Totals)
 	defer l.mu.Unlock()
 	out := make([]cluster.RequestStatus, 0, l.open.Len())
 	for e := l.open.Front(); e != nil; e = e.Next() {
-		r := e.Value.(*record) //nolint:errcheck,forcetypeassert // begin puts nothing else there
+		r := e.Value.(*record) //nolint:forcetypeassert // begin puts nothing else there
 		r.mu.Lock()
 		out = append(out, r.status)
 		r.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -24,13 +25,19 @@ func (c *Controller) Load(ctx context.Context, model string, node cluster.NodeID
 	if model == "" {
 		return "", cluster.Invalid("model", "is missing")
 	}
-	if err := c.gate.enter(); err != nil {
-		return "", err
-	}
-	defer c.gate.exit()
-	placement, err := c.placeLoad(ctx, model, node)
+	ctx, leave, err := c.gate.enter(ctx)
 	if err != nil {
 		return "", err
+	}
+	defer leave()
+	model = cleaned(model)
+	var placement cluster.Placement
+	err = c.whenBack(ctx, func() (err error) {
+		placement, err = c.placeLoad(ctx, model, node)
+		return err
+	})
+	if err != nil {
+		return "", typed(ctx, err)
 	}
 	err = c.loadOn(ctx, placement, bus.LoadRequest{Model: model, Pinned: pinned}, progress)
 	if err != nil {
@@ -48,7 +55,7 @@ func (c *Controller) placeLoad(ctx context.Context, model string, node cluster.N
 	req := &cluster.Request{Model: model, Node: node}
 	found, refused, err := c.resolve(ctx, model)
 	if err != nil {
-		return cluster.Placement{}, typed(ctx, err)
+		return cluster.Placement{}, err
 	}
 	// An operator is not turned away by full slots, nor by a quarantine.
 	s := *c.registry.nodes()
@@ -72,7 +79,7 @@ func (c *Controller) loadOn(ctx context.Context, p cluster.Placement, body bus.L
 		return err
 	}
 	defer detach()
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it gives no error
 	for {
 		var chunk cluster.Chunk
 		err := stream.Next(ctx, &chunk)
@@ -96,15 +103,22 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 	if model == "" {
 		return nil, cluster.Invalid("model", "is missing")
 	}
-	if err := c.gate.enter(); err != nil {
-		return nil, err
-	}
-	defer c.gate.exit()
-	targets, err := c.holders(model, node)
+	ctx, leave, err := c.gate.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, unloadWait)
+	defer leave()
+	model = cleaned(model)
+	var targets []cluster.NodeID
+	err = c.whenBack(ctx, func() (err error) {
+		targets, err = c.holders(model, node)
+		return err
+	})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, unloadWait,
+		cluster.Errorf(cluster.CodeTimeout, "model %s was not out of memory within %s", model, unloadWait))
 	defer cancel()
 	var wg sync.WaitGroup
 	failed := make([]error, len(targets))
@@ -131,6 +145,14 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 	return done, first
 }
 
+// cleaned is a model's name as nodes give it: those of folders may be written in several ways.
+func cleaned(model string) string {
+	if filepath.IsAbs(model) {
+		return filepath.Clean(model)
+	}
+	return model
+}
+
 // holders lists the nodes that have a model in memory, or the one that is named.
 func (c *Controller) holders(model string, node cluster.NodeID) ([]cluster.NodeID, error) {
 	var out []cluster.NodeID
@@ -147,7 +169,7 @@ func (c *Controller) holders(model string, node cluster.NodeID) ([]cluster.NodeI
 	}
 	switch {
 	case !known:
-		return nil, cluster.Errorf(cluster.CodeNoNode, "no node %s", node).WithHint("`mlxctl nodes` lists them")
+		return nil, noNode(node)
 	case len(out) == 0 && node != "":
 		return nil, cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on node %s", model, c.nameOf(node)).
 			WithHint("`mlxctl ps` lists what is")

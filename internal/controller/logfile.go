@@ -24,8 +24,8 @@ type logFile struct {
 	offset int64
 }
 
-// show gives the last lines of a log, all for 0, and then, following, those that are added until ctx ends or closing is closed.
-func (l *logFile) show(ctx context.Context, closing <-chan struct{}, tail int, follow bool, line func(string) error) error {
+// show gives the last lines of a log, all for 0, and then, following, those that are added until ctx ends.
+func (l *logFile) show(ctx context.Context, tail int, follow bool, line func(string) error) error {
 	var last []string
 	err := l.more(func(s string) error {
 		last = append(last, s)
@@ -57,8 +57,6 @@ func (l *logFile) show(ctx context.Context, closing <-chan struct{}, tail int, f
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-closing:
-			return nil
 		case <-tick.C:
 		}
 		if err := l.more(line); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -19,12 +19,12 @@ func TestLogFileShowsTheEnd(t *testing.T) {
 	}
 	for tail, want := range map[int]string{0: "1 2 3 4 5 6 7", 1: "7", 3: "5 6 7", 100: "1 2 3 4 5 6 7"} {
 		var got []string
-		err := (&logFile{path: path}).show(t.Context(), nil, tail, false, func(s string) error { got = append(got, s); return nil })
+		err := (&logFile{path: path}).show(t.Context(), tail, false, func(s string) error { got = append(got, s); return nil })
 		if err != nil || strings.Join(got, " ") != want {
 			t.Errorf("last %d: %q, %v, want %q", tail, got, err, want)
 		}
 	}
-	err := (&logFile{path: path + "x"}).show(t.Context(), nil, 0, false, nil)
+	err := (&logFile{path: path + "x"}).show(t.Context(), 0, false, nil)
 	if cluster.CodeOf(err) != cluster.CodeInvalid {
 		t.Errorf("a log that is not there: %v", err)
 	}
@@ -51,7 +51,7 @@ func TestLogFileFollowsThroughRotation(t *testing.T) {
 	lines := make(chan string, 10)
 	done := make(chan error, 1)
 	go func() {
-		done <- (&logFile{path: path}).show(ctx, nil, 0, true, func(s string) error { lines <- s; return nil })
+		done <- (&logFile{path: path}).show(ctx, 0, true, func(s string) error { lines <- s; return nil })
 	}()
 	var got []string
 	next := func() { got = append(got, <-lines) }

@@ -25,10 +25,11 @@ func (c *Controller) Logs(ctx context.Context, q api.LogsRequest, line func(bus.
 	if q.Tail < 0 {
 		return cluster.Invalid("tail", "must not be negative")
 	}
-	if err := c.gate.enter(); err != nil {
+	ctx, leave, err := c.gate.enter(ctx)
+	if err != nil {
 		return err
 	}
-	defer c.gate.exit()
+	defer leave()
 	if q.Node == "" {
 		return c.ownLog(ctx, q, line)
 	}
@@ -37,10 +38,10 @@ func (c *Controller) Logs(ctx context.Context, q api.LogsRequest, line func(bus.
 	body := bus.LogsRequest{Source: q.Source, Follow: q.Follow, Tail: q.Tail}
 	stream, detach, err := c.openStream(ctx, cancel, q.Node, bus.VerbLogs, rand.Text(), body)
 	if err != nil {
-		return err
+		return typed(ctx, err)
 	}
 	defer detach()
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it gives no error
 	for {
 		var l bus.LogLine
 		err := stream.Next(ctx, &l)
@@ -64,5 +65,5 @@ func (c *Controller) ownLog(ctx context.Context, q api.LogsRequest, line func(bu
 	if c.o.LogFile == "" {
 		return cluster.Errorf(cluster.CodeUnsupported, "this controller logs to no file")
 	}
-	return (&logFile{path: c.o.LogFile}).show(ctx, c.gate.closing, q.Tail, q.Follow, func(s string) error { return line(bus.LogLine{Text: s}) })
+	return (&logFile{path: c.o.LogFile}).show(ctx, q.Tail, q.Follow, func(s string) error { return line(bus.LogLine{Text: s}) })
 }

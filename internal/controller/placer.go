@@ -23,7 +23,7 @@ type placer struct {
 	lines   map[string][]*ticket          // by ticket.line; none is empty
 	waiting int
 	seq     uint64
-	closed  error // why nothing is placed any more
+	stale   bool // a node may have become free, and those who wait were not looked at since
 
 	// stir says that a node may have become free. Buffered: one is enough for any number of reasons.
 	stir chan struct{}
@@ -72,9 +72,8 @@ func (t *ticket) line() string {
 // busy; waits is called before that, once.
 func (p *placer) claim(ctx context.Context, t *ticket, waits func()) (cluster.Placement, error) {
 	p.mu.Lock()
-	if p.closed != nil {
-		defer p.mu.Unlock()
-		return cluster.Placement{}, p.closed
+	if p.stale {
+		p.pumpLocked() // whoever waits comes first, in whatever line
 	}
 	if t.seq == 0 {
 		p.seq++
@@ -140,9 +139,9 @@ func (p *placer) release(of cluster.Placement, busy bool) (left int) {
 func (p *placer) heard(id cluster.NodeID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w := p.work[id]; w.Full != nil {
+	if w, ok := p.work[id]; ok {
 		w.Full = nil
-		p.work[id] = w
+		p.keep(id, w)
 	}
 	p.nudge()
 }
@@ -151,6 +150,11 @@ func (p *placer) heard(id cluster.NodeID) {
 func (p *placer) pump() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.pumpLocked()
+}
+
+func (p *placer) pumpLocked() {
+	p.stale = false
 	heads := make(headsBySeq, 0, len(p.lines))
 	for line, tickets := range p.lines {
 		heads = append(heads, head{line, tickets[0]})
@@ -173,21 +177,6 @@ func (p *placer) pump() {
 			heap.Pop(&heads)
 		}
 	}
-}
-
-// close fails everything that waits and everything that comes.
-func (p *placer) close(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = err
-	for _, tickets := range p.lines {
-		for _, t := range tickets {
-			t.err = err
-			close(t.ready)
-		}
-	}
-	clear(p.lines)
-	p.waiting = 0
 }
 
 // try places t and counts it. Nodes that failed it are taken only when no other could answer, now or later.
@@ -220,8 +209,17 @@ func (p *placer) forget(of cluster.Placement) {
 	if w.Models[of.Model.Name]--; w.Models[of.Model.Name] == 0 {
 		delete(w.Models, of.Model.Name)
 	}
-	p.work[of.Node] = w
+	p.keep(of.Node, w)
 	p.nudge()
+}
+
+// keep notes the work of a node, if there is something to note.
+func (p *placer) keep(id cluster.NodeID, w sched.Work) {
+	if w.Total == 0 && len(w.Full) == 0 {
+		delete(p.work, id)
+		return
+	}
+	p.work[id] = w
 }
 
 // retry has those who wait looked at again: nodes changed.
@@ -235,10 +233,8 @@ func (p *placer) nudge() {
 	if p.waiting == 0 {
 		return
 	}
-	select {
-	case p.stir <- struct{}{}:
-	default:
-	}
+	p.stale = true
+	poke(p.stir)
 }
 
 // enter puts t into its line, by its order of arrival.

@@ -107,6 +107,25 @@ func TestPlacerNewcomersDoNotOvertake(t *testing.T) {
 	})
 }
 
+func TestPlacerNewcomersOfAnotherLineDoNotOvertake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := macs(1, "a")
+		p := newPlacer(func() *cluster.Snapshot { return s }, 100)
+		held, _ := p.claim(t.Context(), ticketFor("m"), nothing)
+		var wg sync.WaitGroup
+		first := inBackground(p, t.Context(), ticketFor("m"), &wg)
+		p.release(held, false) // free, and nobody was placed yet
+		pinned := inBackground(p, t.Context(), &ticket{req: &cluster.Request{Model: "m", Node: "a"}}, &wg)
+		if !first.done || pinned.done {
+			t.Fatalf("who waited is placed: %t, who came later: %t", first.done, pinned.done)
+		}
+		p.release(first.placement, false)
+		p.pump()
+		wg.Wait()
+	})
+}
+
 func TestPlacerKeepsThePlaceOfWhoWasRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -172,14 +191,15 @@ func TestPlacerQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := macs(1, "a")
 		p := newPlacer(func() *cluster.Snapshot { return s }, 2)
-		if _, err := p.claim(t.Context(), ticketFor("m"), nothing); err != nil {
+		held, err := p.claim(t.Context(), ticketFor("m"), nothing)
+		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		first := inBackground(p, ctx, ticketFor("m"), &wg)
 		second := inBackground(p, t.Context(), ticketFor("m"), &wg)
-		_, err := p.claim(t.Context(), ticketFor("m"), nothing)
+		_, err = p.claim(t.Context(), ticketFor("m"), nothing)
 		if e := cluster.AsError(err); e.Code != cluster.CodeBusy || e.Message != "the queue is full: 2 requests are waiting" {
 			t.Errorf("third in a queue of two: %v", err)
 		}
@@ -188,19 +208,21 @@ func TestPlacerQueueIsBounded(t *testing.T) {
 		if cluster.CodeOf(first.err) != cluster.CodeCancelled {
 			t.Errorf("who left got %v", first.err)
 		}
-		third := inBackground(p, t.Context(), ticketFor("m"), &wg)
-		if third.done {
-			t.Errorf("third was not queued: %v", third.err)
+		ctx, end := context.WithCancelCause(t.Context())
+		third := inBackground(p, ctx, ticketFor("m"), &wg)
+		if second.done || third.done {
+			t.Errorf("not queued: second %+v, third %+v", second, third)
 		}
-		p.close(cluster.Errorf(cluster.CodeUnreachable, "closing"))
+		end(cluster.Errorf(cluster.CodeUnreachable, "closing"))
+		synctest.Wait()
+		if !third.done || cluster.CodeOf(third.err) != cluster.CodeUnreachable {
+			t.Errorf("whose context ended got %v, not its cause", third.err)
+		}
+		p.release(held, false)
+		p.pump()
 		wg.Wait()
-		for _, c := range []*claimed{second, third} {
-			if cluster.CodeOf(c.err) != cluster.CodeUnreachable {
-				t.Errorf("after close: %v", c.err)
-			}
-		}
-		if _, err := p.claim(t.Context(), ticketFor("m"), nothing); cluster.CodeOf(err) != cluster.CodeUnreachable {
-			t.Errorf("a claim after close: %v", err)
+		if second.err != nil {
+			t.Errorf("who stayed got %v", second.err)
 		}
 	})
 }
@@ -278,10 +300,8 @@ func TestPlacerNeverGivesOutMoreThanThereIs(t *testing.T) {
 			t.Errorf("%s had %d at once, of %d", key, n, slots)
 		}
 	}
-	for id, w := range p.work {
-		if w.Total != 0 || len(w.Models) != 0 {
-			t.Errorf("at the end %s has %+v", id, w)
-		}
+	if len(p.work) != 0 {
+		t.Errorf("at the end work is %+v", p.work)
 	}
 	if p.waiting != 0 || len(p.lines) != 0 {
 		t.Errorf("at the end %d wait in %d lines", p.waiting, len(p.lines))

@@ -18,6 +18,13 @@ const (
 	// lingerFor is how long the streams of a node that lost its connection are kept: one that is back by then goes on
 	// with them.
 	lingerFor = 700 * time.Millisecond
+	// aliveFor is how long after its last word a process is taken to live on, where nothing says that it ended: more
+	// than two heartbeats.
+	aliveFor = 1200 * time.Millisecond
+	// twinAfter is how long another process has to speak as a node to be no message of an earlier one that was late.
+	twinAfter = 600 * time.Millisecond
+	// mostEarly bounds the heartbeats that wait for a hello.
+	mostEarly = 256
 )
 
 // registry keeps what is known about nodes. Its methods take the time of the call, and return what an operator should
@@ -27,30 +34,17 @@ type registry struct {
 	members map[cluster.NodeID]*member // guarded by mu, as is everything below
 	order   []*member                  // by name, then id
 	view    *cluster.Snapshot          // of the nodes alone; nil when something changed since
-	changed chan struct{}              // closed when a node comes, goes or changes state
+	changed chan struct{}              // closed when a node comes, goes, changes state or says hello
 	version uint64                     // counts changes
-	closed  error                      // why there are no streams any more
+	// early are heartbeats of processes that have not said hello yet: the two come on different ways, and either may
+	// come first.
+	early map[cluster.NodeID]beat
 }
-
-// member is one node.
-type member struct {
-	node  cluster.Node // replaced, never changed in place: snapshots share its slices
-	boot  string       // of the agent's process
-	key   string       // public key of its connection
-	heard time.Time
-	// away is set when its connection closed: only a hello brings it back, since heartbeats of before may still come.
-	away bool
-	// loseAt is when its streams are given up; zero while there is no need to.
-	loseAt time.Time
-	// streams are told when the agent's process is gone.
-	streams map[*lifeline]struct{}
-}
-
-// lifeline ends a stream when the agent that serves it is gone.
-type lifeline struct{ cancel context.CancelCauseFunc }
 
 func newRegistry() *registry {
-	return &registry{members: make(map[cluster.NodeID]*member), changed: make(chan struct{})}
+	return &registry{
+		members: make(map[cluster.NodeID]*member), changed: make(chan struct{}), early: make(map[cluster.NodeID]beat),
+	}
 }
 
 // hello takes in what an agent says of itself when it connects, or when something about it changed.
@@ -58,36 +52,43 @@ func (r *registry) hello(now time.Time, n cluster.Node, boot, key string) []clus
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.members[n.ID]
+	if m != nil && m.boot != boot && m.isAlive(now) {
+		m.contest(now)
+		return nil
+	}
 	n.LastSeen = now
-	if m == nil || m.boot != boot {
-		n.State, n.Reason = cluster.NodeJoining, "waiting for its first heartbeat"
-		if m == nil {
-			m = &member{streams: make(map[*lifeline]struct{})}
-			r.members[n.ID] = m
-			r.order = append(r.order, m)
-		} else {
-			m.lose(fmt.Sprintf("the agent on %s started again", nodeName(&m.node)))
-		}
-		m.node, m.boot, m.key = n, boot, key
+	if m != nil && m.boot == boot {
+		n.State, n.Reason = m.node.State, m.node.Reason
+		m.node, m.key = n, key
 		m.hear(now)
+		events := m.revive(now)
 		r.sort()
 		r.touch(true)
-		return []cluster.Event{stateEvent(now, &n)}
+		return events
 	}
-	n.State, n.Reason = m.node.State, m.node.Reason
-	renamed := n.Name != m.node.Name
-	m.node, m.key = n, key
+	n.State, n.Reason = cluster.NodeJoining, waitsForBeat
+	if m == nil {
+		m = &member{streams: make(map[*lifeline]struct{})}
+		r.members[n.ID] = m
+		r.order = append(r.order, m)
+	} else {
+		m.lose(fmt.Sprintf("the agent on %s started again", nodeName(&m.node)))
+	}
+	m.node, m.boot, m.key, m.proven, m.rival = n, boot, key, cluster.NodeJoining, rival{}
 	m.hear(now)
-	if renamed {
-		r.sort()
+	events := []cluster.Event{stateEvent(now, &n)}
+	if b, ok := r.early[n.ID]; ok && b.boot == boot && now.Sub(b.at) < suspectAfter {
+		events = append(events, m.beat(now, b)...)
 	}
-	events := m.revive(now)
-	r.touch(len(events) > 0)
+	delete(r.early, n.ID)
+	r.sort()
+	r.touch(true)
 	return events
 }
 
 // beat is one heartbeat, as far as the registry is concerned.
 type beat struct {
+	at           time.Time // when it came; set by heartbeat
 	node         cluster.NodeID
 	boot         string
 	load         cluster.Load
@@ -100,21 +101,21 @@ type beat struct {
 func (r *registry) heartbeat(now time.Time, b beat) (events []cluster.Event, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	b.at = now
 	m := r.members[b.node]
-	if m == nil || m.boot != b.boot || m.away {
+	switch {
+	case m == nil || (m.boot != b.boot && !m.isAlive(now)):
+		if _, again := r.early[b.node]; again || len(r.early) < mostEarly {
+			r.early[b.node] = b
+		}
+		return nil, false
+	case m.boot != b.boot:
+		m.contest(now)
+		return nil, true
+	case m.away:
 		return nil, false
 	}
-	m.hear(now)
-	m.node.LastSeen = now
-	m.node.Load, m.node.Replicas, m.node.PlannedBytes = b.load, b.replicas, b.plannedBytes
-	want := cluster.NodeReady
-	if b.draining {
-		want = cluster.NodeDraining
-	}
-	if m.node.State != want {
-		m.node.State, m.node.Reason = want, ""
-		events = append(events, stateEvent(now, &m.node))
-	}
+	events = m.beat(now, b)
 	r.touch(len(events) > 0)
 	return events, true
 }
@@ -124,15 +125,26 @@ func (r *registry) disconnected(now time.Time, key string) []cluster.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var events []cluster.Event
-	for _, m := range r.members {
-		if m.key != key || m.away || m.node.State == cluster.NodeDown {
-			continue
+	for _, m := range r.order {
+		if m.key == key {
+			events = append(events, m.leave(now, "its connection closed")...)
 		}
-		m.away = true
-		m.loseAt = now.Add(lingerFor)
-		m.node.State, m.node.Reason = cluster.NodeDown, "its connection closed"
-		events = append(events, stateEvent(now, &m.node))
 	}
+	if len(events) > 0 {
+		r.touch(true)
+	}
+	return events
+}
+
+// absent takes in that nobody listens where a node should.
+func (r *registry) absent(now time.Time, id cluster.NodeID) []cluster.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.members[id]
+	if m == nil {
+		return nil
+	}
+	events := m.leave(now, "its agent is not connected")
 	if len(events) > 0 {
 		r.touch(true)
 	}
@@ -144,43 +156,13 @@ func (r *registry) tick(now time.Time) (events []cluster.Event, next time.Time) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, m := range r.order {
-		state, reason := m.node.State, m.node.Reason
-		silent := now.Sub(m.heard)
-		switch {
-		case state == cluster.NodeDown:
-		case silent >= downAfter:
-			state, reason = cluster.NodeDown, fmt.Sprintf("no heartbeat for %s", downAfter)
-			m.loseAt = now
-		case silent >= suspectAfter && state != cluster.NodeSuspect:
-			state, reason = cluster.NodeSuspect, "its heartbeats are late"
-		}
-		if state != m.node.State {
-			m.node.State, m.node.Reason = state, reason
-			events = append(events, stateEvent(now, &m.node))
-		}
-		if !m.loseAt.IsZero() && !now.Before(m.loseAt) {
-			m.lose(fmt.Sprintf("node %s is gone: %s", nodeName(&m.node), m.node.Reason))
-		}
+		events = append(events, m.age(now)...)
 		next = earliest(next, m.due())
 	}
 	if len(events) > 0 {
 		r.touch(true)
 	}
 	return events, next
-}
-
-// due is when the passing of time next changes something for m; zero if never.
-func (m *member) due() time.Time {
-	switch {
-	case !m.loseAt.IsZero():
-		return m.loseAt
-	case m.node.State == cluster.NodeDown:
-		return time.Time{}
-	case m.node.State == cluster.NodeSuspect:
-		return m.heard.Add(downAfter)
-	default:
-		return m.heard.Add(suspectAfter)
-	}
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -190,51 +172,17 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// hear notes a sign of life of the process that m stands for.
-func (m *member) hear(now time.Time) { m.heard, m.away, m.loseAt = now, false, time.Time{} }
-
-// revive makes a node that was late or gone ready again.
-func (m *member) revive(now time.Time) []cluster.Event {
-	if m.node.State != cluster.NodeDown && m.node.State != cluster.NodeSuspect {
-		return nil
-	}
-	m.node.State, m.node.Reason = cluster.NodeReady, ""
-	return []cluster.Event{stateEvent(now, &m.node)}
-}
-
-// lose ends the streams of m.
-func (m *member) lose(message string) {
-	m.end(&cluster.Error{Code: cluster.CodeNodeLost, Message: message, Hint: "send the request again", Node: m.node.ID})
-}
-
-func (m *member) end(cause error) {
-	m.loseAt = time.Time{}
-	for l := range m.streams {
-		l.cancel(cause)
-	}
-	clear(m.streams)
-}
-
-// loseAll ends all streams, and those that would come.
-func (r *registry) loseAll(cause error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = cause
-	for _, m := range r.order {
-		m.end(cause)
-	}
-}
-
-// attach has cancel called when the agent on a node is gone; detach undoes it. It fails when it is gone already.
+// attach has cancel called when the agent on a node is gone; detach undoes it. It fails with CodeNodeLost when it is
+// gone already.
 func (r *registry) attach(id cluster.NodeID, cancel context.CancelCauseFunc) (detach func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed != nil {
-		return nil, r.closed
-	}
 	m := r.members[id]
-	if m == nil || m.node.State == cluster.NodeDown {
-		return nil, &cluster.Error{Code: cluster.CodeNodeLost, Message: fmt.Sprintf("node %s is gone", id), Node: id}
+	if m == nil {
+		return nil, noNode(id)
+	}
+	if m.node.State == cluster.NodeDown {
+		return nil, errorOn(id, cluster.CodeNodeLost, "node %s is down: %s", nodeName(&m.node), m.node.Reason)
 	}
 	l := &lifeline{cancel}
 	m.streams[l] = struct{}{}
@@ -265,14 +213,14 @@ func (r *registry) nodesAt() (*cluster.Snapshot, uint64) {
 	return r.view, r.version
 }
 
-// news returns a channel that is closed when a node comes, goes or changes state.
+// news returns a channel that is closed when a node comes, goes, changes state or says hello.
 func (r *registry) news() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.changed
 }
 
-// touch is called after every change; states says whether a node came, went or changed state.
+// touch is called after every change; states says whether it is of the kind that news tells.
 func (r *registry) touch(states bool) {
 	r.view = nil
 	r.version++
@@ -286,20 +234,4 @@ func (r *registry) sort() {
 	slices.SortFunc(r.order, func(a, b *member) int {
 		return cmp.Or(cmp.Compare(a.node.Name, b.node.Name), cmp.Compare(a.node.ID, b.node.ID))
 	})
-}
-
-func stateEvent(at time.Time, n *cluster.Node) cluster.Event {
-	message := fmt.Sprintf("node %s is %s", nodeName(n), n.State)
-	if n.Reason != "" {
-		message += ": " + n.Reason
-	}
-	return cluster.Event{At: at, Kind: cluster.EventNodeState, Node: n.ID, Message: message}
-}
-
-// nodeName is what people call a node.
-func nodeName(n *cluster.Node) string {
-	if n.Name != "" {
-		return n.Name
-	}
-	return string(n.ID)
 }

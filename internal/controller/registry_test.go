@@ -26,7 +26,7 @@ func TestRegistryFollowsSignsOfLife(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	type step struct {
 		after time.Duration // since the step before
-		do    string        // hello, reboot, beat, stale beat, drain, gone, tick
+		do    string        // hello, reboot, beat, stale beat, drain, gone, absent, tick; twin is another process
 		want  cluster.NodeState
 		says  string // of the events of this step
 	}
@@ -49,16 +49,50 @@ func TestRegistryFollowsSignsOfLife(t *testing.T) {
 			{0, "beat", cluster.NodeReady, "ready"},
 		}},
 		{"disconnected, then only a hello counts", []step{
-			{0, "gone", cluster.NodeDown, "its connection closed"},
-			{0, "beat", cluster.NodeDown, ""},
+			{0, "gone", cluster.NodeSuspect, "its connection closed"},
+			{0, "beat", cluster.NodeSuspect, ""},
 			{0, "hello", cluster.NodeReady, "ready"},
 			{0, "beat", cluster.NodeReady, ""},
 		}},
+		{"disconnected for good", []step{
+			{0, "gone", cluster.NodeSuspect, "its connection closed"},
+			{lingerFor - 1, "tick", cluster.NodeSuspect, ""},
+			{1, "tick", cluster.NodeDown, "its connection closed"},
+			{time.Hour, "tick", cluster.NodeDown, ""},
+			{0, "gone", cluster.NodeDown, ""},
+			{0, "beat", cluster.NodeDown, ""},
+			{0, "hello", cluster.NodeReady, "ready"},
+		}},
+		{"nobody listens there", []step{
+			{0, "absent", cluster.NodeSuspect, "not connected"},
+			{0, "gone", cluster.NodeSuspect, ""},
+			{lingerFor, "tick", cluster.NodeDown, "not connected"},
+		}},
 		{"draining and back", []step{{0, "drain", cluster.NodeDraining, "draining"}, {0, "beat", cluster.NodeReady, "ready"}}},
+		{"draining is not forgotten with the connection", []step{
+			{0, "drain", cluster.NodeDraining, "draining"},
+			{0, "gone", cluster.NodeSuspect, "its connection closed"},
+			{0, "hello", cluster.NodeDraining, "draining"},
+		}},
 		{"a new process has to prove itself", []step{
+			{0, "gone", cluster.NodeSuspect, "its connection closed"},
 			{0, "reboot", cluster.NodeJoining, "joining"},
 			{0, "stale beat", cluster.NodeJoining, ""},
 			{0, "beat", cluster.NodeReady, "ready"},
+		}},
+		{"a new process whose end was not noticed", []step{
+			{500 * time.Millisecond, "reboot", cluster.NodeReady, ""}, // it may be a twin
+			{aliveFor - 500*time.Millisecond, "reboot", cluster.NodeJoining, "joining"},
+			{0, "beat", cluster.NodeReady, "ready"},
+		}},
+		{"two processes at once", []step{
+			{0, "twin", cluster.NodeReady, ""},
+			{700 * time.Millisecond, "beat", cluster.NodeReady, ""}, // the twin's may have been under way
+			{0, "twin", cluster.NodeReady, ""},
+			{300 * time.Millisecond, "beat", cluster.NodeDown, "two agents"},
+			{0, "hello", cluster.NodeDown, ""},
+			{500 * time.Millisecond, "beat", cluster.NodeDown, ""},
+			{time.Second, "beat", cluster.NodeReady, "ready"}, // the other is silent
 		}},
 		{"another hello of the same process changes nothing", []step{{0, "hello", cluster.NodeReady, ""}}},
 	}
@@ -78,11 +112,15 @@ func TestRegistryFollowsSignsOfLife(t *testing.T) {
 					events = r.hello(now, mac("a"), fmt.Sprint(boot), "KEY")
 				case "beat":
 					events, _ = r.heartbeat(now, beat{node: "a", boot: fmt.Sprint(boot)})
-				case "stale beat":
+				case "absent":
+					events = r.absent(now, "a")
+				case "twin":
 					var known bool
-					if events, known = r.heartbeat(now, beat{node: "a", boot: fmt.Sprint(boot - 1)}); known {
-						t.Errorf("step %d: the heartbeat of a process that is gone counts", i)
+					if events, known = r.heartbeat(now, beat{node: "a", boot: "twin"}); !known {
+						t.Errorf("step %d: a twin is asked who it is", i)
 					}
+				case "stale beat":
+					events, _ = r.heartbeat(now, beat{node: "a", boot: fmt.Sprint(boot - 1)})
 				case "drain":
 					events, _ = r.heartbeat(now, beat{node: "a", boot: fmt.Sprint(boot), draining: true})
 				case "gone":
@@ -149,7 +187,13 @@ func TestRegistryEndsStreamsOfLostNodes(t *testing.T) {
 			r.tick(at.Add(lingerFor + 1))
 		}, false},
 		{"disconnected for longer", func(r *registry) { r.disconnected(at, "KEY"); r.tick(at.Add(lingerFor)) }, true},
-		{"another process", func(r *registry) { r.hello(at, mac("a"), "2", "KEY") }, true},
+		{"another process", func(r *registry) { r.hello(at.Add(aliveFor), mac("a"), "2", "KEY") }, true},
+		{"another process beside it", func(r *registry) { r.hello(at, mac("a"), "2", "KEY2") }, false},
+		{"two processes for long", func(r *registry) {
+			r.heartbeat(at, beat{node: "a", boot: "2"})
+			r.heartbeat(at.Add(twinAfter), beat{node: "a", boot: "2"})
+			r.heartbeat(at.Add(twinAfter), beat{node: "a", boot: "1"})
+		}, true},
 		{"silent for long", func(r *registry) { r.tick(at.Add(downAfter)) }, true},
 		{"silent for a while", func(r *registry) { r.tick(at.Add(downAfter - 1)) }, false},
 		{"another node's connection", func(r *registry) { r.disconnected(at, "OTHER"); r.tick(at.Add(time.Second)) }, false},
@@ -175,7 +219,7 @@ func TestRegistryEndsStreamsOfLostNodes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := newRegistry().attach("z", nil); cluster.CodeOf(err) != cluster.CodeNodeLost {
+	if _, err := newRegistry().attach("z", nil); cluster.CodeOf(err) != cluster.CodeNoNode {
 		t.Errorf("attach to an unknown node: %v", err)
 	}
 }
@@ -198,5 +242,40 @@ func TestRegistryNodesAreImmutableAndSorted(t *testing.T) {
 	after := r.nodes()
 	if after.Nodes[0].ID != "a" || after.Nodes[1].ID != "b" || after.Nodes[2].ID != "c" || after.Nodes[0].PlannedBytes != 5 {
 		t.Errorf("nodes are %+v", after.Nodes)
+	}
+}
+
+func TestRegistryTakesAHeartbeatThatOvertookItsHello(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1000, 0)
+	for _, tt := range []struct {
+		name string
+		boot string
+		wait time.Duration
+		want cluster.NodeState
+	}{
+		{"of the same process", "1", time.Millisecond, cluster.NodeReady},
+		{"of another process", "0", time.Millisecond, cluster.NodeJoining},
+		{"of long ago", "1", suspectAfter, cluster.NodeJoining},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry()
+			r.heartbeat(at, beat{node: "a", boot: tt.boot, plannedBytes: 7})
+			r.hello(at.Add(tt.wait), mac("a"), "1", "KEY")
+			if got := r.nodes().Nodes[0].State; got != tt.want {
+				t.Errorf("node is %s, want %s", got, tt.want)
+			}
+			if len(r.early) != 0 {
+				t.Errorf("%d heartbeats are kept", len(r.early))
+			}
+		})
+	}
+	r := newRegistry()
+	for i := range 2 * mostEarly {
+		r.heartbeat(at, beat{node: cluster.NodeID(fmt.Sprint(i)), boot: "1"})
+	}
+	if len(r.early) != mostEarly {
+		t.Errorf("%d heartbeats of strangers are kept, want %d", len(r.early), mostEarly)
 	}
 }

@@ -101,14 +101,17 @@ func (r *resolver) resolve(ctx context.Context, name string, nodes []cluster.Nod
 func (r *resolver) askNodes(caller context.Context, name string, nodes []cluster.Node, known map[cluster.NodeID]answer) {
 	ctx, cancel := context.WithTimeout(caller, resolveWait)
 	defer cancel()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
 	now := r.now()
+	var due []cluster.NodeID
 	for i := range nodes {
-		id := nodes[i].ID
-		if old, ok := known[id]; (ok && old.isFresh(now)) || nodes[i].State != cluster.NodeReady {
-			continue
+		old, ok := known[nodes[i].ID]
+		if nodes[i].State == cluster.NodeReady && (!ok || !old.isFresh(now)) {
+			due = append(due, nodes[i].ID)
 		}
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards known
+	for _, id := range due {
 		wg.Go(func() {
 			m, err := r.ask(ctx, id, name)
 			if err != nil && caller.Err() != nil {
@@ -136,6 +139,13 @@ func (r *resolver) answersFor(name string) *answers {
 	}
 	a.used = now
 	return a
+}
+
+// forget has nodes asked again about a name.
+func (r *resolver) forget(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.names, name)
 }
 
 // forgetOldest makes room: whoever asks about names at random must not fill the memory.

@@ -73,7 +73,6 @@ func (c *Controller) onEvent(subject string, decode func(any) error) {
 		}
 		h.Node.ID = node
 		c.tell(c.registry.hello(c.now(), h.Node, h.Boot, h.Key))
-		c.wake()
 	case bus.EventNews:
 		var e cluster.Event
 		if err := decode(&e); err != nil {
@@ -150,12 +149,12 @@ func (c *Controller) serveWatch(ctx context.Context, _ func(any) error, w *bus.S
 		select {
 		case s, open := <-snapshots:
 			if !open {
-				return context.Cause(ctx)
+				return whyEnded(ctx)
 			}
 			update.Snapshot = s
 		case e, open := <-events:
 			if !open {
-				return context.Cause(ctx)
+				return whyEnded(ctx)
 			}
 			update.Events = drain(events, e)
 		}
@@ -164,6 +163,14 @@ func (c *Controller) serveWatch(ctx context.Context, _ func(any) error, w *bus.S
 			return err
 		}
 	}
+}
+
+// whyEnded is why a feed of the controller came to its end.
+func whyEnded(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errShutdown()
 }
 
 // drain takes what else is there.

@@ -67,11 +67,11 @@ func (v *viewer) isStale(now time.Time) bool {
 }
 
 // watch sends one snapshot after another, each at least snapshotEvery after the one before; a slow reader gets the
-// newest and misses those in between. out is closed when ctx ends, or closing is closed.
-func (v *viewer) watch(ctx context.Context, closing <-chan struct{}, out chan *cluster.Snapshot) {
+// newest and misses those in between. out is closed when ctx ends.
+func (v *viewer) watch(ctx context.Context, out chan *cluster.Snapshot) {
 	defer close(out)
-	tick := time.NewTicker(snapshotEvery)
-	defer tick.Stop()
+	pause := time.NewTimer(snapshotEvery) // a ticker would make up for what it is late
+	defer pause.Stop()
 	var last *cluster.Snapshot
 	for {
 		if s := v.snapshot(); s != last {
@@ -82,12 +82,11 @@ func (v *viewer) watch(ctx context.Context, closing <-chan struct{}, out chan *c
 			}
 			out <- s // there is room: nobody else sends
 		}
+		pause.Reset(snapshotEvery)
 		select {
 		case <-ctx.Done():
 			return
-		case <-closing:
-			return
-		case <-tick.C:
+		case <-pause.C:
 		}
 	}
 }

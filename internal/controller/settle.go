@@ -1,0 +1,46 @@
+package controller
+
+import (
+	"context"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// whenBack calls find until it succeeds, or fails for a reason that no other node would mend. A controller that just
+// started calls it again as nodes come back to it; one that did not calls it once.
+func (c *Controller) whenBack(ctx context.Context, find func() error) error {
+	for {
+		news, settling := c.registry.news(), c.isSettling()
+		err := find()
+		if err == nil || !settling || !lacksNodes(err) {
+			return err
+		}
+		select {
+		case <-news:
+		case <-c.settled:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// lacksNodes says whether another node could change the answer.
+func lacksNodes(err error) bool {
+	switch cluster.CodeOf(err) {
+	case cluster.CodeNoNode, cluster.CodeNoModel, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeQuarantined,
+		cluster.CodeUnsupported:
+		return true
+	default:
+		return false
+	}
+}
+
+// isSettling says whether nodes that were there before this controller started may not have come back yet.
+func (c *Controller) isSettling() bool {
+	select {
+	case <-c.settled:
+		return false
+	default:
+		return true
+	}
+}

@@ -1,0 +1,368 @@
+package controller_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/client"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/controller"
+	"github.com/mlxctl/mlxctl/internal/trust"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds what should take no time.
+const patience = 15 * time.Second
+
+// site is a cluster's bus with its users.
+type site struct {
+	authority *trust.Authority
+	server    *bus.Server
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	authority, err := trust.Init(filepath.Join(t.TempDir(), "trust"), "attic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure, err := authority.ServerTLS(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, seed, err := authority.SystemUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := bus.StartServer(t.Context(), bus.ServerOptions{
+		Name: "ctl", Addr: "127.0.0.1:0", TLS: secure, OperatorJWT: authority.OperatorJWT(), Accounts: authority.Accounts(),
+		SystemAccount: authority.SystemAccount(), SystemCredentials: bus.Credentials{JWT: token, Seed: seed},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return &site{authority: authority, server: server}
+}
+
+func credentials(t *testing.T, sign func(pub string) (string, error)) bus.Credentials {
+	t.Helper()
+	pub, seed, err := trust.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := sign(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bus.Credentials{JWT: token, Seed: seed}
+}
+
+// over are the options of somebody who connects over the network.
+func (s *site) over(t *testing.T, sign func(pub string) (string, error)) bus.Options {
+	t.Helper()
+	return bus.Options{
+		URLs: []string{s.server.URL()}, Credentials: credentials(t, sign), RootCAs: s.authority.CAPool(),
+		ServerName: s.authority.ServerName(), HandshakeFirst: true,
+	}
+}
+
+func (s *site) agentBus(t *testing.T, id cluster.NodeID) bus.Options {
+	t.Helper()
+	return s.over(t, func(pub string) (string, error) { return s.authority.SignAgent(pub, id) })
+}
+
+// rig is a controller that runs.
+type rig struct {
+	*controller.Controller
+	end func() error // ends Run and returns what it returns
+}
+
+func (s *site) controller(t *testing.T, change func(*controller.Options)) *rig {
+	t.Helper()
+	conn, err := bus.Dial(t.Context(), bus.Options{
+		InProcess: s.server, Credentials: credentials(t, s.authority.SignController), InboxPrefix: "_INBOX_ctl", WaitForConnect: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := controller.Options{Conn: conn, Server: s.server, Cluster: "attic", Version: "1.2.3", HTTP: "http://x"}
+	if testing.Verbose() {
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	if change != nil {
+		change(&o)
+	}
+	c := controller.New(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	end := sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-ended:
+			return errors.Join(err, conn.Close())
+		case <-time.After(patience):
+			return errors.New("Run does not end")
+		}
+	})
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &rig{c, end}
+}
+
+func (s *site) client(t *testing.T, name string) *client.Client {
+	t.Helper()
+	o := s.over(t, func(pub string) (string, error) { return s.authority.SignClient(pub, name) })
+	c, err := client.Dial(t.Context(), client.Options{Bus: o, Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// ready waits until the controller knows nodes in a state.
+func (r *rig) ready(t *testing.T, ids ...cluster.NodeID) {
+	t.Helper()
+	for _, id := range ids {
+		r.node(t, id, string(cluster.NodeReady), func(n cluster.Node) bool { return n.State == cluster.NodeReady })
+	}
+}
+
+// node waits for a node to be as it should, and returns it.
+func (r *rig) node(t *testing.T, id cluster.NodeID, what string, is func(cluster.Node) bool) cluster.Node {
+	t.Helper()
+	var last cluster.Node
+	r.snapshot(t, "node "+string(id)+" is "+what, func(s *cluster.Snapshot) bool {
+		for _, n := range s.Nodes {
+			if n.ID == id {
+				last = n
+				return is(n)
+			}
+		}
+		return false
+	})
+	return last
+}
+
+// snapshot waits for one that is as it should be.
+func (r *rig) snapshot(t *testing.T, what string, is func(*cluster.Snapshot) bool) *cluster.Snapshot {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for s := range r.Watch(ctx) {
+		if is(s) {
+			return s
+		}
+	}
+	t.Fatalf("not within %s: %s", patience, what)
+	return nil
+}
+
+// over waits until n requests came and ended.
+func (r *rig) over(t *testing.T, n int64) *cluster.Snapshot {
+	t.Helper()
+	return r.snapshot(t, "all is over", func(s *cluster.Snapshot) bool { return len(s.Requests) == 0 && s.Totals.Requests == n })
+}
+
+// streaming waits until n requests stream.
+func (r *rig) streaming(t *testing.T, n int) {
+	t.Helper()
+	r.snapshot(t, "requests stream", func(s *cluster.Snapshot) bool {
+		count := 0
+		for _, q := range s.Requests {
+			if q.State == cluster.RequestStreaming {
+				count++
+			}
+		}
+		return count == n
+	})
+}
+
+func ask(text string, change ...func(*cluster.Request)) *cluster.Request {
+	q := &cluster.Request{Model: "tiny", Prompt: &text}
+	for _, c := range change {
+		c(q)
+	}
+	return q
+}
+
+func on(id cluster.NodeID) func(*cluster.Request) {
+	return func(q *cluster.Request) { q.Node = id }
+}
+
+// answer is what came of a request.
+type answer struct {
+	text   string
+	node   cluster.NodeID // of the first piece
+	usage  *cluster.Usage
+	queued bool
+	err    error
+}
+
+func (a *answer) take(c cluster.Chunk) error {
+	if c.Progress != nil {
+		a.queued = a.queued || c.Progress.Phase == cluster.PhaseQueued
+		return nil
+	}
+	if a.node == "" {
+		a.node = c.Node
+	}
+	a.text += c.Text
+	if c.Finish != "" {
+		a.usage = c.Usage
+	}
+	return nil
+}
+
+// asker answers requests: the controller itself, or a client of it.
+type asker func(context.Context, *cluster.Request, func(cluster.Chunk) error) error
+
+func (f asker) ask(ctx context.Context, q *cluster.Request) *answer {
+	a := &answer{}
+	a.err = f(ctx, q, a.take)
+	return a
+}
+
+func (r *rig) ask(ctx context.Context, q *cluster.Request) *answer {
+	return asker(r.Dispatch).ask(ctx, q)
+}
+
+// background asks without waiting; the answer comes on the channel.
+func (r *rig) background(t *testing.T, q *cluster.Request) <-chan *answer {
+	t.Helper()
+	out := make(chan *answer, 1)
+	go func() { out <- r.ask(t.Context(), q) }()
+	return out
+}
+
+func wait[T any](t *testing.T, what string, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("not within %s: %s", patience, what)
+		panic("unreachable")
+	}
+}
+
+// code wants an error of one kind, which says what and where.
+func code(t *testing.T, err error, want cluster.Code, says ...string) {
+	t.Helper()
+	var typed *cluster.Error
+	if !errors.As(err, &typed) || typed.Code != want {
+		t.Errorf("got error %v (%s), want code %s", err, cluster.CodeOf(err), want)
+		return
+	}
+	for _, s := range says {
+		if !strings.Contains(typed.Message, s) {
+			t.Errorf("error %q does not say %q", typed.Message, s)
+		}
+	}
+}
+
+func names(t *testing.T, err error, want cluster.NodeID) {
+	t.Helper()
+	if e := cluster.AsError(err); e == nil || e.Node != want {
+		t.Errorf("error %v names node %q, want %q", err, e.Node, want)
+	}
+}
+
+// cable leads to the server; it can be cut, as by the death of a machine.
+type cable struct {
+	listener net.Listener
+	run      sync.WaitGroup
+
+	mu    sync.Mutex
+	isCut bool       // guarded by mu
+	conns []net.Conn // guarded by mu
+}
+
+func (s *site) cable(t *testing.T) *cable {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cable{listener: l}
+	c.run.Go(func() { c.accept(s.server.Addr()) })
+	t.Cleanup(func() {
+		_ = l.Close()
+		c.cut()
+		c.run.Wait()
+	})
+	return c
+}
+
+func (c *cable) url() string { return "tls://" + c.listener.Addr().String() }
+
+func (c *cable) accept(to string) {
+	for {
+		near, err := c.listener.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", to)
+		if err != nil {
+			_ = near.Close()
+			continue
+		}
+		c.mu.Lock()
+		c.conns = append(c.conns, near, far)
+		isCut := c.isCut
+		c.mu.Unlock()
+		if isCut {
+			c.cut()
+		}
+		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+			c.run.Go(func() {
+				_, _ = io.Copy(way[0], way[1])
+				_, _ = way[0].Close(), way[1].Close()
+			})
+		}
+	}
+}
+
+// cut closes what is connected, and what will be until mend.
+func (c *cable) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isCut = true
+	for _, conn := range c.conns {
+		_ = conn.Close()
+	}
+	c.conns = nil
+}
+
+func (c *cable) mend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isCut = false
+}
