@@ -75,6 +75,12 @@ class Vocabulary:
             self._table = [b"" if n is None else n.encode() if n in added else to_bytes(n) for n in names]
             self._strip_first_space = kind == "spm-strip"
 
+    def longest(self) -> int | None:
+        """Return the bytes behind the longest token; None where some bytes have no token, or nobody knows."""
+        if self._table is None or len({b for b in self._table if len(b) == 1}) < 256:
+            return None
+        return max(map(len, self._table))
+
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""
         if self._table is not None:

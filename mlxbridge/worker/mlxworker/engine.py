@@ -107,6 +107,17 @@ class Engine:
         if request in self._live:
             self._cancelled.append(request)
 
+    def fail(self, request: str, error: RequestError) -> RequestError:
+        """End a request that is live, between two steps, and return its error."""
+        row, out = self._live[request], Output()
+        lane = self._lane_of(row)
+        if lane is not None:
+            self._take_out(lane, row, keep=False)
+        elif row in self.waiting:
+            self.waiting.remove(row)
+        self._fail(row, error, out)
+        return error
+
     def step(self) -> Output:
         """Give every row its next token. Raises FatalError when the model cannot go on."""
         out = Output()

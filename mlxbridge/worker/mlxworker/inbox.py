@@ -20,7 +20,7 @@ _GATHER_SECONDS = 0.005
 
 
 class Inbox:
-    """Reads frames from a descriptor. take() belongs to the main thread, the rest to the reader."""
+    """Reads frames from a descriptor. take() and gather() belong to the main thread."""
 
     def __init__(self, fd: int) -> None:
         self._file = os.fdopen(fd, "rb", buffering=1 << 16)
@@ -47,6 +47,10 @@ class Inbox:
         if self._broken is not None and not out:
             raise self._broken
         return out
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame from within the worker, on any thread but the main one: it may have to wait for room."""
+        self._frames.put(frame)
 
     def gather(self, frames: list[Frame]) -> list[Frame]:
         """Return frames with those that follow them closely.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from mlxworker.detok import Vocabulary
+
+# JSON has neither infinity nor NaN: a token that was ruled out, or has no number, is as unlikely as can be written.
+UNLIKELIEST = -9999.0
 
 
 def gather(words: Vocabulary, lines: Sequence[Any], tokens: Sequence[int], most: Sequence[int]) -> list[dict[str, Any]]:
@@ -19,9 +23,9 @@ def gather(words: Vocabulary, lines: Sequence[Any], tokens: Sequence[int], most:
     columns: tuple[Any, Any, Any] = chosen.tolist(), ids.tolist(), values.tolist()
     out = []
     for token, n, (value,), best, odds in zip(tokens, most, *columns, strict=True):
-        entry = _entry(words, token, value)
+        entry = _entry(words, token, _written(value))
         if n:
-            ordered = sorted(zip(odds, best, strict=True), key=lambda pair: (-pair[0], pair[1]))
+            ordered = sorted(zip(map(_written, odds), best, strict=True), key=lambda pair: (-pair[0], pair[1]))
             entry["top"] = [_entry(words, i, v) for v, i in ordered[:n]]
         out.append(entry)
     return out
@@ -34,12 +38,15 @@ def _likeliest(table: Any, width: int) -> tuple[Any, Any]:
     return ids, mx.take_along_axis(table, ids, axis=-1)
 
 
+def _written(value: float) -> float:
+    return max(round(value, 6), UNLIKELIEST) if math.isfinite(value) else UNLIKELIEST
+
+
 def _entry(words: Vocabulary, token: int, value: float) -> dict[str, Any]:
     raw = words.token_bytes(token)
-    # JSON has no infinity: a token that was ruled out is as unlikely as can be written.
     return {
         "t": token,
         "s": raw.decode("utf-8", "replace"),
         "b": list(raw),
-        "l": max(round(value, 6), -9999.0),
+        "l": value,
     }

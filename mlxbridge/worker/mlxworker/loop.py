@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, protocol, template, warmup
+from mlxworker import frames, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
 from mlxworker.engine import Engine, Options
@@ -24,9 +25,11 @@ from mlxworker.errors import (
     RequestError,
     describe,
 )
-from mlxworker.frames import Frame, Writer
+from mlxworker.frames import Frame, FrameError, Writer
 from mlxworker.inbox import Inbox
 from mlxworker.report import Counters, Output
+from mlxworker.rows import Reason
+from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
     "continue",
@@ -43,6 +46,8 @@ CAPS = [
 STATS_SECONDS = 1.0
 STATS_LEAST_SECONDS = 0.1
 _DEFAULT_PREFIX_BYTES = 1 << 30
+# The type of the frame that brings a prompt back whose tokens were made on another thread. No peer sends it.
+_TOKENIZED = "tokenized\0"
 
 log = logging.getLogger("mlxworker")
 
@@ -60,6 +65,8 @@ class Loop:
         self._writer = writer
         self._pid = pid
         self._engine: Engine | None = None
+        self._tokenizing: Tokenizing | None = None
+        self._long: dict[str, Job] = {}  # requests whose prompts are being tokenised
         self._stats_at = 0.0
         self._stats_rows = (0, 0, 0)
         self._handlers: dict[str, Callable[[Frame], None]] = {
@@ -71,6 +78,7 @@ class Loop:
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
             "shutdown": self._shutdown,
             frames.UNREADABLE: self._unreadable,
+            _TOKENIZED: self._tokenized,
         }
 
     @property
@@ -114,7 +122,7 @@ class Loop:
         engine = self._engine
         if engine is None:
             return STATS_SECONDS
-        due = self._stats_at + (STATS_SECONDS if _rows(engine) == self._stats_rows else STATS_LEAST_SECONDS)
+        due = self._stats_at + (STATS_SECONDS if self._rows(engine) == self._stats_rows else STATS_LEAST_SECONDS)
         return max(due - time.monotonic(), 0.001)
 
     def _handle(self, frame: Frame) -> None:
@@ -141,6 +149,7 @@ class Loop:
         engine.counters = Counters()
         engine.prefix.clear()
         self._engine = engine
+        self._tokenizing = Tokenizing(model, lambda job: self._inbox.put({"type": _TOKENIZED, "job": job}))
         tokenizer = model.tokenizer
         self._writer.put(
             {
@@ -164,10 +173,16 @@ class Loop:
         try:
             request = protocol.frame_id(frame)
             engine = self._need_engine()
-            if engine.is_live(request):
+            if self._is_live(request):
                 request = None
                 raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
-            engine.add(protocol.parse_generate(frame))
+            ask = protocol.parse_generate(frame)
+            if self._tokenizing is None or not tokenizing.is_long(ask.source):
+                engine.add(ask)
+                return
+            job = Job(request, ask.source, ask)
+            self._tokenizing.submit(job)
+            self._long[request] = job
         except RequestError as e:
             self._error(request, e)
         except Exception as e:  # one request's fault must not end the others
@@ -179,7 +194,7 @@ class Loop:
         request: str | None = None
         with contextlib.suppress(RequestError):
             request = protocol.frame_id(frame)
-        if request is not None and self._engine is not None and self._engine.is_live(request):
+        if request is not None and self._is_live(request):
             request = None
         self._error(request, RequestError(INVALID, f"the request cannot be read: {frame.get('why')}"))
 
@@ -189,17 +204,69 @@ class Loop:
         except RequestError as e:
             self._error(None, e)
             return
-        if self._engine is not None:
+        job = self._long.pop(request, None)
+        if job is not None:
+            self._cancel_long(job)
+        elif self._engine is not None:
             self._engine.cancel(request)
+
+    def _cancel_long(self, job: Job) -> None:
+        """End a request that has no row yet."""
+        job.cancelled = True
+        self._need_engine().counters.cancelled += 1
+        waited = round((time.perf_counter() - job.added) * 1000, 3)
+        self._writer.put(
+            {
+                "type": "done",
+                "id": job.id,
+                "reason": Reason.CANCELLED,
+                "stop": None,
+                "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
+                "timing": {"queue_ms": waited, "prefill_ms": 0.0, "decode_ms": 0.0},
+            }
+        )
+
+    def _tokenized(self, frame: Frame) -> None:
+        """Go on with a prompt that was tokenised on another thread."""
+        job = frame.get("job")
+        if not isinstance(job, Job) or job.cancelled:
+            return
+        try:
+            if job.ask is not None:
+                del self._long[job.id]
+            if job.error is not None:
+                raise job.error
+            if job.ask is None:
+                self._put_tokens(job.id, job.tokens)
+            else:
+                row = self._need_engine().add(dataclasses.replace(job.ask, source=protocol.Source(tokens=job.tokens)))
+                row.added = job.added
+        except RequestError as e:
+            self._error(job.id, e)
+        except Exception as e:  # as above
+            log.exception("a request could not be taken in")
+            self._error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
 
     def _tokenize(self, frame: Frame) -> None:
         request: str | None = None
         try:
             request = protocol.frame_id(frame)
-            tokens = template.tokens_of(self._need_engine().model, protocol.parse_source(frame))
-            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
+            model, source = self._need_engine().model, protocol.parse_source(frame)
+            if self._tokenizing is not None and tokenizing.is_long(source):
+                self._tokenizing.submit(Job(request, source))
+            else:
+                self._put_tokens(request, template.tokens_of(model, source))
         except RequestError as e:
             self._error(request, e)
+
+    def _put_tokens(self, request: str, tokens: list[int]) -> None:
+        try:
+            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
+        except FrameError as e:
+            self._error(request, RequestError(INVALID, f"the tokens cannot be sent: {describe(e)}"))
+
+    def _is_live(self, request: str) -> bool:
+        return request in self._long or (self._engine is not None and self._engine.is_live(request))
 
     def _shutdown(self, _: Frame) -> None:
         raise Shutdown
@@ -222,10 +289,12 @@ class Loop:
             )
         for row, done, total in out.progress:
             put({"type": "progress", "id": row.id, "done": done, "total": total})
-        if out.texts:
-            put({"type": "step", "rows": out.texts})
+        broken = self._put_texts(out.texts)
         now = time.perf_counter()
         for row, reason in out.ended:
+            if row.id in broken:
+                self._error(row.id, broken.pop(row.id))
+                continue
             put(
                 {
                     "type": "done",
@@ -237,7 +306,27 @@ class Loop:
                 }
             )
         for row, error in out.failed:
+            broken.pop(row.id, None)
             self._error(row.id, error)
+        for request, error in broken.items():
+            self._error(request, self._need_engine().fail(request, error))
+
+    def _put_texts(self, texts: list[list[Any]]) -> dict[str, RequestError]:
+        """Send what a step gave its rows; return the rows for which that is not possible, with why."""
+        if not texts:
+            return {}
+        with contextlib.suppress(FrameError, ValueError, TypeError):
+            self._writer.put({"type": "step", "rows": texts})
+            return {}
+        broken: dict[str, RequestError] = {}
+        for entry in texts:
+            if entry[0] in broken:
+                continue
+            try:
+                self._writer.put({"type": "step", "rows": [entry]})
+            except (FrameError, ValueError, TypeError) as e:
+                broken[entry[0]] = RequestError(INTERNAL, f"row failed: its step cannot be written: {describe(e)}")
+        return broken
 
     def _error(self, request: str | None, error: RequestError) -> None:
         frame: dict[str, Any] = {"type": "error", "id": request, "code": error.code, "message": error.message}
@@ -248,7 +337,7 @@ class Loop:
     def _stats(self, engine: Engine) -> None:
         """Say how things are: every second, and soon after rows came or went."""
         now = time.monotonic()
-        current = _rows(engine)
+        current = self._rows(engine)
         since = now - self._stats_at
         if since < STATS_LEAST_SECONDS or (since < STATS_SECONDS and current == self._stats_rows):
             return
@@ -267,11 +356,11 @@ class Loop:
             }
         )
 
-
-def _rows(engine: Engine) -> tuple[int, int, int]:
-    """Return how many rows run, wait and have ended."""
-    counters = engine.counters
-    return engine.running, len(engine.waiting), counters.finished + counters.cancelled + counters.failed
+    def _rows(self, engine: Engine) -> tuple[int, int, int]:
+        """Return how many rows run, wait and have ended."""
+        counters = engine.counters
+        ended = counters.finished + counters.cancelled + counters.failed
+        return engine.running, len(engine.waiting) + len(self._long), ended
 
 
 def load_failed(writer: Writer, error: LoadError) -> int:

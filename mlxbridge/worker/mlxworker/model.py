@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import memory
+from mlxworker import bounds, memory
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
@@ -25,6 +25,7 @@ _CONTEXT_KEYS = (
     "n_ctx",
 )
 _FALLBACK_CONTEXT = 4096
+NOT_FINITE = "the model computes logits that are not finite: its weights are damaged, or too large for their type"
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Model:
     context: int  # tokens
     vocabulary: int  # width of the logits
     eos: list[int]
+    most_token_bytes: int | None  # of a prompt's text in one token; None: not known
     weight_bytes: int
     kv: memory.KVPlan
     device: str
@@ -82,18 +84,20 @@ def load(api: Api, order: Load) -> Model:
     memory.wire_weights(weights)
     tokenizer = _load_tokenizer(folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
+    words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
     return Model(
         api=api,
         folder=folder,
         net=net,
         tokenizer=tokenizer,
-        words=Vocabulary(tokenizer, _decoder(folder)),
+        words=words,
         config=config,
         defaults=_read_json(folder / "generation_config.json"),
         context=_context(config, tokenizer),
         vocabulary=vocabulary,
         eos=eos,
+        most_token_bytes=bounds.most_token_bytes(tokenizer, words),
         weight_bytes=weights,
         kv=plan,
         device=device(),
@@ -137,7 +141,10 @@ def _load_net(folder: Path, adapter: str | None) -> tuple[Any, dict[str, Any]]:
 def _load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
     utils = importlib.import_module("mlx_lm.utils")
     try:
-        return utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        # The first use settles padding and truncation; from then on it is only read, and threads may share it.
+        tokenizer.encode("a")
+        return tokenizer
     except Exception as e:
         raise LoadError(BAD_MODEL, f"tokenizer cannot be loaded: {describe(e)}") from e
 
@@ -152,6 +159,9 @@ def _probe(net: Any) -> tuple[int, memory.KVPlan]:
             raise LoadError(UNSUPPORTED, f"rows of this model cannot share a batch ({', '.join(names)})")
         logits = net(mx.zeros((1, 4), mx.int32), cache=cache)
         mx.eval(logits, [layer.state for layer in cache])
+        # Some vocabularies are padded with minus infinity, so a whole line is judged, not each of its numbers.
+        if not mx.all(mx.isfinite(mx.logsumexp(logits.astype(mx.float32), axis=-1))).item():
+            raise LoadError(BAD_MODEL, NOT_FINITE)
         return int(logits.shape[-1]), memory.measure_kv(cache)
     except LoadError:
         raise

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlxworker import processors, template
 from mlxworker.detok import Detokenizer
-from mlxworker.errors import CONTEXT, INVALID, RequestError
+from mlxworker.errors import INVALID, RequestError
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Sampling
 from mlxworker.sampling import Draw, Policy
@@ -102,8 +102,7 @@ def make_row(model: Model, ask: Generate) -> Row:
     template.check_ids(ask.already, model.vocabulary, "continue")
     room = model.context - len(prompt)
     if room < 1:
-        claim = f"the prompt has {len(prompt)} tokens, the model's context is {model.context} for prompt and answer"
-        raise RequestError(CONTEXT, claim)
+        raise template.context_exceeded(model, len(prompt))
     sampling = ask.sampling
     _check_bias(sampling, model.vocabulary)
     seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(8), "little")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlxworker.errors import INVALID, UNSUPPORTED, RequestError, describe
+from mlxworker.errors import CONTEXT, INVALID, UNSUPPORTED, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Source
 
@@ -41,7 +41,23 @@ def check_ids(tokens: list[int], vocabulary: int, field: str) -> None:
         raise RequestError(INVALID, f"{field} holds {bad}, but this model's token ids are 0 to {vocabulary - 1}", field)
 
 
+def context_exceeded(model: Model, tokens: int | str) -> RequestError:
+    """Return the refusal of a prompt that leaves no room for an answer."""
+    claim = f"the prompt has {tokens} tokens, the model's context is {model.context} for prompt and answer"
+    return RequestError(CONTEXT, claim)
+
+
+def _check_size(model: Model, text: str) -> None:
+    """Raise RequestError for a text that cannot fit, which costs far less than to count its tokens."""
+    if model.most_token_bytes is None:
+        return
+    most = model.context * model.most_token_bytes
+    if len(text) > most or (4 * len(text) > most and len(text.encode("utf-8", "surrogatepass")) > most):
+        raise context_exceeded(model, f"more than {model.context}")
+
+
 def _encode(model: Model, text: str) -> list[int]:
+    _check_size(model, text)
     try:
         return [int(t) for t in model.tokenizer.encode(text)]
     except Exception as e:
@@ -57,15 +73,23 @@ def _apply_template(model: Model, source: Source) -> list[int]:
     if reserved:
         raise RequestError(INVALID, f"template_args may not set {reserved[0]}", "template_args")
     messages = [_plain(i, m) for i, m in enumerate(source.messages or [])]
+    apply = model.tokenizer.apply_chat_template
+    # Whoever wants control tokens kept apart needs both steps as one.
+    as_text = model.most_token_bytes is not None and not source.template_args.get("sanitize_control_tokens")
     try:
-        tokens = model.tokenizer.apply_chat_template(
-            messages, tools=source.tools, add_generation_prompt=True, tokenize=True, **source.template_args
+        made = apply(
+            messages, tools=source.tools, add_generation_prompt=True, tokenize=not as_text, **source.template_args
         )
+        if isinstance(made, str):
+            _check_size(model, made)
+            made = model.tokenizer.encode(made, add_special_tokens=False)
+        return [int(t) for t in made]
+    except RequestError:
+        raise
     except Exception as e:  # a template is a program of the model's, and may raise anything
         raise RequestError(
             INVALID, f"the model's chat template refuses these messages: {describe(e)}", "messages"
         ) from e
-    return [int(t) for t in tokens]
 
 
 def _plain(i: int, message: dict[str, Any]) -> dict[str, Any]:
