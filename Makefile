@@ -3,14 +3,18 @@
 # make bench   measures against bare mlx-lm and plain HTTP; one line a figure, and bench.json
 
 SHELL    := /bin/bash
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-COMMIT   ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+GIT      := git -c safe.directory=$(CURDIR)
+VERSION  ?= $(shell $(GIT) describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT   ?= $(shell $(GIT) rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOLS    := $(CURDIR)/.tools
 LINT     := $(TOOLS)/golangci-lint-v2.15.0
 RELEASER := $(TOOLS)/goreleaser-v2.16.0
 WORKER   := mlxbridge/worker
 TARGETS  := darwin/arm64 linux/amd64 linux/arm64
+FUZZTIME ?= 30s
+# The version comes by the linker; asking git for it again fails where the checkout is another user's.
+export GOFLAGS += -buildvcs=false
 
 .PHONY: build demo down test go-test worker-test lint fmt cross bench bench-% fuzz snapshot clean
 
@@ -45,6 +49,10 @@ fmt: $(LINT)
 
 cross:
 	@for t in $(TARGETS); do echo "build $$t"; CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} go build -trimpath -o /dev/null ./cmd/mlxctl || exit 1; done
+
+fuzz:
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \
+	  go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
 bench: build
 	@scripts/deps.sh run

@@ -57,16 +57,11 @@ func runDown(ctx context.Context, opts *downOptions) error {
 		return err
 	}
 	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
-		return opts.tell(out, downResult{Purged: opts.purge})
+		return opts.tell(out, downResult{})
 	}
-	stopped, err := opts.stop(ctx, dirs.Home)
+	stopped, err := opts.stop(ctx, dirs)
 	if err != nil {
 		return err
-	}
-	if opts.purge {
-		if err := purge(dirs.Home); err != nil {
-			return err
-		}
 	}
 	return opts.tell(out, downResult{Stopped: stopped, Purged: opts.purge})
 }
@@ -88,7 +83,8 @@ func (opts *downOptions) checkContext() error {
 	return nil
 }
 
-func (opts *downOptions) stop(ctx context.Context, home string) (bool, error) {
+func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, error) {
+	home := dirs.Home
 	o := opts.services(home, "", opts.log())
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
@@ -112,12 +108,21 @@ func (opts *downOptions) stop(ctx context.Context, home string) (bool, error) {
 			return false, fmt.Errorf("remove: %w", err)
 		}
 	}
-	return status.Running || status.Desired, nil
+	if opts.purge {
+		err = purge(dirs)
+	}
+	return status.Running || status.Desired, err
 }
 
-// purge removes what a home holds of ours, and the home itself where nothing else is in it.
-func purge(home string) error {
-	for _, name := range []string{"trust", "agent", "run", "log", "nats", "local.json", "former-context", "completion.json"} {
+// purge removes what a home holds of ours, and the home itself where nothing else is in it. The lock, in the folder that
+// goes last, is held.
+func purge(dirs config.Dirs) error {
+	home := dirs.Home
+	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json"}
+	if filepath.Dir(dirs.File) == home {
+		names = append(names, filepath.Base(dirs.File))
+	}
+	for _, name := range append(names, "run") {
 		if err := os.RemoveAll(filepath.Join(home, name)); err != nil {
 			return fmt.Errorf("purge: %w", err)
 		}

@@ -62,6 +62,7 @@ default. ` + "`mlxctl config view --origin`" + ` shows them all with where each 
   MLXCTL_HOME      holds all state of one cluster and its agent, and then config.yaml too
   MLXCTL_CACHE     holds what can be made again: Python environments, models that came with mlxctl
   MLXCTL_PYTHON    a Python that has mlx-lm already; nothing is installed then
+  MLXCTL_WHEELS    a folder of wheels to install from, where there is no network
   HF_HOME          where models of the Hugging Face cache are found
   NO_COLOR         no colour
 

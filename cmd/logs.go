@@ -63,11 +63,11 @@ func runLogs(ctx context.Context, opts *logsOptions) error {
 	if opts.tail < 0 || opts.since < 0 {
 		return usagef("--tail and --since must not be negative")
 	}
-	dirs, err := opts.dirs()
+	home, err := opts.logHome()
 	if err != nil {
 		return err
 	}
-	sources, err := localLogs(dirs.Home)
+	sources, err := localLogs(home)
 	if err != nil {
 		return err
 	}
@@ -81,13 +81,29 @@ func runLogs(ctx context.Context, opts *logsOptions) error {
 			}
 		}
 		if len(files) == 0 {
-			return notRunning(dirs.Home)
+			return notRunning(home)
 		}
-		return opts.showLocal(ctx, dirs.Home, files, true, p)
+		return opts.showLocal(ctx, home, files, true, p)
 	case slices.Contains(sources, opts.what):
-		return opts.showLocal(ctx, dirs.Home, []string{opts.what}, false, p)
+		return opts.showLocal(ctx, home, []string{opts.what}, false, p)
 	}
-	return opts.showRemote(ctx, dirs.Home, sources, p)
+	return opts.showRemote(ctx, home, sources, p)
+}
+
+// logHome is the home of the context in use. A cluster elsewhere has no files here; its nodes are asked by name.
+func (opts *logsOptions) logHome() (string, error) {
+	cfg, err := opts.config(nil)
+	if err != nil && !opts.flags.Changed("context") {
+		dirs, dirsErr := opts.dirs() // what is logged helps to mend a configuration
+		return dirs.Home, dirsErr
+	}
+	if err != nil {
+		return "", err
+	}
+	if !isLocal(cfg) && opts.what == "" {
+		return "", usageHint("`mlxctl nodes` lists them", "context %s is not of this machine; name one of its nodes", cfg.Context)
+	}
+	return homeOf(cfg), nil
 }
 
 // showRemote asks a node for its log; a name that no node has may be a request's.

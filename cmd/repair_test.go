@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
@@ -163,5 +164,57 @@ func TestAnotherPythonIsAnotherSetting(t *testing.T) {
 	}
 	if left := h.processes(); len(left) > 0 {
 		t.Errorf("services were started: %v", left)
+	}
+}
+
+func TestPurgeLeavesNothing(t *testing.T) {
+	t.Parallel()
+	h := running(t)
+	h.write("config.yaml", "log_level: debug\n")
+	if r := h.run("down", "--purge"); r.code != 0 || !strings.Contains(r.out+r.err, "purged") {
+		t.Errorf("purge: %+v", r)
+	}
+	if _, err := os.Stat(h.dir); !errors.Is(err, os.ErrNotExist) {
+		left, _ := os.ReadDir(h.dir)
+		t.Errorf("the home is left, with %v", left)
+	}
+	if r := h.run("down", "--purge"); r.code != 0 || strings.Contains(r.out+r.err, "purged") {
+		t.Errorf("again: %+v", r)
+	}
+}
+
+func TestLogsAreOfTheContextInUse(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	other := t.TempDir()
+	h.write("log/controller.log", "time=2026-11-24T09:00:00Z msg=mine\n")
+	if err := os.MkdirAll(filepath.Join(other, "log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(other, "log", "controller.log"), []byte("time=2026-11-24T09:00:00Z msg=theirs\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run("context", "add", "other", "--home", other); r.code != 0 {
+		t.Fatalf("context add: %+v", r)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{{[]string{"logs"}, "mine"}, {[]string{"logs", "--context", "other"}, "theirs"}, {[]string{"logs", "controller", "--context", "other"}, "theirs"}} {
+		if r := h.run(c.args...); r.code != 0 || !strings.Contains(r.out, c.want) {
+			t.Errorf("%v: %+v, want %q", c.args, r, c.want)
+		}
+	}
+}
+
+func TestColourReachesTheDashboard(t *testing.T) {
+	t.Parallel()
+	for when, want := range map[string]string{"never": "TERM=x NO_COLOR=1", "always": "TERM=x"} {
+		s, _, _, _ := iostreams.Test()
+		s.SetColor(when)
+		d := &deps{streams: s}
+		if got := strings.Join(d.screenEnv([]string{"NO_COLOR=yes", "TERM=x"}), " "); got != want {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
 	}
 }

@@ -97,7 +97,9 @@ func runRun(ctx context.Context, opts *runOptions) error {
 	if err != nil {
 		return err
 	}
-	req, err := opts.request(ctx)
+	asking, cancel := bounded(ctx, cfg.Timeout)
+	defer cancel()
+	req, err := opts.request(asking)
 	if err != nil {
 		return err
 	}
@@ -105,13 +107,13 @@ func runRun(ctx context.Context, opts *runOptions) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	c, err := opts.connect(ctx, cfg)
+	c, err := opts.connect(asking, cfg)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	if opts.node != "" {
-		if req.Node, err = findNode(ctx, c, opts.node); err != nil {
+		if req.Node, err = findNode(asking, c, opts.node); err != nil {
 			return err
 		}
 	}

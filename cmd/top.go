@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,7 +77,16 @@ func runTop(ctx context.Context, opts *topOptions) error {
 	if err := f.open(ctx); err != nil { // a cluster that is not there is an error, one that goes away is not
 		return err
 	}
-	return tui.Run(ctx, tui.Options{Feed: f})
+	return tui.Run(ctx, tui.Options{Feed: f, Env: opts.screenEnv(os.Environ())})
+}
+
+// screenEnv is the environment by which the dashboard decides about colours, after what flag and settings say.
+func (d *deps) screenEnv(env []string) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "NO_COLOR=") })
+	if !d.streams.OutColor() {
+		env = append(env, "NO_COLOR=1")
+	}
+	return env
 }
 
 // sample prints the state again and again.

@@ -21,8 +21,9 @@ import (
 const (
 	// startTimeout bounds the start of the services, model and Python apart.
 	startTimeout = 60 * time.Second
-	// hungAfter is how long a controller that ran before may take to answer; then it is started again.
-	hungAfter = 5 * time.Second
+	// hungAfter is how long a controller that ran before may take to answer; then it is started again. A busy machine
+	// must not look like a hung one.
+	hungAfter = 15 * time.Second
 	// selfTestTimeout bounds the first answer, which waits for the worker to come up.
 	selfTestTimeout = 5 * time.Minute
 	selfTestModel   = "tiny"
@@ -106,6 +107,8 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
 			"up --local starts the cluster of this home, not that of context %q", cfg.Context)
 	}
+	ctx, cancel := bounded(ctx, cfg.Timeout)
+	defer cancel()
 	began := time.Now()
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
@@ -185,8 +188,11 @@ func (opts *upOptions) restartHung(ctx context.Context, cfg *config.Config, bega
 		_, err = c.Snapshot(soon)
 		c.Close()
 	}
-	if err == nil || ctx.Err() != nil {
+	switch code := cluster.CodeOf(err); {
+	case err == nil || ctx.Err() != nil:
 		return false, context.Cause(ctx)
+	case cfg.NATSURL != "" || (code != cluster.CodeUnreachable && code != cluster.CodeTimeout):
+		return false, err // another start would not mend it
 	}
 	progress.Step("starting the services again, which do not answer")
 	release, err := opts.acquire(ctx, cfg.Dirs.Home, progress)

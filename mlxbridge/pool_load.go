@@ -82,8 +82,11 @@ func (p *Pool) endLoad(r *replica, l *load, engine Engine, err error) {
 	}
 	p.enterState(r, cluster.ReplicaReady, "")
 	p.work.Go(func() {
-		<-engine.Done()
-		p.died(r, engine)
+		select {
+		case <-engine.Done():
+			p.died(r, engine)
+		case <-r.gone: // it was given up
+		}
 	})
 }
 

@@ -228,7 +228,7 @@ func TestASilentSenderIsNoticed(t *testing.T) {
 		return context.Cause(ctx)
 	})
 	o := call("n1", "a", 0)
-	o.Gap = 500 * time.Millisecond
+	o.Gap = 2 * time.Second
 	stream := open(t, controller, o)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*o.Gap)
 	defer cancel()

@@ -56,7 +56,7 @@ func Keys() []Key {
 		{Name: "deadlines.gap", Kind: Duration, Default: "10s", Doc: "between two signs of life of an answer"},
 		{Name: "deadlines.total", Kind: Duration, Default: "1h0m0s", Doc: "for a whole answer"},
 		{Name: "models.memory", Kind: Size, Default: "0", Doc: "memory that models on this machine may use in all; 0 lets the machine decide"},
-		{Name: "models.max_rows", Kind: Count, Default: "0", Doc: "requests that one loaded model runs at once; 0 lets the worker decide"},
+		{Name: "models.max_rows", Kind: Count, Default: "0", Doc: "requests that one loaded model runs at once; 0 means 32"},
 		{Name: "models.idle_ttl", Kind: Duration, Default: "30m0s", Doc: "unload a model after this long without a request; 0s never does"},
 		{Name: "models.hub_dirs", Kind: Strings, Doc: "further Hugging Face cache folders to find models in"},
 	}

@@ -193,7 +193,7 @@ func TestConnectionOpenedAheadOfUse(t *testing.T) {
 // A deadline of one request must not reach the next one on the same connection.
 func TestConnectionIsUsedAgain(t *testing.T) {
 	t.Parallel()
-	const most = 100 * time.Millisecond
+	const most = time.Second
 	slow := words("a")
 	b := &backend{answer: func(ctx context.Context, r *cluster.Request, emit func(cluster.Chunk) error) error {
 		timer := time.NewTimer(2 * most)
@@ -218,7 +218,7 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 // The same, where the server writes before the answer.
 func TestContinueOnAConnectionUsedAgain(t *testing.T) {
 	t.Parallel()
-	const most = 50 * time.Millisecond
+	const most = time.Second
 	s := start(t, gateway.Options{Backend: &backend{}, Times: gateway.Times{Write: most}})
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
 	if err != nil {
