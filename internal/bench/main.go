@@ -42,7 +42,7 @@ type bench struct {
 
 func main() {
 	only := flag.String("part", "", "measure only this part: gateway, bridge or path")
-	rounds := flag.Int("rounds", 3, "measure each pair so often and take the median")
+	rounds := flag.Int("rounds", 5, "measure each pair so often and take the median")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

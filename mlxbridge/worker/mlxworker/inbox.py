@@ -15,8 +15,8 @@ from mlxworker.frames import Frame, FrameError
 # A sender that is this far ahead of the steps has to wait.
 _MOST_WAITING = 1024
 # Frames less than this apart came together; no frame waits for others longer than the whole.
-_SILENCE_SECONDS = 0.001
-_GATHER_SECONDS = 0.005
+_SILENCE_SECONDS = 0.002
+_GATHER_SECONDS = 0.008
 
 
 class Inbox:
