@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -133,7 +134,7 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 	var first error
 	for i, err := range failed {
 		if err != nil {
-			first = cmpOr(first, typed(ctx, err))
+			first = cmp.Or(first, typed(ctx, err))
 			continue
 		}
 		done = append(done, targets[i])
@@ -178,11 +179,4 @@ func (c *Controller) holders(model string, node cluster.NodeID) ([]cluster.NodeI
 			WithHint("`mlxctl ps` lists what is")
 	}
 	return out, nil
-}
-
-func cmpOr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
