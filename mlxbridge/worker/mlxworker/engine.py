@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class Engine:
     def __init__(self, model: Model, options: Options) -> None:
         self.model = model
         self.options = options
+        self.max_rows = options.max_rows
+        self.admitting = True  # else only running rows go on
         self.counters = Counters()
         self.prefix = prefix.PrefixStore(options.prefix_bytes)
         self.waiting: list[Row] = []
@@ -70,6 +73,7 @@ class Engine:
         self._alone = False
         self._strikes = 0
         self._turns = 0
+        self._untidy = False
         self._lanes = [Lane(model) for _ in range(options.lanes)]
         self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
 
@@ -81,7 +85,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Say whether a step has something to do."""
-        return bool(self.waiting or self._cancelled or self._instant or self.running)
+        return bool((self.waiting and self.admitting) or self._cancelled or self._instant or self.running)
 
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
@@ -101,6 +105,11 @@ class Engine:
         else:
             self._instant.append((row, ended))
         return row
+
+    def resize(self, memory_bytes: int) -> None:
+        """Set another memory limit: stored prefixes are dropped for it at once, rows in the next step."""
+        self._admission.budget = dataclasses.replace(self._admission.budget, limit=memory_bytes)
+        self._untidy = self._admission.overloaded(self._lanes)
 
     def cancel(self, request: str) -> None:
         """End a request before the next step. An id that is not live is ignored."""
@@ -133,7 +142,8 @@ class Engine:
             if len(lane):
                 self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
         self._turns += 1
-        if self._turns % _TIDY_TURNS == 0:
+        if self._untidy or self._turns % _TIDY_TURNS == 0:
+            self._untidy = False
             self._tidy(out)
         if self._turns % _CLEAR_TURNS == 0:
             mx.clear_cache()
@@ -167,14 +177,14 @@ class Engine:
 
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
-        while self.waiting and self.running < self.options.max_rows:
+        while self.admitting and self.waiting and self.running < self.max_rows:
             found = self._admission.next_in_line(self._lanes, self.waiting)
             if found is None:
                 return
             first, into = found
             decoding = any(lane.decoding for lane in self._lanes)
             chunk = self.pace.chunk(decoding)
-            wanted = self._admission.group(self.waiting[first:], self.options.max_rows - self.running, chunk, decoding)
+            wanted = self._admission.group(self.waiting[first:], self.max_rows - self.running, chunk, decoding)
             joining = self._admission.fitting(self._lanes, into, wanted, chunk)
             if not joining and self.running:
                 return

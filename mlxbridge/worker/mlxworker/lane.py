@@ -36,7 +36,7 @@ class Lane:
         self._alone = alone
         self._sampler = BatchSampler()
         self._generator = model.api.make_generator(model.net, self._sampler)
-        memory.wire_weights(model.weight_bytes)
+        memory.wire_weights(model.wired_bytes)
         self.decoding: list[Row] = []
         self.prefilling: list[Row] = []
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, protocol, template, tokenizing, warmup
+from mlxworker import frames, orders, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
-from mlxworker.engine import Engine, Options
+from mlxworker.engine import Engine
 from mlxworker.errors import (
     EXIT_INTERNAL,
     EXIT_LOAD_FAILED,
@@ -45,7 +45,6 @@ CAPS = [
 ]
 STATS_SECONDS = 1.0
 STATS_LEAST_SECONDS = 0.1
-_DEFAULT_PREFIX_BYTES = 1 << 30
 # The type of the frame that brings a prompt back whose tokens were made on another thread. No peer sends it.
 _TOKENIZED = "tokenized\0"
 
@@ -66,6 +65,7 @@ class Loop:
         self._pid = pid
         self._engine: Engine | None = None
         self._tokenizing: Tokenizing | None = None
+        self._orders: orders.Orders | None = None
         self._long: dict[str, Job] = {}  # requests whose prompts are being tokenised
         self._stats_at = 0.0
         self._stats_rows = (0, 0, 0)
@@ -74,6 +74,7 @@ class Loop:
             "load": self._load,
             "gen": self._generate,
             "cancel": self._cancel,
+            "set": self._set,
             "tokenize": self._tokenize,
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
             "shutdown": self._shutdown,
@@ -144,11 +145,12 @@ class Loop:
         started = time.perf_counter()
         model = models.load(self._api, order)
         loaded = time.perf_counter()
-        engine = Engine(model, _options(order))
+        engine = Engine(model, orders.options(order))
         warmup.produce_token(engine)
         engine.counters = Counters()
         engine.prefix.clear()
         self._engine = engine
+        self._orders = orders.Orders(engine, order.memory_bytes, order.prefix_bytes)
         self._tokenizing = Tokenizing(model, lambda job: self._inbox.put({"type": _TOKENIZED, "job": job}))
         tokenizer = model.tokenizer
         self._writer.put(
@@ -167,6 +169,17 @@ class Loop:
                 "eos": model.eos,
             }
         )
+
+    def _set(self, frame: Frame) -> None:
+        try:
+            change = protocol.parse_set(frame)
+            if self._orders is None:
+                raise RequestError(INVALID, "no model is loaded")
+        except RequestError as e:
+            self._error(None, e)
+            return
+        self._orders.obey(change)
+        self._writer.put({"type": "obeyed", "n": change.number})
 
     def _generate(self, frame: Frame) -> None:
         request: str | None = None
@@ -376,17 +389,3 @@ def fatal(writer: Writer, error: BaseException, trace: str) -> int:
     writer.put({"type": "fatal", "message": known.message, "trace": trace})
     writer.flush()
     return known.exit_code
-
-
-def _options(order: protocol.Load) -> Options:
-    prefix = order.prefix_bytes
-    if prefix is None:
-        prefix = min(_DEFAULT_PREFIX_BYTES, order.memory_bytes // 8) if order.memory_bytes else _DEFAULT_PREFIX_BYTES
-    return Options(
-        max_rows=order.max_rows,
-        prefix_bytes=prefix,
-        prefill_chunk=order.prefill_chunk,
-        memory_bytes=order.memory_bytes,
-        gap_seconds=order.gap_ms / 1000,
-        lanes=order.lanes or Options.lanes,
-    )

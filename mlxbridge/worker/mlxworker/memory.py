@@ -135,7 +135,10 @@ def set_limits(memory_bytes: int) -> None:
 
 
 def wire_weights(weights: int) -> None:
-    """Wire the weights and no more. To be called after every BatchGenerator(), which wires all that it can get."""
+    """Wire that many bytes of weights and no more, nothing for 0.
+
+    To be called after every BatchGenerator(), which wires all that it can get.
+    """
     most = mx.device_info().get("max_recommended_working_set_size")
     if most is not None and mx.metal.is_available():
         mx.set_wired_limit(min(weights, int(most)))

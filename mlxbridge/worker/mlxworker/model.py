@@ -44,6 +44,7 @@ class Model:
     eos: list[int]
     most_token_bytes: int | None  # of a prompt's text in one token; None: not known
     weight_bytes: int
+    wired_bytes: int  # of the weights; 0 wires nothing
     kv: memory.KVPlan
     device: str
     architecture: str
@@ -81,7 +82,8 @@ def load(api: Api, order: Load) -> Model:
         net.set_dtype(mx.float32)
         mx.eval(net.parameters())
     weights = sum(a.nbytes for a in _leaves(net.parameters()))
-    memory.wire_weights(weights)
+    wired = weights if order.wired == "weights" else 0
+    memory.wire_weights(wired)
     tokenizer = _load_tokenizer(folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
@@ -94,11 +96,12 @@ def load(api: Api, order: Load) -> Model:
         words=words,
         config=config,
         defaults=_read_json(folder / "generation_config.json"),
-        context=_context(config, tokenizer),
+        context=min(_context(config, tokenizer), order.context or 1 << 62),
         vocabulary=vocabulary,
         eos=eos,
         most_token_bytes=bounds.most_token_bytes(tokenizer, words),
         weight_bytes=weights,
+        wired_bytes=wired,
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),

@@ -15,8 +15,12 @@ MAX_STOPS = 16
 MAX_STOP_BYTES = 1024
 MAX_TOP_LOGPROBS = 20
 DEFAULT_ROWS = 32
+MAX_ROWS = 4096
 MAX_LANES = 8
 ROLES = ("system", "user", "assistant", "tool")
+WIRED = ("off", "weights")
+# Levels of memory pressure, as macOS counts them.
+NORMAL, WARNING, CRITICAL = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,19 @@ class Load:
     adapter: str | None = None
     gap_ms: float = 0.0
     lanes: int = 0
+    context: int = 0
+    wired: str = "weights"
+
+
+@dataclass(frozen=True)
+class Change:
+    """The set frame. None leaves a thing as it is."""
+
+    number: int = 0
+    memory_bytes: int | None = None
+    prefix_bytes: int | None = None
+    max_rows: int | None = None
+    pressure: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,14 +115,30 @@ def parse_load(frame: Frame) -> Load:
             name=str(frame.get("name") or folder),
             memory_bytes=_integer(frame, "memory_bytes", 0, 1 << 62) or 0,
             prefix_bytes=prefix,
-            max_rows=_integer(frame, "max_rows", 0, 4096) or DEFAULT_ROWS,
+            max_rows=_integer(frame, "max_rows", 0, MAX_ROWS) or DEFAULT_ROWS,
             prefill_chunk=_integer(frame, "prefill_chunk", 0, 1 << 20) or 0,
             adapter=_text(frame, "adapter") or None,
             gap_ms=_number(options, "gap_ms", 0, 60_000) or 0.0,
             lanes=_integer(options, "lanes", 0, MAX_LANES) or 0,
+            context=_integer(options, "context", 0, 1 << 31) or 0,
+            wired=_choice(options, "wired", WIRED),
         )
     except RequestError as e:
         raise LoadError(BAD_MODEL, e.message) from e
+
+
+def parse_set(frame: Frame) -> Change:
+    """Return the set frame. Raises RequestError that names the field."""
+    pressure = _integer(frame, "pressure", NORMAL, CRITICAL)
+    if pressure not in (None, NORMAL, WARNING, CRITICAL):
+        raise RequestError(INVALID, f"pressure must be {NORMAL}, {WARNING} or {CRITICAL}, not {pressure}", "pressure")
+    return Change(
+        number=_integer(frame, "n", 0, 1 << 62) or 0,
+        memory_bytes=_integer(frame, "memory_bytes", 1, 1 << 62),
+        prefix_bytes=_integer(frame, "prefix_bytes", 0, 1 << 62),
+        max_rows=_integer(frame, "max_rows", 1, MAX_ROWS),
+        pressure=pressure,
+    )
 
 
 def parse_source(frame: Frame) -> Source:
@@ -192,6 +225,14 @@ def _text(frame: Frame, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise RequestError(INVALID, f"{name} must be a text", name)
+    return value
+
+
+def _choice(frame: Frame, name: str, choices: tuple[str, ...]) -> str:
+    """Return one of some words; the last of them where none is given."""
+    value = _text(frame, name) or choices[-1]
+    if value not in choices:
+        raise RequestError(INVALID, f"{name} must be {' or '.join(choices)}, not {value[:40]!r}", name)
     return value
 
 
