@@ -57,8 +57,11 @@ type Options struct {
 	Launcher mlxbridge.Launcher
 
 	BudgetBytes int64         // for all models together; zero means what the monitor says
-	MaxRows     int           // as in mlxbridge.PoolOptions
-	IdleTTL     time.Duration // as in mlxbridge.PoolOptions
+	// Defaults are the options of models that have none of their own in Models. A pinned one of those is loaded at the
+	// start.
+	Defaults   mlxbridge.ModelOptions
+	Models     []mlxbridge.ModelOptions
+	StepTarget time.Duration // as in mlxbridge.PoolOptions
 	// Grace is how long Run waits for running requests in the end; zero means 3 s, less than zero not at all.
 	Grace time.Duration
 	Log   *slog.Logger // nil means silence
@@ -155,8 +158,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.conn = conn
 	a.pool = mlxbridge.NewPool(mlxbridge.PoolOptions{
-		Launcher: a.o.Launcher, BudgetBytes: a.budget, MaxRows: a.o.MaxRows, IdleTTL: a.o.IdleTTL, Log: a.log,
-		OnEvent: a.onEvent,
+		Launcher: a.o.Launcher, BudgetBytes: a.budget, Options: a.o.Defaults, Models: a.o.Models,
+		StepTarget: a.o.StepTarget, Resolve: a.o.Library.Resolve, Log: a.log, OnEvent: a.onEvent,
 	})
 	return a.serve(ctx)
 }
@@ -198,6 +201,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	wg.Go(func() { a.heartbeats(work) })
 	wg.Go(func() { a.tellNews(work) })
 	wg.Go(func() { a.watchSleep(work) })
+	wg.Go(func() { a.loadPinned(work) })
 	subs, err := a.listen()
 	if err == nil {
 		wg.Go(func() { a.introduce(work, scanned) })

@@ -46,6 +46,22 @@ func (a *Agent) loadModel(ctx context.Context, decode func(any) error, w *bus.St
 	return a.here(err)
 }
 
+// loadPinned brings the models into memory that the settings want there at all times, one after the other.
+func (a *Agent) loadPinned(ctx context.Context) {
+	for _, o := range a.o.Models {
+		if !o.Pinned {
+			continue
+		}
+		m, dir, err := a.o.Library.Resolve(ctx, o.Name)
+		if err == nil {
+			err = a.pool.Load(ctx, m, dir, true)
+		}
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("a pinned model cannot be loaded", "model", o.Name, "err", err)
+		}
+	}
+}
+
 func tellLoading(ctx context.Context, w *bus.StreamWriter) error {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()

@@ -80,6 +80,9 @@ func (a *Agent) sample(ctx context.Context) {
 	for {
 		load := a.o.Monitor.Load(ctx)
 		a.load.Store(&load)
+		if load.MemoryPressure != nil {
+			a.pool.SetPressure(*load.MemoryPressure)
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -11,6 +11,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/library"
 	"github.com/mlxctl/mlxctl/internal/trust"
+	"github.com/mlxctl/mlxctl/mlxbridge"
 )
 
 // newAgent is the process that runs models on this machine; the keeper runs it.
@@ -46,8 +47,8 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 	models := h.local.Models
 	return agent.New(agent.Options{
 		Bus: o, ID: identity.ID, Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
-		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes, MaxRows: models.MaxRows,
-		IdleTTL: models.IdleTTL, Log: h.slog,
+		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes,
+		Defaults: mlxbridge.ModelOptions{MaxRows: models.MaxRows, IdleTTL: models.IdleTTL}, Log: h.slog,
 	}).Run(ctx)
 }
 

@@ -21,6 +21,9 @@ type Engine interface {
 	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk)) error
 	// Stats returns the newest account of the engine, without asking it.
 	Stats() Stats
+	// Set changes what the engine may use, from its next step on. The channel is closed when it has given back what it
+	// holds beyond that; never, for an engine that ends before. It does not wait.
+	Set(Settings) <-chan struct{}
 	// Done is closed when the engine can answer no more; Err then says why (nil after Close).
 	Done() <-chan struct{}
 	Err() error
@@ -42,9 +45,46 @@ type LaunchSpec struct {
 	Dir   string // holds the model's files
 	// MemoryBytes is all that the worker may use: weights, live KV, prefix store, scratch. Zero means no limit.
 	MemoryBytes int64
+	// PrefixBytes is how much of that is for stored prefixes; zero leaves it to the engine.
+	PrefixBytes int64
 	// MaxRows bounds the requests that run at once; zero means the engine's default.
 	MaxRows int
+	Adapter string // folder of a LoRA adapter
+	Draft   string // folder of a draft model
+	KVBits  int    // quantisation of live keys and values: 4, 8, or 0 for none
+	Options LaunchOptions
 }
+
+// LaunchOptions are choices that an engine makes itself where they are zero.
+type LaunchOptions struct {
+	GapMS          float64 `json:"gap_ms,omitempty"` // longest gap between tokens while a prompt arrives, as a target
+	Lanes          int     `json:"lanes,omitempty"`  // batches by length
+	SessionSeconds float64 `json:"session_seconds,omitempty"`
+	StoredBits     int     `json:"stored_bits,omitempty"` // quantisation of stored prefixes: 4, 8, or 0 for none
+	SpillDir       string  `json:"spill_dir,omitempty"`   // where stored prefixes go that memory has no room for
+	SpillBytes     int64   `json:"spill_bytes,omitempty"`
+	Speculate      string  `json:"speculate,omitempty"` // "auto", "off"
+	Wired          string  `json:"wired,omitempty"`     // "weights", "off"
+	Context        int     `json:"context,omitempty"`   // tokens; at most what the model has
+}
+
+// Settings are changes to a running engine. A zero field leaves a thing as it is.
+type Settings struct {
+	MemoryBytes int64 // as in LaunchSpec; rows that no longer fit start again later
+	PrefixBytes int64
+	MaxRows     int // rows above it that run already finish
+	// Pressure is the machine's: 1 normal, 2 warning, 4 critical. At 2 half of the stored prefixes go, at 4 all of them,
+	// and no row starts.
+	Pressure int
+}
+
+// OutOfMemoryError is the end of a worker that had no memory left.
+type OutOfMemoryError struct{ Cause *cluster.Error }
+
+func (e *OutOfMemoryError) Error() string { return e.Cause.Error() }
+
+// Unwrap returns the cause, of CodeWorkerCrashed.
+func (e *OutOfMemoryError) Unwrap() error { return e.Cause }
 
 // Info describes a loaded model.
 type Info struct {
@@ -73,4 +113,6 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
+	// StepTimes are what was measured of decode steps, ordered by rows; empty before.
+	StepTimes []StepTime `json:"step_times,omitempty"`
 }

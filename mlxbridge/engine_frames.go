@@ -45,6 +45,8 @@ func (e *workerEngine) dispatch(f *workerFrame) {
 	case "stats":
 		stats := f.stats(time.Now())
 		e.stats.Store(&stats)
+	case "obeyed":
+		e.obeyed(f.N)
 	case "ready", "loaded", "load_error":
 		select {
 		case e.handshake <- f:

@@ -42,7 +42,9 @@ type workerEngine struct {
 	stats atomic.Pointer[Stats]
 
 	mu      sync.Mutex
-	streams map[string]*stream // rows that live in the worker
+	streams map[string]*stream      // rows that live in the worker
+	orders  map[int64]chan struct{} // by number, those that the worker has not obeyed yet
+	ordered int64
 	next    int64
 	closing bool
 	reason  string // why it was killed
@@ -54,7 +56,7 @@ func newWorkerEngine(name string, p *process, log *logFile, stall time.Duration,
 	e := &workerEngine{
 		name: name, process: p, log: log, out: newOutbox(), slog: l, stall: stall,
 		handshake: make(chan *workerFrame, 2), done: make(chan struct{}), born: time.Now(),
-		streams: map[string]*stream{},
+		streams: map[string]*stream{}, orders: map[int64]chan struct{}{},
 	}
 	e.stats.Store(&Stats{})
 	read, logged := make(chan struct{}), make(chan struct{})
@@ -153,6 +155,30 @@ func (e *workerEngine) unloaded() *cluster.Error {
 	return cluster.Errorf(cluster.CodeNodeLost, "model %s was unloaded here", e.name)
 }
 
+// Set changes what the worker may use; see Engine.
+func (e *workerEngine) Set(s Settings) <-chan struct{} {
+	done := make(chan struct{})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ordered++
+	e.orders[e.ordered] = done
+	e.send(setFrame{
+		Type: "set", N: e.ordered, MemoryBytes: s.MemoryBytes, PrefixBytes: s.PrefixBytes, MaxRows: s.MaxRows,
+		Pressure: s.Pressure,
+	})
+	return done
+}
+
+// obeyed takes the worker's word that it has carried out an order.
+func (e *workerEngine) obeyed(n int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if done := e.orders[n]; done != nil {
+		close(done)
+		delete(e.orders, n)
+	}
+}
+
 // Close ends the worker: it is asked, then told, then killed.
 func (e *workerEngine) Close(ctx context.Context) error {
 	e.mu.Lock()
@@ -241,7 +267,11 @@ func (e *workerEngine) cause() error {
 	case e.fatal != "":
 		how += ": " + e.fatal
 	}
-	return cluster.Errorf(cluster.CodeWorkerCrashed, "worker of %s %s", e.name, how).WithHint("%s", e.log.hint())
+	err := cluster.Errorf(cluster.CodeWorkerCrashed, "worker of %s %s", e.name, how).WithHint("%s", e.log.hint())
+	if e.reason == "" && e.process.exhausted() {
+		return &OutOfMemoryError{Cause: err}
+	}
+	return err
 }
 
 // contextError says why ctx ended: its cause where that has a code, else cancelled or timed out.

@@ -23,6 +23,20 @@ type (
 		Name        string `json:"name"`
 		MemoryBytes int64  `json:"memory_bytes"`
 		MaxRows     int    `json:"max_rows,omitempty"`
+		PrefixBytes int64  `json:"prefix_bytes,omitempty"`
+		Adapter     string `json:"adapter,omitempty"`
+		Draft       string `json:"draft,omitempty"`
+		KVBits      int    `json:"kv_bits,omitempty"`
+
+		Options LaunchOptions `json:"options,omitzero"`
+	}
+	setFrame struct {
+		Type        string `json:"type"` // "set"
+		N           int64  `json:"n"`
+		MemoryBytes int64  `json:"memory_bytes,omitempty"`
+		PrefixBytes int64  `json:"prefix_bytes,omitempty"`
+		MaxRows     int    `json:"max_rows,omitempty"`
+		Pressure    int    `json:"pressure,omitempty"`
 	}
 	genFrame struct {
 		Type              string                     `json:"type"` // "gen"
@@ -101,6 +115,8 @@ type workerFrame struct {
 
 	// accepted; also inside usage
 	frameUsage
+
+	N int64 `json:"n"` // obeyed
 
 	// progress
 	Done  int `json:"done"`

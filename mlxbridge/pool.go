@@ -23,10 +23,16 @@ const (
 // PoolOptions say what a Pool may use. Launcher is required; zero values elsewhere choose the default.
 type PoolOptions struct {
 	Launcher    Launcher
-	BudgetBytes int64         // for all models together; zero means no limit
-	MaxRows     int           // requests that one model runs at once; zero means 32
-	IdleTTL     time.Duration // a model that nobody asked for that long is unloaded; zero means never
-	Log         *slog.Logger  // nil means silence
+	BudgetBytes int64 // for all models together; zero means no limit
+	// Options are those of models that have none of their own in Models; Name does not count.
+	Options ModelOptions
+	Models  []ModelOptions
+	// StepTarget is how long one step of a model may take, which bounds the requests that it runs at once; zero means
+	// 200 ms.
+	StepTarget time.Duration
+	// Resolve finds the folder of a draft model; nil takes what the options say for a folder.
+	Resolve func(ctx context.Context, name string) (cluster.Model, string, error)
+	Log     *slog.Logger // nil means silence
 	// OnEvent is told every change of a replica's state, one at a time and in order, perhaps a moment after
 	// the call that made it has returned. It may call the Pool, but must not wait long: those who changed the state may
 	// be waiting for it. It may be nil.
@@ -36,7 +42,14 @@ type PoolOptions struct {
 // Pool keeps the models in memory on this machine: it loads what is asked for, evicts what is idle when the budget
 // needs it, and restarts what dies. All methods are safe for concurrent use.
 //
-// A model runs MaxRows requests at once and lets four times as many wait; one more is CodeBusy. A model whose worker
+// A model runs as many requests at once as its options, its memory and its measured speed allow, its slots, and lets
+// four times as many wait; one more is CodeBusy.
+//
+// A model claims part of the budget: what it needs at least, and of what is free as much as it can use. When another
+// needs room, claims shrink again, stored prefixes first; only then are idle models evicted, the one used longest ago
+// first, never one that is busy or pinned. What becomes free lets claims grow.
+//
+// A model whose worker ran out of memory comes back with half the slots, until it is unloaded. A model whose worker
 // dies is failed, and restarted after 0.5 s, 1 s, 2 s, … at most 30 s: at once if it is pinned, else when it is asked
 // for again. After five deaths in five minutes it is quarantined until Load or Unload.
 type Pool struct {
@@ -49,6 +62,7 @@ type Pool struct {
 	mu       sync.Mutex
 	closed   bool
 	replicas map[string]*replica // by the model's name
+	pressure int                 // of the machine's memory
 	events   []cluster.Event     // still to be told
 	telling  bool                // somebody tells them
 	failures []error             // of workers that did not end
@@ -56,18 +70,19 @@ type Pool struct {
 
 // NewPool makes an empty Pool. Close it in the end.
 func NewPool(o PoolOptions) *Pool {
-	if o.MaxRows <= 0 {
-		o.MaxRows = defaultMaxRows
+	if o.StepTarget <= 0 {
+		o.StepTarget = stepTarget
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{
 		o: o, born: time.Now(), admission: make(chan struct{}, 1), closing: make(chan struct{}),
-		replicas: map[string]*replica{},
+		replicas: map[string]*replica{}, pressure: pressureNormal,
 	}
-	if o.IdleTTL > 0 {
-		p.work.Go(p.expire)
+	p.work.Go(p.keep)
+	if least := p.leastTTL(); least > 0 {
+		p.work.Go(func() { p.expire(least) })
 	}
 	return p
 }
@@ -109,13 +124,16 @@ func (p *Pool) order(m cluster.Model, dir string, pinned bool) (*load, <-chan st
 	if r.state == cluster.ReplicaQuarantined {
 		r.crashes = nil
 	}
-	r.pinned = pinned
-	switch {
-	case r.engine != nil:
+	r.pinned = pinned || p.options(m.Name).Pinned
+	if r.engine != nil {
 		return nil, nil, nil
-	case r.load == nil:
+	}
+	if err := p.underPressure(); err != nil {
+		return nil, nil, err
+	}
+	if r.load == nil {
 		p.startLoad(r, 0)
-	default:
+	} else {
 		r.load.hurry()
 	}
 	return r.load, nil, nil
@@ -214,7 +232,10 @@ func (p *Pool) enter(r *replica) error {
 		return cluster.Errorf(cluster.CodeQuarantined, "model %s is quarantined: %s", r.model.Name, r.reason).
 			WithHint("mlxctl load %s tries it again", r.model.Name)
 	}
-	if most := p.o.MaxRows * (1 + waitingPerRow); r.users >= most {
+	if err := p.underPressure(); err != nil {
+		return err
+	}
+	if most := cmp.Or(r.slots, p.options(r.model.Name).rows()) * (1 + waitingPerRow); r.users >= most {
 		return cluster.Errorf(cluster.CodeBusy, "model %s has %d requests, as many as it may", r.model.Name, most)
 	}
 	r.users++
@@ -237,10 +258,15 @@ func (p *Pool) find(m cluster.Model, dir string) (*replica, <-chan struct{}, err
 	}
 	switch {
 	case r == nil:
-		if _, _, err := p.room(&replica{model: m}); err != nil {
+		if err := p.underPressure(); err != nil {
 			return nil, nil, err
 		}
-		r = &replica{model: m, dir: dir, gone: make(chan struct{}), idleSince: time.Now()}
+		if _, err := p.room(&replica{model: m}); err != nil {
+			return nil, nil, err
+		}
+		r = &replica{
+			model: m, dir: dir, gone: make(chan struct{}), idleSince: time.Now(), pinned: p.options(m.Name).Pinned,
+		}
 		p.replicas[m.Name] = r
 		return r, nil, nil
 	case r.state == cluster.ReplicaEvicting:
@@ -271,7 +297,7 @@ func (p *Pool) Replicas() []cluster.Replica {
 	defer p.mu.Unlock()
 	out := make([]cluster.Replica, 0, len(p.replicas))
 	for _, r := range p.replicas {
-		out = append(out, r.snapshot(time.Since(p.born), p.o.MaxRows))
+		out = append(out, r.snapshot(time.Since(p.born), p.options(r.model.Name).rows()))
 	}
 	slices.SortFunc(out, func(a, b cluster.Replica) int { return cmp.Compare(a.Model, b.Model) })
 	return out

@@ -1,6 +1,8 @@
 package mlxbridge
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -41,7 +43,7 @@ func (p *Pool) notice(r *replica) {
 		err = cluster.Errorf(cluster.CodeWorkerCrashed, "worker of %s ended", r.model.Name)
 	}
 	r.last = r.engine.Stats()
-	r.engine = nil
+	r.forget()
 	p.crash(r, err)
 }
 
@@ -56,15 +58,26 @@ func (p *Pool) fail(r *replica, err error) {
 		return
 	}
 	p.enterState(r, cluster.ReplicaFailed, reason(err))
-	if len(r.crashes) == 0 || code == cluster.CodeBadModel {
+	isChosen := p.isConfigured(r.model.Name) && (code == cluster.CodeBadModel || code == cluster.CodeUnsupported)
+	switch {
+	case isChosen: // whoever configured it finds out why it does not work
+		r.planned, r.retryAt = 0, time.Now().Add(firstBackoff)
+	case len(r.crashes) == 0 || code == cluster.CodeBadModel:
 		p.remove(r) // else its deaths would be forgotten
-	} else if r.users == 0 {
+		return
+	}
+	if r.users == 0 {
 		r.idleSince = time.Now()
 	}
 }
 
 // crash counts a death and decides what comes of it. Called with mu held.
 func (p *Pool) crash(r *replica, err error) {
+	if _, ok := errors.AsType[*OutOfMemoryError](err); ok {
+		r.fewerRows = max(1, cmp.Or(r.slots, p.slotsOf(r))/2)
+		r.slots = r.fewerRows
+		p.event(r, fmt.Sprintf("it ran out of memory; from now on it runs at most %d requests at once", r.fewerRows))
+	}
 	now := time.Now()
 	r.crashes = slices.DeleteFunc(r.crashes, func(at time.Time) bool { return now.Sub(at) > crashWindow })
 	r.crashes = append(r.crashes, now)
@@ -107,6 +120,11 @@ func (p *Pool) enterState(r *replica, state cluster.ReplicaState, why string) {
 	if why != "" {
 		message += ": " + why
 	}
+	p.event(r, message)
+}
+
+// event has something about a replica told. Called with mu held.
+func (p *Pool) event(r *replica, message string) {
 	p.events = append(p.events, cluster.Event{
 		At: time.Now(), Kind: cluster.EventReplicaState, Model: r.model.Name, Message: message,
 	})

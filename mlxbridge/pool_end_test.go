@@ -46,7 +46,7 @@ func TestPoolUnload(t *testing.T) {
 func TestPoolUnloadsTheIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, enginetest.Script{TokensPerSecond: 10}, mlxbridge.PoolOptions{IdleTTL: time.Minute})
+		b := newBench(t, enginetest.Script{TokensPerSecond: 10}, mlxbridge.PoolOptions{Options: mlxbridge.ModelOptions{IdleTTL: time.Minute}})
 		b.mustLoad(t, model("pinned", gib), true)
 		var asking sync.WaitGroup
 		asking.Go(func() { b.mustAsk(t, model("busy", gib), 1000) })

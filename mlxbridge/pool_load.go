@@ -1,9 +1,7 @@
 package mlxbridge
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -42,12 +40,12 @@ func (p *Pool) runLoad(ctx context.Context, r *replica, l *load, delay time.Dura
 	if r.state == cluster.ReplicaFailed {
 		p.enterState(r, cluster.ReplicaLoading, "")
 	}
-	spec := LaunchSpec{Model: r.model, Dir: r.dir, MaxRows: p.o.MaxRows}
-	if p.o.BudgetBytes > 0 {
-		spec.MemoryBytes = r.planned
-	}
 	p.mu.Unlock()
 	p.tell()
+	spec, err := p.spec(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	return p.o.Launcher.Launch(ctx, spec)
 }
 
@@ -81,6 +79,7 @@ func (p *Pool) endLoad(r *replica, l *load, engine Engine, err error) {
 		r.idleSince = time.Now()
 	}
 	p.enterState(r, cluster.ReplicaReady, "")
+	p.correct(r)
 	p.work.Go(func() {
 		select {
 		case <-engine.Done():
@@ -88,90 +87,6 @@ func (p *Pool) endLoad(r *replica, l *load, engine Engine, err error) {
 		case <-r.gone: // it was given up
 		}
 	})
-}
-
-// makeRoom claims what a replica needs, and evicts others for it. Nobody else gets in between.
-func (p *Pool) makeRoom(ctx context.Context, r *replica) error {
-	select {
-	case p.admission <- struct{}{}:
-		defer func() { <-p.admission }()
-	case <-ctx.Done():
-		return contextError(ctx)
-	}
-	for {
-		p.mu.Lock()
-		free, victims, err := p.room(r)
-		if err == nil && len(victims) == 0 {
-			r.planned = planFor(r.model, p.o.MaxRows).claim(free)
-		}
-		for _, v := range victims {
-			p.startEvict(context.Background(), v, "memory is needed for "+r.model.Name)
-		}
-		p.mu.Unlock()
-		p.tell()
-		if err != nil || len(victims) == 0 {
-			return err
-		}
-		for _, v := range victims {
-			select {
-			case <-v.gone:
-			case <-ctx.Done():
-				return contextError(ctx)
-			}
-		}
-	}
-}
-
-// room says how much of the budget is free for a replica, or who must go before it fits. It is an error when that is
-// not enough. Called with mu held.
-func (p *Pool) room(r *replica) (free int64, victims []*replica, err error) {
-	need := planFor(r.model, p.o.MaxRows)
-	budget := p.o.BudgetBytes
-	if budget <= 0 {
-		return need.wanted, nil, nil
-	}
-	if need.least > budget {
-		return 0, nil, cluster.Errorf(cluster.CodeNoFit, "model %s needs %s, and the memory budget here is %s",
-			r.model.Name, bytesText(need.least), bytesText(budget))
-	}
-	free = budget - p.planned(r)
-	if free >= need.least {
-		return free, nil, nil
-	}
-	var may []*replica
-	for _, v := range p.replicas {
-		if v != r && v.planned > 0 && (v.isIdle() || v.state == cluster.ReplicaEvicting) {
-			may = append(may, v)
-		}
-	}
-	slices.SortFunc(may, func(a, b *replica) int {
-		going := func(v *replica) int {
-			if v.state == cluster.ReplicaEvicting {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(going(a), going(b)), a.idleSince.Compare(b.idleSince))
-	})
-	for i, v := range may {
-		if free += v.planned; free >= need.least {
-			return free, may[:i+1], nil
-		}
-	}
-	return 0, nil, cluster.Errorf(cluster.CodeBusy,
-		"model %s needs %s, and models that are busy or pinned leave %s of the memory budget of %s",
-		r.model.Name, bytesText(need.least), bytesText(free), bytesText(budget))
-}
-
-// planned sums the claims of all but one. Called with mu held.
-func (p *Pool) planned(but *replica) int64 {
-	var sum int64
-	for _, r := range p.replicas {
-		if r != but {
-			sum += r.planned
-		}
-	}
-	return sum
 }
 
 // startEvict begins to end a replica; its claim lasts until it is gone. ctx bounds how long its worker is waited for
@@ -214,13 +129,25 @@ func (p *Pool) remove(r *replica) {
 	if p.replicas[r.model.Name] == r {
 		delete(p.replicas, r.model.Name)
 	}
-	r.engine, r.planned = nil, 0
+	r.forget()
+	r.planned = 0
 	close(r.gone)
 }
 
+// leastTTL is the shortest time after which an idle model is unloaded; zero where none ever is.
+func (p *Pool) leastTTL() time.Duration {
+	least := p.o.Options.IdleTTL
+	for _, o := range p.o.Models {
+		if o.IdleTTL > 0 && (least == 0 || o.IdleTTL < least) {
+			least = o.IdleTTL
+		}
+	}
+	return least
+}
+
 // expire unloads models that nobody has asked for.
-func (p *Pool) expire() {
-	tick := time.NewTicker(min(max(p.o.IdleTTL/10, time.Millisecond), 10*time.Second))
+func (p *Pool) expire(least time.Duration) {
+	tick := time.NewTicker(min(max(least/10, time.Millisecond), 10*time.Second))
 	defer tick.Stop()
 	for {
 		select {
@@ -230,8 +157,9 @@ func (p *Pool) expire() {
 		}
 		p.mu.Lock()
 		for _, r := range p.replicas {
-			if r.isIdle() && time.Since(r.idleSince) >= p.o.IdleTTL {
-				p.startEvict(context.Background(), r, "idle for "+p.o.IdleTTL.String())
+			ttl := p.options(r.model.Name).IdleTTL
+			if ttl > 0 && r.isIdle() && time.Since(r.idleSince) >= ttl {
+				p.startEvict(context.Background(), r, "idle for "+ttl.String())
 			}
 		}
 		p.mu.Unlock()

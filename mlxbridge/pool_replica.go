@@ -1,6 +1,7 @@
 package mlxbridge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -23,6 +24,15 @@ type replica struct {
 	reason    string
 	pinned    bool
 	planned   int64 // claimed from the budget
+	offered   int64 // what it keeps of that when its worker has obeyed; zero while it is asked for nothing
+	known     measured
+	slots     int // zero before its first load
+	fewerRows int // most that it runs at once after it ran out of memory; zero means as many as configured
+	told      Settings
+	toldAt    time.Time
+	order     <-chan struct{} // of the last change that the worker was told; closed when it has obeyed
+	deaf      <-chan struct{} // an order that it did not obey in time; nil means none
+	isOver    bool            // it uses more than its claim
 	engine    Engine
 	load      *load
 	gone      chan struct{} // closed when it is no longer in the Pool
@@ -98,7 +108,24 @@ func (r *replica) isIdle() bool {
 	return r.state == cluster.ReplicaReady && r.users == 0 && !r.pinned
 }
 
-func (r *replica) snapshot(now time.Duration, slots int) cluster.Replica {
+// forget lets go of an engine that has ended, and of what was agreed with it.
+func (r *replica) forget() {
+	r.engine, r.told, r.toldAt, r.order, r.deaf, r.offered, r.isOver = nil, Settings{}, time.Time{}, nil, nil, 0, false
+}
+
+// isDeaf is true for a worker that has still not done what it was to do long ago.
+func (r *replica) isDeaf() bool {
+	select {
+	case <-r.deaf:
+		r.deaf = nil
+	default:
+	}
+	return r.deaf != nil
+}
+
+// snapshot describes the replica; most is how many requests it could run at once before it was ever loaded.
+func (r *replica) snapshot(now time.Duration, most int) cluster.Replica {
+	slots := cmp.Or(r.slots, most)
 	out := cluster.Replica{
 		Model: r.model.Name, Digest: r.model.Digest, State: r.state, Reason: r.reason,
 		PlannedBytes: r.planned, Context: r.model.Context, Slots: slots,
@@ -114,9 +141,6 @@ func (r *replica) snapshot(now time.Duration, slots int) cluster.Replica {
 		out.WorkerPID = info.PID
 		if info.Context > 0 {
 			out.Context = info.Context
-		}
-		if info.MaxRows > 0 {
-			out.Slots = info.MaxRows
 		}
 		// The worker's word is up to a second old; it may hold requests back although it has slots.
 		out.Waiting = max(r.users-out.Slots, min(stats.Waiting, r.users), 0)

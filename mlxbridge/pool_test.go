@@ -146,7 +146,7 @@ func TestPoolLoadsOnceForAllWhoAsk(t *testing.T) {
 func TestPoolReplicaOfReadyModel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, enginetest.Script{TokensPerSecond: 10, LoadFor: time.Second}, mlxbridge.PoolOptions{MaxRows: 2})
+		b := newBench(t, enginetest.Script{TokensPerSecond: 10, LoadFor: time.Second}, mlxbridge.PoolOptions{Options: mlxbridge.ModelOptions{MaxRows: 2}})
 		m := model("m", gib)
 		b.mustLoad(t, m, true)
 		loadedAt := time.Now()
@@ -279,7 +279,7 @@ func TestPoolNeverPromisesMoreThanItHas(t *testing.T) {
 func TestPoolBoundsWhoWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, enginetest.Script{TokensPerSecond: 1}, mlxbridge.PoolOptions{MaxRows: 2})
+		b := newBench(t, enginetest.Script{TokensPerSecond: 1}, mlxbridge.PoolOptions{Options: mlxbridge.ModelOptions{MaxRows: 2}})
 		m := model("m", gib)
 		var asking sync.WaitGroup
 		for range 10 { // two run, eight wait

@@ -113,6 +113,10 @@ func (p *process) ending() string {
 	return fmt.Sprintf("ended with exit code %d", state.ExitCode())
 }
 
+// exhausted says whether the process ended because it had no memory left. Only after exited is closed. What the system
+// kills for that reason it kills as anybody could, so that does not count.
+func (p *process) exhausted() bool { return p.cmd.ProcessState.ExitCode() == exitOutOfMemory }
+
 // exitOutOfMemory is the worker's own word for it.
 const exitOutOfMemory = 71
 

@@ -144,8 +144,10 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 	}
 	e.send(loadFrame{
 		Type: "load", Dir: spec.Dir, Name: e.name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
+		PrefixBytes: spec.PrefixBytes, Adapter: spec.Adapter, Draft: spec.Draft, KVBits: spec.KVBits,
+		Options: spec.Options,
 	})
-	wait := loadWait + time.Duration(spec.Model.WeightBytes/loadBytesPerSecond)*time.Second
+	wait := loadWait + time.Duration((spec.Model.WeightBytes+spec.Model.Shape.ExtraBytes)/loadBytesPerSecond)*time.Second
 	loaded, err := e.await(ctx, wait, "loading the model")
 	if err != nil {
 		return err

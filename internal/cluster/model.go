@@ -15,4 +15,19 @@ type Model struct {
 	WeightBytes     int64 `json:"weight_bytes"`
 	KVBytesPerToken int64 `json:"kv_bytes_per_token"`
 	Context         int   `json:"context"` // tokens
+	Shape           Shape `json:"shape,omitzero"`
+}
+
+// Shape is what the memory of a model is planned from, beside its weights. A zero field is not known, or there is
+// nothing of the kind.
+type Shape struct {
+	HalfBytes  int64 `json:"half_bytes,omitempty"` // of the weights, in 16-bit floats, which a CPU computes in 32 bits
+	Hidden     int64 `json:"hidden,omitempty"`     // width of the hidden state, numbers
+	Vocabulary int64 `json:"vocabulary,omitempty"` // width of the logits, numbers
+	// WindowBytesPerToken is the part of KVBytesPerToken in layers that keep no more than Window tokens.
+	WindowBytesPerToken int64 `json:"window_bytes_per_token,omitempty"`
+	Window              int64 `json:"window,omitempty"`
+	StateBytes          int64 `json:"state_bytes,omitempty"` // of a row, however long, in layers without keys and values
+	// ExtraBytes is what the node's settings add: an adapter; a draft model with the keys and values of one row.
+	ExtraBytes int64 `json:"extra_bytes,omitempty"`
 }

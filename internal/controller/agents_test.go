@@ -11,6 +11,7 @@ import (
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/library"
+	"github.com/mlxctl/mlxctl/mlxbridge"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
@@ -30,7 +31,7 @@ func (s *site) agent(t *testing.T, id cluster.NodeID, url string, script enginet
 	}
 	o := agent.Options{
 		Bus: s.agentBus(t, id), ID: id, Name: "mac-" + string(id), Home: t.TempDir(), Library: lib, Monitor: mac{},
-		Launcher: enginetest.NewLauncher(script), MaxRows: rows, Grace: -1,
+		Launcher: enginetest.NewLauncher(script), Defaults: mlxbridge.ModelOptions{MaxRows: rows}, Grace: -1,
 	}
 	if url != "" {
 		o.Bus.URLs = []string{url}

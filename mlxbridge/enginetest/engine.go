@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -16,8 +17,9 @@ import (
 type Engine struct {
 	name   string
 	script Script
+	spec   mlxbridge.LaunchSpec
 	info   mlxbridge.Info
-	slots  chan struct{} // holds one for each row that runs
+	slots  *slots
 	hung   chan struct{} // closed when nobody gets anything any more
 	done   chan struct{}
 	rows   sync.WaitGroup
@@ -28,6 +30,7 @@ type Engine struct {
 	err    error // what running requests are told; also Err, unless the engine was closed
 	closed bool
 	stats  mlxbridge.Stats
+	told   mlxbridge.Settings // what it was told last, of each kind
 }
 
 func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
@@ -41,15 +44,16 @@ func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
 	if rows == 0 {
 		rows = defaultRows
 	}
+	weights := cmp.Or(script.WeightBytes, spec.Model.WeightBytes)
 	return &Engine{
 		name: spec.Model.Name, script: script,
 		info: mlxbridge.Info{
-			Device: "cpu", Versions: map[string]string{"fake": "1"}, WeightBytes: spec.Model.WeightBytes,
+			Device: "cpu", Versions: map[string]string{"fake": "1"}, WeightBytes: weights,
 			KVBytesPerToken: spec.Model.KVBytesPerToken, Context: script.Context, Vocabulary: script.Context,
 			MaxRows: rows, Load: script.LoadFor,
 		},
-		slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
-		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes},
+		slots: newSlots(rows), told: mlxbridge.Settings{MemoryBytes: spec.MemoryBytes, MaxRows: rows, Pressure: 1}, spec: spec, hung: make(chan struct{}), done: make(chan struct{}),
+		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: weights, StepTimes: script.StepTimes},
 	}
 }
 
@@ -64,6 +68,55 @@ func (e *Engine) Stats() mlxbridge.Stats {
 	s.At = time.Now()
 	return s
 }
+
+// Set does at once what it is told, unless the script makes the engine deaf: stored prefixes go, rows stay.
+func (e *Engine) Set(s mlxbridge.Settings) <-chan struct{} {
+	obeyed := make(chan struct{})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.script.IsDeaf || e.ended {
+		return obeyed
+	}
+	e.told.MemoryBytes = cmp.Or(s.MemoryBytes, e.told.MemoryBytes)
+	e.told.PrefixBytes = cmp.Or(s.PrefixBytes, e.told.PrefixBytes)
+	e.told.MaxRows = cmp.Or(s.MaxRows, e.told.MaxRows)
+	e.told.Pressure = cmp.Or(s.Pressure, e.told.Pressure)
+	e.slots.resize(e.told.MaxRows)
+	if e.told.MemoryBytes > 0 {
+		surplus := max(0, e.stats.ActiveBytes-e.told.MemoryBytes)
+		e.drop(surplus)
+	}
+	if e.told.Pressure >= 4 {
+		e.drop(e.stats.PrefixBytes)
+	}
+	close(obeyed)
+	return obeyed
+}
+
+// drop forgets stored prefixes. Called with mu held.
+func (e *Engine) drop(bytes int64) {
+	bytes = min(bytes, e.stats.PrefixBytes)
+	e.stats.PrefixBytes -= bytes
+	e.stats.ActiveBytes -= bytes
+}
+
+// Store has the engine hold that many bytes of prefixes more.
+func (e *Engine) Store(bytes int64) {
+	e.account(func(s *mlxbridge.Stats) { s.PrefixBytes += bytes; s.ActiveBytes += bytes })
+}
+
+// Use has the engine use that many bytes more for what it cannot give back.
+func (e *Engine) Use(bytes int64) { e.account(func(s *mlxbridge.Stats) { s.ActiveBytes += bytes }) }
+
+// Told returns what the engine may use: of each kind what it was told last.
+func (e *Engine) Told() mlxbridge.Settings {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.told
+}
+
+// Spec returns what the engine was launched with.
+func (e *Engine) Spec() mlxbridge.LaunchSpec { return e.spec }
 
 // Done is closed when the engine has crashed or was closed.
 func (e *Engine) Done() <-chan struct{} { return e.done }
@@ -81,6 +134,12 @@ func (e *Engine) Err() error {
 // Crash ends the engine as a killed worker would.
 func (e *Engine) Crash() {
 	e.crash()
+	e.rows.Wait()
+}
+
+// Exhaust ends the engine as a worker ends that has no memory left.
+func (e *Engine) Exhaust() {
+	e.end(false, &mlxbridge.OutOfMemoryError{Cause: cluster.Errorf(cluster.CodeWorkerCrashed, "worker of %s ran out of memory", e.name)})
 	e.rows.Wait()
 }
 

@@ -63,7 +63,7 @@ func (r *row) produce(ctx context.Context) {
 		return
 	}
 	r.usage.Queue = time.Since(queued)
-	defer func() { <-e.slots }()
+	defer e.slots.leave()
 	e.account(func(s *mlxbridge.Stats) { s.Running++; s.Counters.PromptTokens += int64(r.usage.PromptTokens) })
 	err := r.decode(ctx)
 	e.account(func(s *mlxbridge.Stats) {
@@ -91,13 +91,16 @@ func (r *row) takeSlot(ctx context.Context) error {
 	e := r.engine
 	e.account(func(s *mlxbridge.Stats) { s.Waiting++ })
 	defer e.account(func(s *mlxbridge.Stats) { s.Waiting-- })
+	free := e.slots.enter()
 	select {
-	case e.slots <- struct{}{}:
+	case <-free:
 		return nil
 	case <-ctx.Done():
+		e.slots.giveUp(free)
 		e.account(func(s *mlxbridge.Stats) { s.Counters.Cancelled++ })
 		return contextError(ctx)
 	case <-e.done:
+		e.slots.giveUp(free)
 		return e.endedBy()
 	}
 }

@@ -1,0 +1,57 @@
+package mlxbridge
+
+import "time"
+
+// stepTarget is how long a step may take unless configured: every reader then gets at least 5 tokens a second, about as
+// fast as people read.
+const stepTarget = 200 * time.Millisecond
+
+// StepTime is one point of a measured curve: how long a decode step takes with that many rows.
+type StepTime struct {
+	Rows int
+	MS   float64
+}
+
+// slots says how many requests a model runs at once: as many as wanted, as its claim on memory holds at 1,024 tokens
+// each, with the copy that a join makes, and as keep a step within the target. It is one or more. A claim of 0 is no
+// bound, and neither is a curve without points.
+func slots(p plan, claim int64, curve []StepTime, want int, target time.Duration) int {
+	n := want
+	if each := 2 * p.kv.bytes(min(p.context, rowTokens)); claim > 0 && each > 0 {
+		n = min(n, int(min((claim-p.base())/each, int64(want))))
+	}
+	if most, ok := rowsWithin(curve, float64(target)/float64(time.Millisecond)); ok {
+		n = min(n, most)
+	}
+	return max(n, 1)
+}
+
+// rowsWithin is the largest number of rows whose step is within most milliseconds, between the points of a curve and
+// beyond its last one by straight lines. The points are ordered by rows. False means that the curve sets no bound.
+func rowsWithin(curve []StepTime, most float64) (int, bool) {
+	if len(curve) == 0 {
+		return 0, false
+	}
+	for i, point := range curve {
+		if point.MS <= most {
+			continue
+		}
+		if i == 0 {
+			return point.Rows - 1, true // fewer were not measured; a row less is tried
+		}
+		return between(curve[i-1], point, most), true
+	}
+	if len(curve) == 1 {
+		return 0, false
+	}
+	last, before := curve[len(curve)-1], curve[len(curve)-2]
+	if last.MS <= before.MS || last.Rows <= before.Rows {
+		return 0, false // it does not grow: no bound is in sight
+	}
+	return between(before, last, most), true
+}
+
+// between is the number of rows at which the line through two points reaches most milliseconds, rounded down.
+func between(a, b StepTime, most float64) int {
+	return a.Rows + int((most-a.MS)/(b.MS-a.MS)*float64(b.Rows-a.Rows))
+}
