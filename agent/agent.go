@@ -56,7 +56,7 @@ type Options struct {
 	Monitor  Monitor
 	Launcher mlxbridge.Launcher
 
-	BudgetBytes int64         // for all models together; zero means what the monitor says
+	BudgetBytes int64 // for all models together; zero means what the monitor says
 	// Defaults are the options of models that have none of their own in Models. A pinned one of those is loaded at the
 	// start.
 	Defaults   mlxbridge.ModelOptions

@@ -154,7 +154,7 @@ func TestCancelReachesTheEngine(t *testing.T) {
 
 func TestFullNodeIsBusy(t *testing.T) {
 	t.Parallel()
-	c, _, _ := pair(t, slow(), func(o *agent.Options) { o.MaxRows = 1 })
+	c, _, _ := pair(t, slow(), func(o *agent.Options) { o.Defaults.MaxRows = 1 })
 	begin(t, c)
 	for range 4 { // wait
 		if _, err := c.open(bus.VerbInfer, count(90000)); err != nil {

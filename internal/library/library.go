@@ -21,13 +21,16 @@ type Options struct {
 	// HubDirs are folders in the layout of the Hugging Face cache; the first that has a name wins. Nil means the cache
 	// of this user, where HF_HUB_CACHE, HF_HOME or the convention puts it; a list that is empty means none.
 	HubDirs []string
+	// Settings change single models.
+	Settings []Setting
 }
 
 // Library finds models. Its methods are safe for concurrent use. What it found out about a folder it keeps until a file
 // there changes.
 type Library struct {
-	hubs []string
-	tiny *unpacked
+	hubs     []string
+	tiny     *unpacked
+	settings []Setting
 	// onCPU says that models run in float32, whatever their weights are in.
 	onCPU bool
 
@@ -58,7 +61,9 @@ func Open(o Options) (*Library, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Library{hubs: hubs, tiny: tiny, onCPU: runtime.GOOS != "darwin", seen: make(map[string]finding)}, nil
+	return &Library{
+		hubs: hubs, tiny: tiny, settings: o.Settings, onCPU: runtime.GOOS != "darwin", seen: make(map[string]finding),
+	}, nil
 }
 
 // Resolve finds the model of that name and the folder that holds it. Its errors are *cluster.Error: CodeNoModel where
@@ -75,7 +80,8 @@ func (l *Library) Resolve(ctx context.Context, name string) (cluster.Model, stri
 	if err != nil {
 		return cluster.Model{}, "", place.explain(err)
 	}
-	return m, place.dir, nil
+	m, err = l.apply(ctx, m)
+	return m, place.dir, err
 }
 
 // List returns the models that Resolve knows by name and that can be loaded, ordered by name after the embedded one.
@@ -201,6 +207,7 @@ func (l *Library) inspect(ctx context.Context, dir string, files fileSet) (clust
 		WeightBytes:     weights.bytes,
 		KVBytesPerToken: config.kvElementsPerToken() * width,
 		Context:         config.context(readTokenizerLimit(dir)),
+		Shape:           config.shape(weights, width),
 	}, nil
 }
 

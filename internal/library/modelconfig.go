@@ -5,7 +5,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 )
 
 const (
@@ -94,7 +93,7 @@ func (c modelConfig) context(tokenizerLimit int64) int {
 // kvElementsPerToken is how many numbers the keys and values of one token are in all layers. Where it can only be
 // guessed it is rather too much than too little, since it decides what fits:
 //
-//   - layers that see a window only are counted as if they saw all: a window bounds their length, not their width;
+//   - layers that see a window only are counted as if they saw all; shape says which part that is;
 //   - layers without keys and values are left out only where layer_types says which they are;
 //   - layers that share keys and values with others are counted;
 //   - compressed attention (MLA) is counted as keys and values of all heads, as some architectures keep it; others keep
@@ -109,7 +108,7 @@ func (c modelConfig) kvElementsPerToken() int64 {
 		width := t.number("qk_nope_head_dim") + t.number("qk_rope_head_dim") + t.number("v_head_dim")
 		return layers * min(max(min(heads, mostNumber)*min(width, mostNumber), rank), 1<<32)
 	}
-	hidden := t.number("hidden_size", "n_embd", "d_model", "dim", "model_dim")
+	hidden := t.number(hiddenKeys()...)
 	kvHeads := max(t.number("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv"), t.number("num_global_key_value_heads"))
 	if on, _ := t["multi_query"].(bool); on && kvHeads == 0 {
 		kvHeads = 1
@@ -129,18 +128,7 @@ func (c modelConfig) kvElementsPerToken() int64 {
 
 // attentionLayers counts the layers that keep keys and values.
 func (c modelConfig) attentionLayers() int64 {
-	layers := c.number(layerKeys()...)
-	types, ok := c["layer_types"].([]any)
-	if !ok || int64(len(types)) != layers {
-		return layers
-	}
-	without := []any{"linear_attention", "mamba", "conv", "recurrent"}
-	for _, t := range types {
-		if slices.Contains(without, t) {
-			layers--
-		}
-	}
-	return layers
+	return c.number(layerKeys()...) - c.layersOf(recurrentLayers()...)
 }
 
 // readTokenizerLimit is how many tokens the tokenizer says that the model can hold; 0 where it does not.
