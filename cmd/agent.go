@@ -11,7 +11,6 @@ import (
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/library"
 	"github.com/mlxctl/mlxctl/internal/trust"
-	"github.com/mlxctl/mlxctl/mlxbridge"
 )
 
 // newAgent is the process that runs models on this machine; the keeper runs it.
@@ -39,16 +38,17 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 	if err != nil {
 		return err
 	}
-	lib, err := library.Open(library.Options{CacheDir: h.cache, HubDirs: h.hubDirs()})
+	models := h.local.Models
+	lib, err := library.Open(library.Options{CacheDir: h.cache, HubDirs: h.hubDirs(), Settings: librarySettings(models)})
 	if err != nil {
 		return err
 	}
 	h.clearFailure("agent")
-	models := h.local.Models
+	defaults, each := modelOptions(models, h.home)
 	return agent.New(agent.Options{
 		Bus: o, ID: identity.ID, Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
 		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes,
-		Defaults: mlxbridge.ModelOptions{MaxRows: models.MaxRows, IdleTTL: models.IdleTTL}, Log: h.slog,
+		Defaults: defaults, Models: each, StepTarget: models.StepTime, Log: h.slog,
 	}).Run(ctx)
 }
 

@@ -88,6 +88,9 @@ func plan(cfg *config.Config, before *localSettings, running bool) (*localSettin
 	if before == nil {
 		before, running = &localSettings{}, false
 	}
+	if err := cfg.Models.CheckFolders(); err != nil {
+		return nil, err
+	}
 	if l.Name == "" {
 		l.Name = before.Name
 	}

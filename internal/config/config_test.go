@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,6 +35,7 @@ func TestPrecedence(t *testing.T) {
 		Size:     {"1GiB", "2GiB", "3GiB", "4GiB"},
 		Count:    {"1", "2", "3", "4"},
 		Strings:  {"/file", "/context", "/env", "/flag"},
+		Percent:  {"10", "20", "30", "40"},
 	}
 	for _, k := range Keys() {
 		if k.Name == "context" {
@@ -41,7 +43,8 @@ func TestPrecedence(t *testing.T) {
 		}
 		values, ok := samples[k.Kind]
 		if k.Kind == Choice {
-			values, ok = [4]string{k.Choices[0], k.Choices[1], k.Choices[2], k.Choices[0]}, true
+			n := len(k.Choices)
+			values, ok = [4]string{k.Choices[0], k.Choices[1%n], k.Choices[2%n], k.Choices[3%n]}, true
 		}
 		if !ok {
 			t.Fatalf("no samples for the kind of %s", k.Name)
@@ -136,12 +139,21 @@ func TestContextChosen(t *testing.T) {
 func TestTyped(t *testing.T) {
 	t.Parallel()
 	dirs := Dirs{Home: "/h", File: filepath.Join(t.TempDir(), "config.yaml")}
-	write(t, dirs.File, "models:\n  memory: 1.5GiB\n  max_rows: 4\n  idle_ttl: 90s\n  hub_dirs: [/a, /b]\ndeadlines: {gap: 3s}\n")
+	write(t, dirs.File, "models:\n  options:\n  - {name: tiny, kv_bits: 8, pinned: true, idle_ttl: 0s, memory: 2GiB, stored_bits: 0}\n"+
+		"  - name: org/m\n    adapter: /a\n    draft: tiny\n    prefix_share: 20\n  memory: 1.5GiB\n  max_rows: 4\n  idle_ttl: 90s\n  hub_dirs: [/a, /b]\ndeadlines: {gap: 3s}\n")
 	c, err := Load(Options{Dirs: dirs, Env: environ()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Models{MemoryBytes: 3 << 29, MaxRows: 4, IdleTTL: 90e9, HubDirs: []string{"/a", "/b"}}
+	never, none := time.Duration(0), 0
+	want := Models{
+		MemoryBytes: 3 << 29, MaxRows: 4, IdleTTL: 90e9, HubDirs: []string{"/a", "/b"},
+		StepTime: 200e6, SessionTTL: 300e9, Speculate: "auto", Wired: "weights",
+		Options: []ModelOptions{
+			{Name: "tiny", KVBits: 8, Pinned: true, IdleTTL: &never, MemoryBytes: 2 << 30, StoredBits: &none},
+			{Name: "org/m", Adapter: "/a", Draft: "tiny", PrefixShare: 20},
+		},
+	}
 	if diff := cmp.Diff(want, c.Models); diff != "" {
 		t.Error(diff)
 	}
@@ -168,6 +180,12 @@ func TestBadFile(t *testing.T) {
 		{"value for a mapping", "deadlines: 3", `:1: deadlines must hold keys and values`, ""},
 		{"contexts as a map", "contexts: {a: {}}", `:1: contexts must be a list of entries with a name each`, ""},
 		{"nameless", "contexts: [{home: /a}]", `:1: contexts[0] must have a name of its own, not ""`, ""},
+		{"options as a map", "models:\n  options: {tiny: {}}", `:2: models.options must be a list of entries with a name each`, ""},
+		{"unknown option", "models:\n  options:\n  - name: a\n    adapt: /x", `:4: unknown key "models.options[0].adapt"`, `did you mean "models.options[0].adapter"?`},
+		{"adapter that is nowhere", "models: {options: [{name: a, adapter: x}]}", `:1: models.options[0].adapter must be an absolute path, not "x"`, ""},
+		{"odd bits", "models: {options: [{name: a, kv_bits: 5}]}", `:1: models.options[0].kv_bits must be 0, 4 or 8, not "5"`, ""},
+		{"two of a model", "models: {options: [{name: a}, {name: a}]}", `:1: models.options[1] must have a name of its own, not "a"`, ""},
+		{"percent", "models: {prefix_share: 91}", `:1: models.prefix_share must be a whole number from 0 to 90, not "91"`, ""},
 		{"same name", "contexts:\n- name: a\n- name: a", `:3: contexts[1] must have a name of its own, not "a"`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -196,6 +214,23 @@ func TestBadFile(t *testing.T) {
 		_, err := Load(Options{Dirs: Dirs{File: "/nowhere/config.yaml"}, Env: environ(c.env...), Flags: c.flags})
 		if err == nil || err.Error() != c.want {
 			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+}
+
+func TestFoldersOfOptions(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		dir:                           "",
+		filepath.Join(dir, "nowhere"): "models.options: adapter of model m: there is no folder " + filepath.Join(dir, "nowhere"),
+	} {
+		err := Models{Options: []ModelOptions{{Name: "m", Adapter: path, Draft: "org/name"}}}.CheckFolders()
+		if want == "" && err == nil {
+			continue
+		}
+		if e := cluster.AsError(err); e == nil || e.Code != cluster.CodeInvalid || e.Message != want {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }

@@ -85,8 +85,11 @@ func (f *file) checkMapping(node *yaml.Node, prefix string) error {
 
 func (f *file) checkEntry(name, value *yaml.Node, prefix string) error {
 	full := prefix + name.Value
-	if full == "contexts" {
-		return f.checkContexts(value)
+	switch full {
+	case "contexts":
+		return f.checkList(value, full, contextKeys(), LocalContext)
+	case optionsKey:
+		return f.checkList(value, full, optionKeys())
 	}
 	if k, ok := Lookup(full); ok {
 		return f.checkValue(k, full, value)
@@ -98,7 +101,7 @@ func (f *file) checkEntry(name, value *yaml.Node, prefix string) error {
 			return f.checkMapping(value, full+".")
 		}
 	}
-	return f.unknown(name, full, append(known, "contexts"))
+	return f.unknown(name, full, append(known, "contexts", optionsKey))
 }
 
 func (f *file) unknown(name *yaml.Node, full string, known []string) error {
@@ -125,14 +128,13 @@ func (f *file) checkValue(k Key, full string, value *yaml.Node) error {
 	return nil
 }
 
-func (f *file) checkContexts(list *yaml.Node) error {
+// checkList checks a list of entries, each with a name of its own and keys that are known.
+func (f *file) checkList(list *yaml.Node, full string, known []Key, taken ...string) error {
 	if list.Kind != yaml.SequenceNode {
-		return f.wrong(list.Line, "contexts must be a list of entries with a name each")
+		return f.wrong(list.Line, "%s must be a list of entries with a name each", full)
 	}
-	known := contextKeys()
-	var names []string
 	for i, entry := range list.Content {
-		where := fmt.Sprintf("contexts[%d]", i)
+		where := fmt.Sprintf("%s[%d]", full, i)
 		if entry.Kind != yaml.MappingNode {
 			return f.wrong(entry.Line, "%s must hold keys and values", where)
 		}
@@ -147,10 +149,10 @@ func (f *file) checkContexts(list *yaml.Node) error {
 			}
 		}
 		name := scalar(find(entry, "name"))
-		if name == "" || name == LocalContext || slices.Contains(names, name) {
+		if name == "" || slices.Contains(taken, name) {
 			return f.wrong(entry.Line, "%s must have a name of its own, not %q", where, name)
 		}
-		names = append(names, name)
+		taken = append(taken, name)
 	}
 	return nil
 }
@@ -166,9 +168,9 @@ func (f *file) lookup(name string) *yaml.Node {
 	return at
 }
 
-// contexts are the entries of the file's list, every value as text.
-func (f *file) contexts() []map[string]any {
-	list := f.lookup("contexts")
+// entries are those of one of the file's lists, every value as text.
+func (f *file) entries(name string) []map[string]any {
+	list := f.lookup(name)
 	if list == nil {
 		return nil
 	}

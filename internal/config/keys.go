@@ -15,6 +15,8 @@ const (
 	Count         // 0 or more
 	Choice
 	Strings // a list
+	Percent // 0 to 90
+	Path    // absolute
 )
 
 // Key describes one setting.
@@ -58,6 +60,14 @@ func Keys() []Key {
 		{Name: "models.memory", Kind: Size, Default: "0", Doc: "memory that models on this machine may use in all; 0 lets the machine decide"},
 		{Name: "models.max_rows", Kind: Count, Default: "0", Doc: "requests that one loaded model runs at once; 0 means 32"},
 		{Name: "models.idle_ttl", Kind: Duration, Default: "30m0s", Doc: "unload a model after this long without a request; 0s never does"},
+		{Name: "models.step_time", Kind: Duration, Default: "200ms", Doc: "how long one step of a loaded model may take; bounds the requests that it runs at once by its measured speed"},
+		{Name: "models.prefix_bytes", Kind: Size, Default: "0", Doc: "memory of each loaded model for the beginnings of earlier prompts; 0 means an eighth, at most 1GiB"},
+		{Name: "models.prefix_share", Kind: Percent, Default: "0", Doc: "the same in percent of what the model may use; models.prefix_bytes goes before"},
+		{Name: "models.session_ttl", Kind: Duration, Default: "5m0s", Doc: "keep the beginnings of a session's prompts before all others for this long after its last request"},
+		{Name: "models.stored_bits", Kind: Choice, Default: "0", Choices: []string{"0", "4", "8"}, Doc: "quantise stored beginnings of prompts; 0 does not"},
+		{Name: "models.spill_bytes", Kind: Size, Default: "0", Doc: "disk space of each model for beginnings of prompts that memory has no room for; 0 uses none"},
+		{Name: "models.speculate", Kind: Choice, Default: "auto", Choices: []string{"auto", "off"}, Doc: "guess several tokens ahead while a stream is alone"},
+		{Name: "models.wired", Kind: Choice, Default: "weights", Choices: []string{"weights", "off"}, Doc: "what macOS must keep in memory"},
 		{Name: "models.hub_dirs", Kind: Strings, Doc: "further Hugging Face cache folders to find models in"},
 	}
 }

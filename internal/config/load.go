@@ -57,7 +57,17 @@ type Models struct {
 	MemoryBytes int64         `mapstructure:"memory"`
 	MaxRows     int           `mapstructure:"max_rows"`
 	IdleTTL     time.Duration `mapstructure:"idle_ttl"`
+	StepTime    time.Duration `mapstructure:"step_time"`
+	PrefixBytes int64         `mapstructure:"prefix_bytes"`
+	PrefixShare int           `mapstructure:"prefix_share"`
+	SessionTTL  time.Duration `mapstructure:"session_ttl"`
+	StoredBits  int           `mapstructure:"stored_bits"`
+	SpillBytes  int64         `mapstructure:"spill_bytes"`
+	Speculate   string        `mapstructure:"speculate"`
+	Wired       string        `mapstructure:"wired"`
 	HubDirs     []string      `mapstructure:"hub_dirs"`
+	// Options are those of single models.
+	Options []ModelOptions `mapstructure:"options"`
 }
 
 // Context is a cluster that commands can talk to: one on this machine, by Home, or one reached over the network.
@@ -193,7 +203,9 @@ func (l *loader) base(f *file) error {
 			return err
 		}
 	}
-	return l.v.MergeConfigMap(map[string]any{"contexts": f.contexts()})
+	return l.v.MergeConfigMap(map[string]any{
+		"contexts": f.entries("contexts"), "models": map[string]any{"options": f.entries(optionsKey)},
+	})
 }
 
 // context lays the entry of the context in use, which a flag or the environment may have chosen.
@@ -205,7 +217,7 @@ func (l *loader) context(f *file, above []setting) error {
 		}
 	}
 	known := []string{LocalContext}
-	for _, c := range f.contexts() {
+	for _, c := range f.entries("contexts") {
 		name, _ := c["name"].(string)
 		known = append(known, name)
 		if name != chosen {

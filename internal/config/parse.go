@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,14 @@ func (k Key) check(value string) error {
 	case Count:
 		if n, err := strconv.Atoi(value); err != nil || n < 0 {
 			return fmt.Errorf("must be a whole number, 0 or more, not %q", value)
+		}
+	case Percent:
+		if n, err := strconv.Atoi(value); err != nil || n < 0 || n > 90 {
+			return fmt.Errorf("must be a whole number from 0 to 90, not %q", value)
+		}
+	case Path:
+		if !filepath.IsAbs(value) {
+			return fmt.Errorf("must be an absolute path, not %q", value)
 		}
 	case Choice:
 		if !slices.Contains(k.Choices, value) {
