@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,7 +228,10 @@ func wait[T any](t *testing.T, ch <-chan T, what string, fits func(T) bool) T {
 func always[T any](T) bool { return true }
 
 // fakeMonitor is a machine with known readings.
-type fakeMonitor struct{ hold chan struct{} }
+type fakeMonitor struct {
+	hold     chan struct{}
+	pressure *atomic.Int64 // of memory; 0 is not told
+}
 
 func (fakeMonitor) Hardware(context.Context) cluster.Hardware {
 	return cluster.Hardware{OS: "darwin", Chip: "Apple M4", MemoryBytes: 16 << 30}
@@ -241,7 +245,13 @@ func (m fakeMonitor) Load(ctx context.Context) cluster.Load {
 		}
 	}
 	percent := 12.5
-	return cluster.Load{CPUPercent: &percent}
+	load := cluster.Load{CPUPercent: &percent}
+	if m.pressure != nil {
+		if level := int(m.pressure.Load()); level > 0 {
+			load.MemoryPressure = &level
+		}
+	}
+	return load
 }
 
 func (fakeMonitor) Budget(context.Context) int64 { return 8 << 30 }
