@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -36,36 +37,35 @@ type Setting struct {
 // a node with them goes on only on another one with the same. A draft model does not change what is answered, and stored
 // prefixes are used or not on one and the same node, so neither is.
 func (l *Library) apply(ctx context.Context, m cluster.Model) (cluster.Model, error) {
-	for _, s := range l.settings {
-		if s.Name != m.Name {
-			continue
-		}
-		var adapter adapter
-		var err error
-		if s.Adapter != "" {
-			if adapter, err = l.adapter(ctx, s.Adapter); err != nil {
-				return cluster.Model{}, about("adapter", s, err)
-			}
-			m.Shape.ExtraBytes += adapter.bytes
-		}
-		if s.Draft != "" {
-			draft, err := l.draft(ctx, s.Draft)
-			if err != nil {
-				return cluster.Model{}, about("draft", s, err)
-			}
-			m.Shape.ExtraBytes += draft.WeightBytes + draft.KVBytesPerToken*draftTokens
-			if l.onCPU {
-				m.Shape.ExtraBytes += draft.Shape.HalfBytes
-			}
-		}
-		if adapter.digest != "" || s.KVBits > 0 {
-			sum := sha256.Sum256(fmt.Appendf(nil, "%s adapter %s kv_bits %d", m.Digest, adapter.digest, s.KVBits))
-			m.Digest = "sha256:" + hex.EncodeToString(sum[:])
-		}
-		if s.Context > 0 {
-			m.Context = min(m.Context, s.Context)
-		}
+	i := slices.IndexFunc(l.settings, func(s Setting) bool { return s.Name == m.Name })
+	if i < 0 {
 		return m, nil
+	}
+	s := l.settings[i]
+	var adapter adapter
+	if s.Adapter != "" {
+		var err error
+		if adapter, err = l.adapter(ctx, s.Adapter); err != nil {
+			return cluster.Model{}, about("adapter", s, err)
+		}
+	}
+	m.Shape.ExtraBytes = adapter.bytes
+	if s.Draft != "" {
+		draft, err := l.draft(ctx, s.Draft)
+		if err != nil {
+			return cluster.Model{}, about("draft", s, err)
+		}
+		m.Shape.ExtraBytes += draft.WeightBytes + draft.KVBytesPerToken*draftTokens
+		if l.onCPU {
+			m.Shape.ExtraBytes += draft.Shape.HalfBytes
+		}
+	}
+	if adapter.digest != "" || s.KVBits > 0 {
+		sum := sha256.Sum256(fmt.Appendf(nil, "%s adapter %s kv_bits %d", m.Digest, adapter.digest, s.KVBits))
+		m.Digest = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	if s.Context > 0 {
+		m.Context = min(m.Context, s.Context)
 	}
 	return m, nil
 }

@@ -95,7 +95,7 @@ func TestSettingsChangeAModel(t *testing.T) {
 		t.Error("quantised keys and values do not show in the digest")
 	}
 	drafted := with(library.Setting{Draft: draft, Context: 100})
-	if extra := 96 + 96*int64(kvWidth()/2-1) + drafted.KVBytesPerToken/3*4096; drafted.Shape.ExtraBytes != extra {
+	if extra := 96 + 96*(kvWidth()/2-1) + drafted.KVBytesPerToken/3*4096; drafted.Shape.ExtraBytes != extra {
 		t.Errorf("with a draft it takes %d bytes more, want %d", drafted.Shape.ExtraBytes, extra)
 	}
 	if drafted.Digest != base.Digest || drafted.Context != 100 {
