@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from mlxworker import policy
 from mlxworker.errors import TOO_LARGE, RequestError
-from mlxworker.lane import Lane
 from mlxworker.memory import Budget
 from mlxworker.prefix import PrefixStore
 from mlxworker.rows import Row
+from mlxworker.solo import AnyLane
 
 # A row is admitted when this much of its answer fits too. What grows beyond is dealt with when it does.
 _AHEAD_TOKENS = 256
@@ -29,7 +29,7 @@ class Admission:
     prefix: PrefixStore
     most_padding: int  # tokens of padding that cost as much as a second lane
 
-    def next_in_line(self, lanes: list[Lane], waiting: list[Row]) -> tuple[int, int] | None:
+    def next_in_line(self, lanes: list[AnyLane], waiting: list[Row]) -> tuple[int, int] | None:
         """Return the first waiting row whose lane is free to take one, and that lane; None when there is none.
 
         A lane that computes prompts takes no more of them, so a row may pass a few others that wait for that.
@@ -49,7 +49,7 @@ class Admission:
         lengths = [r.length for r in waiting[:_MOST_LOOKED_AT]]
         return [waiting[i] for i in policy.group(lengths, room, tokens)]
 
-    def fitting(self, lanes: list[Lane], into: int, rows: list[Row], chunk: int) -> list[Row]:
+    def fitting(self, lanes: list[AnyLane], into: int, rows: list[Row], chunk: int) -> list[Row]:
         """Return as many of the rows, from the first on, as memory holds, dropping stored prefixes for them."""
         lengths = [[ahead(r) for r in lane.rows()] for lane in lanes]
 
@@ -73,12 +73,12 @@ class Admission:
         claim = f"{row.length} tokens need {need} bytes of memory beside the weights, this worker has {free}"
         return RequestError(TOO_LARGE, claim)
 
-    def overloaded(self, lanes: list[Lane]) -> bool:
+    def overloaded(self, lanes: list[AnyLane]) -> bool:
         """Say whether running rows have outgrown memory even without stored prefixes."""
         used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
         return not self._make_room(used)
 
-    def mergeable(self, lanes: list[Lane]) -> bool:
+    def mergeable(self, lanes: list[AnyLane]) -> bool:
         """Say whether the rows of two lanes would do well in one."""
         lengths = [lane.lengths() for lane in lanes if len(lane)]
         if len(lengths) != 2 or any(lane.prefilling for lane in lanes):

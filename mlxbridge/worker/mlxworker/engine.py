@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlxworker import logprobs, policy, prefix, rows
 from mlxworker.admission import Admission
+from mlxworker.alone import Alone
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -25,9 +26,11 @@ from mlxworker.errors import (
 from mlxworker.lane import Lane, Token
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
-from mlxworker.report import Counters, Output
+from mlxworker.report import Counters, Output, joined
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
+from mlxworker.solo import AnyLane, SoloLane
+from mlxworker.speculation import Speculation
 
 MOST_WAITING = 4096
 _PROGRESS_SECONDS = 0.1
@@ -52,6 +55,7 @@ class Options:
     gap_seconds: float = 0.0
     memory_bytes: int = 0
     lanes: int = _LANES
+    speculate: bool = True
 
 
 class Engine:
@@ -70,13 +74,17 @@ class Engine:
         self._alone = False
         self._strikes = 0
         self._turns = 0
-        self._lanes = [Lane(model) for _ in range(options.lanes)]
+        self.speculation = Speculation(model, options.speculate)
+        self._solo = SoloLane(model, self.speculation)  # for a row that is alone
+        self._watch = Alone(self.speculation, self._solo)
+        # Quantised keys and values have no batch.
+        self._lanes: list[AnyLane] = [self._new_lane() for _ in range(1 if model.kv_bits else options.lanes)]
         self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
 
     @property
     def running(self) -> int:
         """Return how many rows are in a batch."""
-        return sum(len(lane) for lane in self._lanes)
+        return sum(map(len, self._every_lane()))
 
     @property
     def busy(self) -> bool:
@@ -127,11 +135,14 @@ class Engine:
                 out.accepted.append(row)
                 self._end(row, reason, out)
         self._instant.clear()
+        moving = None if self.model.kv_bits else self._watch.advise(self._lanes, bool(self.waiting))
+        if moving is not None:
+            self._move(*moving, out)
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._lanes)
-        for i, lane in enumerate(self._lanes):
+        decoding = any(lane.decoding for lane in self._every_lane())
+        for lane in self._every_lane():
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+                self._run(lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
         self._turns += 1
         if self._turns % _TIDY_TURNS == 0:
             self._tidy(out)
@@ -192,8 +203,8 @@ class Engine:
         if self._admission.mergeable(self._lanes):
             small, large = sorted(self._lanes, key=len)[-2:]
             self._move(small, large, out)
-        while self._admission.overloaded(self._lanes) and self.running:
-            running = [r for lane in self._lanes for r in lane.rows()]
+        while self._admission.overloaded(self._every_lane()) and self.running:
+            running = [r for lane in self._every_lane() for r in lane.rows()]
             row = max(running, key=lambda r: r.admitted)
             lane = self._lane_of(row)
             if lane is not None:
@@ -205,17 +216,17 @@ class Engine:
                 row.remaining = 0
                 self.waiting.insert(0, row)
 
-    def _move(self, source: Lane, target: Lane, out: Output) -> None:
+    def _move(self, source: AnyLane, target: AnyLane, out: Output) -> None:
         moving, caches = list(source.decoding), []
         for row in moving:
             kept = source.remove(row, keep=True)
-            whole = kept is not None and len(kept[1]) == row.length and all(c.is_trimmable() for c in kept[0])
+            whole = kept is not None and len(kept[1]) >= row.length - 1 and all(c.is_trimmable() for c in kept[0])
             # The last token is computed again: what follows it was not drawn yet, as far as anybody knows.
-            caches.append(prefix.cut(kept[0], row.length, row.length - 1) if kept is not None and whole else None)
+            caches.append(prefix.cut(kept[0], len(kept[1]), row.length - 1) if kept is not None and whole else None)
         known = [0 if c is None else r.length - 1 for r, c in zip(moving, caches, strict=True)]
         self._start(target, moving, caches, known, out)
 
-    def _insert(self, lane: Lane, joining: list[Row], out: Output) -> None:
+    def _insert(self, lane: AnyLane, joining: list[Row], out: Output) -> None:
         now = time.perf_counter()
         caches, known = [], []
         for row in joining:
@@ -229,7 +240,12 @@ class Engine:
         self._start(lane, joining, caches, known, out)
 
     def _start(
-        self, lane: Lane, joining: list[Row], caches: list[list[Any] | None], known: list[int], out: Output
+        self,
+        lane: AnyLane,
+        joining: list[Row],
+        caches: list[list[Any] | None],
+        known: list[int],
+        out: Output,
     ) -> None:
         try:
             lane.insert(joining, caches, known)
@@ -238,49 +254,53 @@ class Engine:
             for row in joining:
                 self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
-    def _run(self, i: int, lane: Lane, chunk: int, out: Output) -> None:
+    def _run(self, lane: AnyLane, chunk: int, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
         started = time.perf_counter()
         try:
             tokens = lane.next(chunk)
         except Exception as e:
-            self._recover(i, e, out)
+            self._recover(lane, e, out)
             return
         self._strikes = 0
         self.counters.steps += 1
         computed = sum(remaining - row.remaining for row, remaining in before)
+        self._watch.learn(lane, computed, time.perf_counter() - started)
         if computed:
             self.counters.prompt_tokens += computed
             self.pace.learn(computed, time.perf_counter() - started)
             self._report_progress(lane, out)
         self._absorb(lane, tokens, out)
 
-    def _report_progress(self, lane: Lane, out: Output) -> None:
+    def _report_progress(self, lane: AnyLane, out: Output) -> None:
         now = time.perf_counter()
         for row in lane.prefilling:
             if now - row.last_progress >= _PROGRESS_SECONDS:
                 row.last_progress = now
                 out.progress.append((row, row.length - row.remaining, row.length))
 
-    def _absorb(self, lane: Lane, tokens: list[Token], out: Output) -> None:
+    def _absorb(self, lane: AnyLane, tokens: list[Token], out: Output) -> None:
         """Turn tokens into text and find out which rows ended."""
         now = time.perf_counter()
         asked = [t for t in tokens if t.row.logprobs is not None and t.ended != Reason.STOP]
-        details: dict[str, dict[str, Any]] = {}
+        details: dict[int, dict[str, Any]] = {}
         if asked:
             wanted = [t.row.logprobs or 0 for t in asked]
             found = logprobs.gather(self.model.words, [t.logprobs for t in asked], [t.token for t in asked], wanted)
-            details = {t.row.id: entry for t, entry in zip(asked, found, strict=True)}
-        self.counters.generated_tokens += len(tokens)
+            details = {id(t): entry for t, entry in zip(asked, found, strict=True)}
         for t in tokens:
             row = t.row
+            if row.id not in self._live:
+                continue  # it ended with a token before, of the same step
+            self.counters.generated_tokens += 1
             row.first_token = row.first_token or now
-            reason = self._take(t, details.get(row.id), out)
+            reason = self._take(t, details.get(id(t)), out)
             if reason is None and t.ended is not None:
                 self._fault(row, out)
             elif reason is not None:
                 self._keep(lane, t)
                 self._end(row, reason, out)
+        out.texts = joined(out.texts) if isinstance(lane, SoloLane) else out.texts
         for row in [r for r in lane.rows() if r.fault is not None]:
             self._take_out(lane, row, keep=False)
             self._fault(row, out)
@@ -304,21 +324,27 @@ class Engine:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
 
-    def _keep(self, lane: Lane, t: Token) -> None:
+    def _keep(self, lane: AnyLane, t: Token) -> None:
         """Store what an ended row computed; take it out of the batch where the generator has not."""
         if t.ended is None:
             self._take_out(lane, t.row, keep=True)
         elif t.cache is not None and t.sequence is not None and self.prefix.budget:
             self.prefix.insert(list(t.sequence), t.cache, t.row.session)
 
-    def _take_out(self, lane: Lane, row: Row, keep: bool) -> None:
+    def _take_out(self, lane: AnyLane, row: Row, keep: bool) -> None:
         kept = lane.remove(row, keep and self.prefix.budget > 0)
         if kept is not None:
             cache, tokens = kept
             self.prefix.insert(tokens, cache, row.session)
 
-    def _lane_of(self, row: Row) -> Lane | None:
-        return next((lane for lane in self._lanes if row in lane.decoding or row in lane.prefilling), None)
+    def _every_lane(self) -> list[AnyLane]:
+        return [*self._lanes, self._solo]
+
+    def _new_lane(self) -> AnyLane:
+        return SoloLane(self.model, self.speculation) if self.model.kv_bits else Lane(self.model, self._alone)
+
+    def _lane_of(self, row: Row) -> AnyLane | None:
+        return next((lane for lane in self._every_lane() if row in lane.decoding or row in lane.prefilling), None)
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
@@ -346,7 +372,7 @@ class Engine:
         self.counters.failed += 1
         out.failed.append((row, error))
 
-    def _recover(self, i: int, error: Exception, out: Output) -> None:
+    def _recover(self, old: AnyLane, error: Exception, out: Output) -> None:
         """Start a lane's rows again from their tokens: after an exception their keys and values are not to be used."""
         self._strikes += 1
         exhausted = is_out_of_memory(error)
@@ -357,14 +383,19 @@ class Engine:
             ) from error
         log.warning("a step failed, its rows start again: %s", describe(error))
         self._alone = self._alone or isinstance(error, OrderError)
-        old = self._lanes[i]
+        stranded = old.rows()
         old.close()
-        self._lanes[i] = lane = Lane(self.model, self._alone)
+        if old is self._solo:
+            self.speculation.stop()
+            lane = self._lanes[0]
+        else:
+            lane = self._new_lane()
+            self._lanes[self._lanes.index(old)] = lane
         if exhausted:
             self.prefix.clear()
             mx.clear_cache()
         again = []
-        for row in old.rows():
+        for row in stranded:
             if row.fault is not None:
                 self._fault(row, out)
             else:

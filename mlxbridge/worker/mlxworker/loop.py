@@ -154,7 +154,7 @@ class Loop:
         self._writer.put(
             {
                 "type": "loaded",
-                "weight_bytes": model.weight_bytes,
+                "weight_bytes": model.weight_bytes + (model.draft.weight_bytes if model.draft is not None else 0),
                 "kv_bytes_per_token": model.kv.for_one_token(),
                 "context": model.context,
                 "vocabulary": model.vocabulary,
@@ -165,6 +165,7 @@ class Loop:
                 "load_ms": round((loaded - started) * 1000, 3),
                 "warm_ms": round((time.perf_counter() - loaded) * 1000, 3),
                 "eos": model.eos,
+                "features": {"draft": model.draft is not None},
             }
         )
 
@@ -353,6 +354,7 @@ class Loop:
                 "peak_bytes": mx.get_peak_memory(),
                 "prefix_bytes": engine.prefix.nbytes,
                 "prefix_entries": len(engine.prefix),
+                "speculation": {"proposed": engine.speculation.proposed, "accepted": engine.speculation.accepted},
             }
         )
 
@@ -389,4 +391,5 @@ def _options(order: protocol.Load) -> Options:
         memory_bytes=order.memory_bytes,
         gap_seconds=order.gap_ms / 1000,
         lanes=order.lanes or Options.lanes,
+        speculate=order.speculate,
     )

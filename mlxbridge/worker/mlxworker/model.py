@@ -10,9 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory
+from mlxworker import bounds, memory, quantised
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
+from mlxworker.draft import Draft, check_vocabulary, draft_name
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
 from mlxworker.protocol import Load
 
@@ -48,18 +49,27 @@ class Model:
     device: str
     architecture: str
     stop: Any = field(repr=False)
+    kv_bits: int = 0  # of keys and values of running rows; 0: as the model computes them
+    kv_group: int = 0  # how many of these numbers share a scale
+    draft: Draft | None = None
 
     def budget(self, limit: int) -> memory.Budget:
         """Return the memory plan of a worker that may use that many bytes; 0 is no limit."""
         inner = self.config.get("text_config")
         hidden = self.config.get("hidden_size") or (inner or {}).get("hidden_size") or 4096
         spare = memory.GIB // 2 if self.device == "gpu" else 8 << 20
-        return memory.Budget(limit, self.weight_bytes, self.kv, self.vocabulary, int(hidden), spare)
+        weights = self.weight_bytes + (self.draft.weight_bytes if self.draft is not None else 0)
+        drafted = self.draft.kv if self.draft is not None else None
+        return memory.Budget(limit, weights, self.kv, self.vocabulary, int(hidden), spare, not self.kv_bits, drafted)
 
     def new_cache(self) -> list[Any]:
         """Return an empty cache for one row."""
-        caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(self.net)
-        return caches
+        cache = _new_cache(self.net)
+        return quantised.quantised(cache, self.kv_bits, self.kv_group) if self.kv_bits else cache
+
+    def new_draft_cache(self) -> list[Any]:
+        """Return an empty cache of the draft model for one row."""
+        return _new_cache(self.draft.net) if self.draft is not None else []
 
 
 def device() -> str:
@@ -73,19 +83,22 @@ def load(api: Api, order: Load) -> Model:
     config = _read_config(folder)
     on_cpu = device() == "cpu"
     need = memory.weight_bytes(folder, as_float32=on_cpu)
+    if order.draft is not None:
+        _read_config(Path(order.draft))
+        need += memory.weight_bytes(Path(order.draft), as_float32=on_cpu)
     if order.memory_bytes and need > order.memory_bytes:
         raise LoadError(TOO_BIG, f"the weights of {order.name} need {need} bytes, {order.memory_bytes} are given")
     memory.set_limits(order.memory_bytes)
     net, config = _load_net(folder, order.adapter)
-    if on_cpu:
-        net.set_dtype(mx.float32)
-        mx.eval(net.parameters())
-    weights = sum(a.nbytes for a in _leaves(net.parameters()))
+    weights = _settle(net)
     memory.wire_weights(weights)
     tokenizer = _load_tokenizer(folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
+    group = 0
+    if order.kv_bits:
+        group, plan = _probe_quantised(net, order.kv_bits)
     return Model(
         api=api,
         folder=folder,
@@ -103,7 +116,51 @@ def load(api: Api, order: Load) -> Model:
         device=device(),
         architecture=str(config.get("model_type", "")),
         stop=api.make_stop(eos),
+        kv_bits=order.kv_bits,
+        kv_group=group,
+        draft=_load_draft(order.draft, tokenizer) if order.draft is not None else None,
     )
+
+
+def _load_draft(folder: str, tokenizer: Any) -> Draft:
+    """Load a draft model. Raises LoadError also when it does not fit the model with that tokenizer."""
+    name = draft_name(folder)
+    try:
+        net, config = _load_net(Path(folder), None)
+        check_vocabulary(name, _load_tokenizer(Path(folder), config).get_vocab(), tokenizer.get_vocab())
+        weights = _settle(net)
+        vocabulary, plan = _probe(net)
+    except LoadError as e:
+        raise e if e.message.startswith("draft ") else LoadError(e.code, f"draft {name}: {e.message}") from e
+    if plan.windows or plan.fixed:
+        raise LoadError(UNSUPPORTED, f"draft {name} cannot take a guess back: its state is not only keys and values")
+    return Draft(net, name, vocabulary, weights, plan)
+
+
+def _settle(net: Any) -> int:
+    """Give the weights of a model the type that they are used in; return their bytes."""
+    if device() == "cpu":
+        net.set_dtype(mx.float32)
+        mx.eval(net.parameters())
+    return sum(a.nbytes for a in _leaves(net.parameters()))
+
+
+def _new_cache(net: Any) -> list[Any]:
+    caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(net)
+    return caches
+
+
+def _probe_quantised(net: Any, bits: int) -> tuple[int, memory.KVPlan]:
+    """Run a few tokens with quantised keys and values; return the size of a group and what a row's state takes."""
+    tokens, cache = mx.zeros((1, 4), mx.int32), _new_cache(net)
+    mx.eval(net(tokens, cache=cache))
+    group = quantised.group_size(cache, bits)
+    cache = quantised.quantised(cache, bits, group)
+    try:
+        mx.eval(net(tokens, cache=cache))
+    except Exception as e:
+        raise quantised.does_not_run(bits, describe(e)) from e
+    return group, memory.measure_kv(cache)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

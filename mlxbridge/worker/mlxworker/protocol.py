@@ -16,6 +16,7 @@ MAX_STOP_BYTES = 1024
 MAX_TOP_LOGPROBS = 20
 DEFAULT_ROWS = 32
 MAX_LANES = 8
+KV_BITS = (0, 4, 8)
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -32,6 +33,9 @@ class Load:
     adapter: str | None = None
     gap_ms: float = 0.0
     lanes: int = 0
+    draft: str | None = None
+    kv_bits: int = 0
+    speculate: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,6 @@ def parse_load(frame: Frame) -> Load:
     if not isinstance(folder, str) or not folder:
         raise LoadError(BAD_MODEL, "dir is missing")
     try:
-        if frame.get("draft"):
-            raise LoadError(UNSUPPORTED, "this worker has no speculative decoding")
         prefix = _integer(frame, "prefix_bytes", 0, 1 << 62)
         options = _object(frame, "options")
         return Load(
@@ -103,6 +105,9 @@ def parse_load(frame: Frame) -> Load:
             adapter=_text(frame, "adapter") or None,
             gap_ms=_number(options, "gap_ms", 0, 60_000) or 0.0,
             lanes=_integer(options, "lanes", 0, MAX_LANES) or 0,
+            draft=_text(frame, "draft") or None,
+            kv_bits=_choice(frame, "kv_bits", KV_BITS) or 0,
+            speculate=_choice(options, "speculate", ("auto", "off")) != "off",
         )
     except RequestError as e:
         raise LoadError(BAD_MODEL, e.message) from e
@@ -184,6 +189,17 @@ def _number(frame: Frame, name: str, least: float, most: float) -> float | None:
     if not least <= value <= most:
         raise RequestError(INVALID, f"{name} must be from {least:g} to {most:g}, not {value:g}", name)
     return float(value)
+
+
+def _choice(frame: Frame, name: str, known: tuple[Any, ...]) -> Any:
+    value = frame.get(name)
+    if value is None:
+        return None
+    for one in known:
+        if type(value) is type(one) and value == one:
+            return one
+    *most, last = map(str, known)
+    raise RequestError(INVALID, f"{name} must be {', '.join(most)} or {last}, not {str(value)[:40]}", name)
 
 
 def _text(frame: Frame, name: str) -> str:

@@ -26,6 +26,21 @@ class Counters:
         return asdict(self)
 
 
+def joined(texts: list[list[Any]]) -> list[list[Any]]:
+    """Return the entries of a step with those of one row that follow each other put together."""
+    out: list[list[Any]] = []
+    for id_, text, tokens, *rest in texts:
+        before = out[-1] if out else None
+        if before is None or before[0] != id_ or len(before) != 3 + len(rest) or len(rest) > 1:
+            out.append([id_, text, list(tokens), *([list(r) for r in rest])])
+            continue
+        before[1] += text
+        before[2] += tokens
+        for of_row, more in zip(before[3:], rest, strict=True):
+            of_row += more
+    return out
+
+
 @dataclass
 class Output:
     """What one step has to say, in this order."""

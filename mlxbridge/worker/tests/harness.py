@@ -49,10 +49,10 @@ class Answer:
 
 
 class Driver:
-    """An engine and the answers that it gave."""
+    """An engine and the answers that it gave. It guesses nothing ahead unless told: a step is a token a row."""
 
     def __init__(self, model: Model, **options: Any) -> None:
-        self.engine = Engine(model, Options(**options))
+        self.engine = Engine(model, Options(**{"speculate": False, **options}))
         self.answers: dict[str, Answer] = {}
 
     def add(self, *asks: Generate) -> None:
