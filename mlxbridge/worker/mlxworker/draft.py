@@ -22,7 +22,6 @@ class Draft:
     """A draft model in memory. Its vocabulary is that of the model that it drafts for."""
 
     net: Any
-    name: str
     vocabulary: int  # width of the logits
     weight_bytes: int
     kv: memory.KVPlan
@@ -86,16 +85,16 @@ class Reader:
         self._sure = same
 
 
-def check_vocabulary(name: str, drafted: dict[str, int], words: dict[str, int]) -> None:
+def check_vocabulary(drafted: dict[str, int], words: dict[str, int]) -> None:
     """Raise LoadError when a draft model's tokens are not those of the model that it drafts for."""
     if drafted == words:
         return
     other = sorted({t for t, i in words.items() if drafted.get(t) != i} | (drafted.keys() - words.keys()))
     shown = ", ".join(repr(t) for t in other[:_SHOWN_TOKENS])
-    claim = f"draft {name} has another vocabulary than the model: {len(other)} tokens differ, {shown} among them"
-    raise LoadError(UNSUPPORTED, claim + "; use a draft model of the same family")
+    claim = f"another vocabulary than the model, {len(other)} tokens differ ({shown}); use a draft of the same family"
+    raise LoadError(UNSUPPORTED, claim)
 
 
-def draft_name(folder: str) -> str:
-    """Return what a draft model is called in messages."""
-    return Path(folder).name
+def refused(folder: str, error: LoadError) -> LoadError:
+    """Return an error that says which of the two models it is about."""
+    return LoadError(error.code, f"draft {Path(folder).name}: {error.message}")

@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlxworker import bounds, memory, quantised
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
-from mlxworker.draft import Draft, check_vocabulary, draft_name
+from mlxworker.draft import Draft, check_vocabulary, refused
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
 from mlxworker.protocol import Load
 
@@ -84,8 +84,7 @@ def load(api: Api, order: Load) -> Model:
     on_cpu = device() == "cpu"
     need = memory.weight_bytes(folder, as_float32=on_cpu)
     if order.draft is not None:
-        _read_config(Path(order.draft))
-        need += memory.weight_bytes(Path(order.draft), as_float32=on_cpu)
+        need += _draft_bytes(order.draft, on_cpu)
     if order.memory_bytes and need > order.memory_bytes:
         raise LoadError(TOO_BIG, f"the weights of {order.name} need {need} bytes, {order.memory_bytes} are given")
     memory.set_limits(order.memory_bytes)
@@ -122,19 +121,26 @@ def load(api: Api, order: Load) -> Model:
     )
 
 
+def _draft_bytes(folder: str, on_cpu: bool) -> int:
+    try:
+        _read_config(Path(folder))
+        return memory.weight_bytes(Path(folder), as_float32=on_cpu)
+    except LoadError as e:
+        raise refused(folder, e) from e
+
+
 def _load_draft(folder: str, tokenizer: Any) -> Draft:
     """Load a draft model. Raises LoadError also when it does not fit the model with that tokenizer."""
-    name = draft_name(folder)
     try:
         net, config = _load_net(Path(folder), None)
-        check_vocabulary(name, _load_tokenizer(Path(folder), config).get_vocab(), tokenizer.get_vocab())
+        check_vocabulary(_load_tokenizer(Path(folder), config).get_vocab(), tokenizer.get_vocab())
         weights = _settle(net)
         vocabulary, plan = _probe(net)
+        if plan.windows or plan.fixed:
+            raise LoadError(UNSUPPORTED, "it cannot take a guess back: its state is not only keys and values")
     except LoadError as e:
-        raise e if e.message.startswith("draft ") else LoadError(e.code, f"draft {name}: {e.message}") from e
-    if plan.windows or plan.fixed:
-        raise LoadError(UNSUPPORTED, f"draft {name} cannot take a guess back: its state is not only keys and values")
-    return Draft(net, name, vocabulary, weights, plan)
+        raise refused(folder, e) from e
+    return Draft(net, vocabulary, weights, plan)
 
 
 def _settle(net: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from mlxworker.payoff import Choice, Offer, Payoff
 
 LOOKUP = Offer("lookup", 8, 32)
@@ -17,7 +19,7 @@ def settled(passes: dict[int, float], right: float = 0.5, source: str = "lookup"
             payoff.learn_pass(width, seconds)
     for i in range(400):
         for strength in (1, 2, 4, 8, 16, 32):
-            payoff.learn_guess(source, strength, i % 100 < 100 * right)
+            payoff.learn_guess(source, strength, i % 10 < 10 * right)
     return payoff
 
 
@@ -92,7 +94,7 @@ def test_what_did_not_pay_is_tried_again_now_and_then_and_more_and_more_seldom()
             payoff.learn_drafting(choice.width, 9.0)
 
     assert 2 <= len(tries) <= 6
-    gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(tries)]
     assert gaps == sorted(gaps)
 
 
