@@ -44,6 +44,14 @@ type LaunchSpec struct {
 	MemoryBytes int64
 	// MaxRows bounds the requests that run at once; zero means the engine's default.
 	MaxRows int
+	// DraftDir holds the files of a smaller model of the same vocabulary, which guesses for a request that runs alone;
+	// empty means none. Its memory counts as well.
+	DraftDir string
+	// KVBits are those of keys and values of running requests: 4 or 8, or zero for what the model computes in. With 4
+	// or 8 requests share no batch: each takes less memory, and many are slower.
+	KVBits int
+	// NoSpeculation keeps the engine from guessing ahead when a request runs alone. Answers are the same either way.
+	NoSpeculation bool
 }
 
 // Info describes a loaded model.
@@ -73,4 +81,11 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
+	Speculation   Speculation      `json:"speculation"`
+}
+
+// Speculation counts the tokens that were guessed ahead since the model was loaded. Both only grow.
+type Speculation struct {
+	Proposed int64 `json:"proposed"`
+	Accepted int64 `json:"accepted"` // guesses that were what the model drew
 }

@@ -23,6 +23,13 @@ type (
 		Name        string `json:"name"`
 		MemoryBytes int64  `json:"memory_bytes"`
 		MaxRows     int    `json:"max_rows,omitempty"`
+		Draft       string `json:"draft,omitempty"`
+		KVBits      int    `json:"kv_bits,omitempty"`
+
+		Options loadOptions `json:"options,omitzero"`
+	}
+	loadOptions struct {
+		Speculate string `json:"speculate,omitempty"` // "auto", "off"
 	}
 	genFrame struct {
 		Type              string                     `json:"type"` // "gen"
@@ -59,6 +66,17 @@ type (
 		Type string `json:"type"` // "shutdown"
 	}
 )
+
+func newLoadFrame(name string, spec *LaunchSpec) loadFrame {
+	f := loadFrame{
+		Type: "load", Dir: spec.Dir, Name: name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
+		Draft: spec.DraftDir, KVBits: spec.KVBits,
+	}
+	if spec.NoSpeculation {
+		f.Options.Speculate = "off"
+	}
+	return f
+}
 
 func newGenFrame(id string, r *cluster.Request) genFrame {
 	return genFrame{
@@ -123,6 +141,7 @@ type workerFrame struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"`
 	PrefixEntries int              `json:"prefix_entries"`
+	Speculation   Speculation      `json:"speculation"`
 }
 
 type frameUsage struct {
@@ -204,7 +223,7 @@ func (f *workerFrame) stats(at time.Time) Stats {
 	return Stats{
 		At: at, Running: f.Running, Waiting: f.Waiting, Counters: f.Counters,
 		ActiveBytes: f.ActiveBytes, CacheBytes: f.CacheBytes, PeakBytes: f.PeakBytes,
-		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries,
+		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries, Speculation: f.Speculation,
 	}
 }
 

@@ -142,9 +142,7 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 	if ready.Type != "ready" || ready.Proto != protocolVersion {
 		return cluster.Errorf(cluster.CodeInternal, "worker of %s speaks protocol %d, not %d", e.name, ready.Proto, protocolVersion)
 	}
-	e.send(loadFrame{
-		Type: "load", Dir: spec.Dir, Name: e.name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
-	})
+	e.send(newLoadFrame(e.name, &spec))
 	wait := loadWait + time.Duration(spec.Model.WeightBytes/loadBytesPerSecond)*time.Second
 	loaded, err := e.await(ctx, wait, "loading the model")
 	if err != nil {

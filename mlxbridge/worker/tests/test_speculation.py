@@ -33,6 +33,12 @@ QUESTIONS = [
 ]
 
 
+def kept_fits(driver: Driver) -> None:
+    """Check that every stored cache covers exactly the tokens that it is stored for."""
+    for entry in driver.engine.prefix._entries:
+        assert {layer.offset for layer in entry.cache} == {entry.length}
+
+
 def same(got: Answer, want: Answer) -> None:
     assert got.tokens == want.tokens
     assert (got.text, got.reason, got.stop) == (want.text, want.reason, want.stop)
@@ -98,6 +104,21 @@ def test_a_stop_sequence_ends_a_run_and_what_is_kept_fits(tiny: Model, stop: str
 
     same(again, Driver(tiny).run(ask_frame(id="b", **follow))[0])
     assert again.usage["cached_tokens"] >= len(row) + len(got.tokens) - 2
+
+
+@pytest.mark.parametrize("end", [150, 171, 200])
+def test_a_stop_sequence_in_the_middle_of_guesses_that_were_right(tiny: Model, end: int) -> None:
+    """The model says the same again and again here, and a text of several rounds ends it."""
+    long: dict[str, Any] = {"tokens": LOOP * 40, "max_tokens": 200, "stop": []}
+    text = Driver(tiny).run(ask_frame(id="w", **long))[0].text
+    long["stop"] = [text[end - 100 : end]]
+    driver = eager(tiny, prefix_bytes=1 << 26)
+
+    same(driver.run(ask_frame(id="a", **long))[0], Driver(tiny).run(ask_frame(id="a", **long))[0])
+
+    assert driver.engine.speculation.accepted > 5
+    assert driver.engine.prefix.nbytes
+    kept_fits(driver)
 
 
 def test_logprobs_come_with_every_token_of_a_run(tiny: Model) -> None:
