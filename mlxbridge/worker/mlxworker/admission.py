@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mlxworker import policy
 from mlxworker.errors import TOO_LARGE, RequestError
 from mlxworker.memory import Budget
+from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.rows import Row
 from mlxworker.solo import AnyLane
@@ -19,6 +20,8 @@ _MOST_PASSED = 16
 _MOST_LOOKED_AT = 256
 # Prompts that start together while nobody decodes hold at most this many chunks.
 _IDLE_CHUNKS = 8
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 
 @dataclass
@@ -102,3 +105,9 @@ class Admission:
 def ahead(row: Row) -> int:
     """Return the length that a row is planned with."""
     return row.length + min(row.max_tokens - len(row.tokens), _AHEAD_TOKENS)
+
+
+def most_padding(model: Model) -> int:
+    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
+    each = max(model.kv.for_one_token(), 1)
+    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

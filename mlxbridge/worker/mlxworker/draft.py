@@ -37,6 +37,7 @@ class Reader:
         self._vocabulary = vocabulary
         self._read: list[int] = []
         self._sure = 0  # so many of them are no guesses
+        self.lost = False  # there is a token that the draft model does not know
 
     def catch_up(self, tokens: Sequence[int]) -> bool:
         """Read some of the tokens that it has not; say whether all but the last are read.
@@ -46,14 +47,15 @@ class Reader:
         self._forget(tokens)
         last = len(tokens) - 1
         piece = list(tokens[len(self._read) : min(last, len(self._read) + _PIECE)])
-        if any(t >= self._draft.vocabulary for t in piece):
+        self.lost = any(t >= self._draft.vocabulary for t in (*piece, tokens[last]))
+        if self.lost:
             return False
         if piece:
             self._step(mx.array([piece]))
             mx.eval([layer.state for layer in self._cache])
             self._read += piece
             self._sure = len(self._read)
-        return len(self._read) == last and tokens[last] < self._draft.vocabulary
+        return len(self._read) == last
 
     def guess(self, last: int, count: int) -> list[int]:
         """Return the tokens that it thinks likeliest after what it has read and this last one."""

@@ -10,8 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxworker import logprobs, policy, prefix, rows
-from mlxworker.admission import Admission
-from mlxworker.alone import Alone
+from mlxworker.admission import Admission, most_padding
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -23,7 +22,8 @@ from mlxworker.errors import (
     describe,
     is_out_of_memory,
 )
-from mlxworker.lane import Lane, Token
+from mlxworker.lane import Token
+from mlxworker.lanes import Lanes
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
 from mlxworker.report import Counters, Output, joined
@@ -39,8 +39,6 @@ _TIDY_TURNS = 16
 # What a cancelled row has computed is kept from this many tokens on.
 _KEEP_TOKENS = 256
 _LANES = 2
-# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
-_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 log = logging.getLogger("mlxworker")
 
@@ -75,16 +73,14 @@ class Engine:
         self._strikes = 0
         self._turns = 0
         self.speculation = Speculation(model, options.speculate)
-        self._solo = SoloLane(model, self.speculation)  # for a row that is alone
-        self._watch = Alone(self.speculation, self._solo)
-        # Quantised keys and values have no batch.
-        self._lanes: list[AnyLane] = [self._new_lane() for _ in range(1 if model.kv_bits else options.lanes)]
-        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
+        self._all = Lanes(model, self.speculation, options.lanes)
+        self._lanes = self._all.taking
+        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
 
     @property
     def running(self) -> int:
         """Return how many rows are in a batch."""
-        return sum(map(len, self._every_lane()))
+        return len(self._all.rows())
 
     @property
     def busy(self) -> bool:
@@ -135,12 +131,12 @@ class Engine:
                 out.accepted.append(row)
                 self._end(row, reason, out)
         self._instant.clear()
-        moving = None if self.model.kv_bits else self._watch.advise(self._lanes, bool(self.waiting))
+        moving = self._all.advise(bool(self.waiting))
         if moving is not None:
             self._move(*moving, out)
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._every_lane())
-        for lane in self._every_lane():
+        decoding = any(lane.decoding for lane in self._all.every())
+        for lane in self._all.every():
             if len(lane):
                 self._run(lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
         self._turns += 1
@@ -203,8 +199,8 @@ class Engine:
         if self._admission.mergeable(self._lanes):
             small, large = sorted(self._lanes, key=len)[-2:]
             self._move(small, large, out)
-        while self._admission.overloaded(self._every_lane()) and self.running:
-            running = [r for lane in self._every_lane() for r in lane.rows()]
+        while self._admission.overloaded(self._all.every()) and self.running:
+            running = self._all.rows()
             row = max(running, key=lambda r: r.admitted)
             lane = self._lane_of(row)
             if lane is not None:
@@ -240,12 +236,7 @@ class Engine:
         self._start(lane, joining, caches, known, out)
 
     def _start(
-        self,
-        lane: AnyLane,
-        joining: list[Row],
-        caches: list[list[Any] | None],
-        known: list[int],
-        out: Output,
+        self, lane: AnyLane, joining: list[Row], caches: list[list[Any] | None], known: list[int], out: Output
     ) -> None:
         try:
             lane.insert(joining, caches, known)
@@ -265,7 +256,7 @@ class Engine:
         self._strikes = 0
         self.counters.steps += 1
         computed = sum(remaining - row.remaining for row, remaining in before)
-        self._watch.learn(lane, computed, time.perf_counter() - started)
+        self._all.learn(lane, computed, time.perf_counter() - started)
         if computed:
             self.counters.prompt_tokens += computed
             self.pace.learn(computed, time.perf_counter() - started)
@@ -295,7 +286,10 @@ class Engine:
             self.counters.generated_tokens += 1
             row.first_token = row.first_token or now
             reason = self._take(t, details.get(id(t)), out)
-            if reason is None and t.ended is not None:
+            if row.fault is not None and isinstance(lane, SoloLane):
+                lane.remove(row, keep=False)  # at once: more tokens of this row may follow
+                self._fault(row, out)
+            elif reason is None and t.ended is not None:
                 self._fault(row, out)
             elif reason is not None:
                 self._keep(lane, t)
@@ -337,14 +331,8 @@ class Engine:
             cache, tokens = kept
             self.prefix.insert(tokens, cache, row.session)
 
-    def _every_lane(self) -> list[AnyLane]:
-        return [*self._lanes, self._solo]
-
-    def _new_lane(self) -> AnyLane:
-        return SoloLane(self.model, self.speculation) if self.model.kv_bits else Lane(self.model, self._alone)
-
     def _lane_of(self, row: Row) -> AnyLane | None:
-        return next((lane for lane in self._every_lane() if row in lane.decoding or row in lane.prefilling), None)
+        return self._all.of(row)
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
@@ -384,13 +372,7 @@ class Engine:
         log.warning("a step failed, its rows start again: %s", describe(error))
         self._alone = self._alone or isinstance(error, OrderError)
         stranded = old.rows()
-        old.close()
-        if old is self._solo:
-            self.speculation.stop()
-            lane = self._lanes[0]
-        else:
-            lane = self._new_lane()
-            self._lanes[self._lanes.index(old)] = lane
+        lane = self._all.replace(old, self._alone)
         if exhausted:
             self.prefix.clear()
             mx.clear_cache()
@@ -402,9 +384,3 @@ class Engine:
                 again.append(row)
         if again:
             self._insert(lane, again, out)
-
-
-def _most_padding(model: Model) -> int:
-    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
-    each = max(model.kv.for_one_token(), 1)
-    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

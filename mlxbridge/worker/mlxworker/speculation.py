@@ -74,10 +74,10 @@ class Speculation:
         if most < 1:
             return None
         offers = []
-        strength = self._seat(row).lookup.strength
-        if strength:
-            offers.append(Offer("lookup", strength, most))
-        if alone and self._model.draft is not None:
+        seat = self._seat(row)
+        if seat.lookup.strength:
+            offers.append(Offer("lookup", seat.lookup.strength, most))
+        if alone and self._model.draft is not None and not (seat.reader is not None and seat.reader.lost):
             offers.append(Offer("draft", _DRAFT_STRENGTH, most))
         return self.payoff.choose(offers)
 

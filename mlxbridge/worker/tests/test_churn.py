@@ -144,6 +144,8 @@ def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     assert counters.failed >= 1
     assert counters.cached_tokens > 1000
     assert 20 < driver.engine.speculation.accepted < driver.engine.speculation.proposed
+    for entry in driver.engine.prefix._entries:
+        assert {layer.offset for layer in entry.cache} == {entry.length}
     assert driver.engine.running == 0
     assert not driver.engine._live
     assert not driver.engine._alone
