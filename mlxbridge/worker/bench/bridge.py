@@ -106,7 +106,9 @@ class Worker:
         incoming.start()
         api: Any = TimedApi(adapter.load_api(), self.timer)
         self._loop = loop.Loop(api, incoming, frames.Writer(from_worker), os.getpid())
-        self.send({"type": "load", "dir": str(folder), "name": folder.name, "max_rows": most_rows, "prefix_bytes": 0})
+        # Steps are compared, so a step has to be one token a row.
+        load = {"type": "load", "dir": str(folder), "name": folder.name, "max_rows": most_rows, "prefix_bytes": 0}
+        self.send({**load, "options": {"speculate": "off"}})
         while self._loop.engine is None:
             self._loop.turn()
         self.engine = self._loop.engine
