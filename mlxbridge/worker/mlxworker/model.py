@@ -95,6 +95,8 @@ def load(api: Api, order: Load) -> Model:
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
+    if order.draft is not None:
+        _check_cuttable(plan, f"a draft is of no use to {order.name}")
     group = 0
     if order.kv_bits:
         group, plan = _probe_quantised(net, order.kv_bits)
@@ -121,6 +123,12 @@ def load(api: Api, order: Load) -> Model:
     )
 
 
+def _check_cuttable(plan: memory.KVPlan, what: str) -> None:
+    if plan.windows or plan.fixed:
+        claim = "its state is not only keys and values, so a wrong guess cannot be taken back"
+        raise LoadError(UNSUPPORTED, f"{what}: {claim}")
+
+
 def _draft_bytes(folder: str, on_cpu: bool) -> int:
     try:
         _read_config(Path(folder))
@@ -136,8 +144,7 @@ def _load_draft(folder: str, tokenizer: Any) -> Draft:
         check_vocabulary(_load_tokenizer(Path(folder), config).get_vocab(), tokenizer.get_vocab())
         weights = _settle(net)
         vocabulary, plan = _probe(net)
-        if plan.windows or plan.fixed:
-            raise LoadError(UNSUPPORTED, "it cannot take a guess back: its state is not only keys and values")
+        _check_cuttable(plan, "it cannot guess")
     except LoadError as e:
         raise refused(folder, e) from e
     return Draft(net, vocabulary, weights, plan)
