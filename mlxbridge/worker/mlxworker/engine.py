@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import logprobs, policy, prefix, rows
+from mlxworker import borders, logprobs, policy, prefix, rows
 from mlxworker.admission import Admission
 from mlxworker.errors import (
     BUSY,
@@ -28,6 +28,7 @@ from mlxworker.protocol import DEFAULT_ROWS, Generate
 from mlxworker.report import Counters, Output
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
+from mlxworker.sharing import Sharing
 
 MOST_WAITING = 4096
 _PROGRESS_SECONDS = 0.1
@@ -52,6 +53,8 @@ class Options:
     gap_seconds: float = 0.0
     memory_bytes: int = 0
     lanes: int = _LANES
+    session_seconds: float = prefix.SESSION_SECONDS
+    stored_bits: int = 0
 
 
 class Engine:
@@ -61,7 +64,10 @@ class Engine:
         self.model = model
         self.options = options
         self.counters = Counters()
-        self.prefix = prefix.PrefixStore(options.prefix_bytes)
+        self.prefix = prefix.PrefixStore(
+            options.prefix_bytes, session_seconds=options.session_seconds, bits=options.stored_bits
+        )
+        self._sharing = Sharing(model, self.prefix)
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
         self._live: dict[str, Row] = {}
@@ -94,6 +100,7 @@ class Engine:
         if len(self.waiting) >= MOST_WAITING:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
+        row.borders = borders.of_prompt(self.model, ask.source, row.prompt)
         ended = self._replay(row)
         self._live[row.id] = row
         if ended is None:
@@ -168,13 +175,14 @@ class Engine:
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
         while self.waiting and self.running < self.options.max_rows:
-            found = self._admission.next_in_line(self._lanes, self.waiting)
+            ready = self._sharing.ready(self.waiting, self._lanes)
+            found = self._admission.next_in_line(self._lanes, ready)
             if found is None:
                 return
             first, into = found
             decoding = any(lane.decoding for lane in self._lanes)
             chunk = self.pace.chunk(decoding)
-            wanted = self._admission.group(self.waiting[first:], self.options.max_rows - self.running, chunk, decoding)
+            wanted = self._admission.group(ready[first:], self.options.max_rows - self.running, chunk, decoding)
             joining = self._admission.fitting(self._lanes, into, wanted, chunk)
             if not joining and self.running:
                 return
@@ -219,6 +227,7 @@ class Engine:
         now = time.perf_counter()
         caches, known = [], []
         for row in joining:
+            self._sharing.prepare(row, self.waiting)
             cache, n = self.prefix.fetch(row.sequence(), row.session)
             caches.append(cache)
             known.append(n)
@@ -253,6 +262,7 @@ class Engine:
             self.counters.prompt_tokens += computed
             self.pace.learn(computed, time.perf_counter() - started)
             self._report_progress(lane, out)
+            self._sharing.collect(lane)
         self._absorb(lane, tokens, out)
 
     def _report_progress(self, lane: Lane, out: Output) -> None:

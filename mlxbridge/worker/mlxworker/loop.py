@@ -239,7 +239,8 @@ class Loop:
             if job.ask is None:
                 self._put_tokens(job.id, job.tokens)
             else:
-                row = self._need_engine().add(dataclasses.replace(job.ask, source=protocol.Source(tokens=job.tokens)))
+                source = protocol.Source(tokens=job.tokens, borders=job.borders)
+                row = self._need_engine().add(dataclasses.replace(job.ask, source=source))
                 row.added = job.added
         except RequestError as e:
             self._error(job.id, e)
@@ -353,6 +354,7 @@ class Loop:
                 "peak_bytes": mx.get_peak_memory(),
                 "prefix_bytes": engine.prefix.nbytes,
                 "prefix_entries": len(engine.prefix),
+                "prefixes": engine.prefix.known(),
             }
         )
 
@@ -389,4 +391,6 @@ def _options(order: protocol.Load) -> Options:
         memory_bytes=order.memory_bytes,
         gap_seconds=order.gap_ms / 1000,
         lanes=order.lanes or Options.lanes,
+        session_seconds=order.session_seconds or Options.session_seconds,
+        stored_bits=order.stored_bits,
     )

@@ -32,17 +32,25 @@ class Load:
     adapter: str | None = None
     gap_ms: float = 0.0
     lanes: int = 0
+    session_seconds: float = 0.0
+    stored_bits: int = 0
+    spill_dir: str = ""
+    spill_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the prompt comes from: exactly one of messages, prompt and tokens."""
+    """Where the prompt comes from: exactly one of messages, prompt and tokens.
+
+    borders are the lengths of beginnings that others may share, where they were found already; no frame has them.
+    """
 
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     template_args: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     tokens: list[int] | None = None
+    borders: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,20 @@ def parse_load(frame: Frame) -> Load:
             adapter=_text(frame, "adapter") or None,
             gap_ms=_number(options, "gap_ms", 0, 60_000) or 0.0,
             lanes=_integer(options, "lanes", 0, MAX_LANES) or 0,
+            session_seconds=_number(options, "session_seconds", 0, 1e9) or 0.0,
+            stored_bits=_stored_bits(options),
+            spill_dir=_text(options, "spill_dir"),
+            spill_bytes=_integer(options, "spill_bytes", 0, 1 << 62) or 0,
         )
     except RequestError as e:
         raise LoadError(BAD_MODEL, e.message) from e
+
+
+def _stored_bits(options: Frame) -> int:
+    bits = _integer(options, "stored_bits", 0, 8) or 0
+    if bits not in (0, 4, 8):
+        raise RequestError(INVALID, f"stored_bits must be 0, 4 or 8, not {bits}", "stored_bits")
+    return bits
 
 
 def parse_source(frame: Frame) -> Source:

@@ -49,6 +49,7 @@ class Row:
     stop: str | None = None  # the sequence that ended it
     fault: Exception | None = None  # raised by one of its processors
     accepted: bool = False
+    borders: list[int] = field(default_factory=list)  # lengths at which its state is kept
 
     @property
     def length(self) -> int:

@@ -19,15 +19,18 @@ _RESERVED = frozenset((
 # fmt: on
 
 
-def tokens_of(model: Model, source: Source) -> list[int]:
-    """Return the prompt's tokens. Raises RequestError for one that this model's template cannot make."""
+def tokens_of(model: Model, source: Source, answering: bool = True) -> list[int]:
+    """Return the prompt's tokens. Raises RequestError for one that this model's template cannot make.
+
+    Without answering, messages end where they end: nothing opens an answer.
+    """
     if source.tokens is not None:
         check_ids(source.tokens, model.vocabulary, "tokens")
         return source.tokens
     if source.prompt is not None:
         tokens = _encode(model, source.prompt)
     else:
-        tokens = _apply_template(model, source)
+        tokens = _apply_template(model, source, answering)
     if not tokens:
         raise RequestError(INVALID, "the prompt is empty", "messages" if source.messages else "prompt")
     check_ids(tokens, model.vocabulary, "prompt")
@@ -64,7 +67,7 @@ def _encode(model: Model, text: str) -> list[int]:
         raise RequestError(INVALID, f"prompt cannot be tokenised: {describe(e)}", "prompt") from e
 
 
-def _apply_template(model: Model, source: Source) -> list[int]:
+def _apply_template(model: Model, source: Source, answering: bool) -> list[int]:
     if not model.tokenizer.has_chat_template:
         raise RequestError(
             UNSUPPORTED, "this model has no chat template, so it takes a prompt, not messages", "messages"
@@ -78,7 +81,7 @@ def _apply_template(model: Model, source: Source) -> list[int]:
     as_text = model.most_token_bytes is not None and not source.template_args.get("sanitize_control_tokens")
     try:
         made = apply(
-            messages, tools=source.tools, add_generation_prompt=True, tokenize=not as_text, **source.template_args
+            messages, tools=source.tools, add_generation_prompt=answering, tokenize=not as_text, **source.template_args
         )
         if isinstance(made, str):
             _check_size(model, made)

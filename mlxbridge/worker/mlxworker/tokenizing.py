@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlxworker import template
+from mlxworker import borders, template
 from mlxworker.errors import BUSY, INTERNAL, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Source
@@ -27,6 +27,7 @@ class Job:
     ask: Generate | None = None
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
+    borders: tuple[int, ...] = ()
     error: RequestError | None = None
     added: float = field(default_factory=time.perf_counter)
 
@@ -79,6 +80,8 @@ def is_long(source: Source) -> bool:
 def _tokenize(model: Model, job: Job) -> None:
     try:
         job.tokens = template.tokens_of(model, job.source)
+        if job.ask is not None:
+            job.borders = tuple(borders.of_prompt(model, job.source, job.tokens))
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
