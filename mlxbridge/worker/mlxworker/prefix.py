@@ -65,6 +65,7 @@ class PrefixStore:
     evicted: Callable[[Entry], None] | None = None
     nbytes: int = 0
     version: int = 0  # changes with the contents and their order
+    _cuttable: int = 0  # entries that are
     _trie: Trie[Entry] = field(default_factory=Trie)
     _entries: set[Entry] = field(default_factory=set)
     _told: tuple[int, list[str]] = (0, [])
@@ -109,6 +110,7 @@ class PrefixStore:
         entry = Entry(cache, len(tokens), nbytes, all(layer.is_trimmable() for layer in cache), node)
         node.entry = entry
         self._entries.add(entry)
+        self._cuttable += entry.trimmable
         self.nbytes += nbytes
         self._touch(entry, session)
         # Without this the entry would keep the whole batch alive that it was cut from.
@@ -141,22 +143,27 @@ class PrefixStore:
         """Drop everything."""
         self._trie = Trie()
         self._entries.clear()
-        self.nbytes = 0
+        self.nbytes = self._cuttable = 0
         self.version += 1
 
     def _find(self, tokens: list[int]) -> tuple[Entry | None, int]:
+        """Return the entry that has the longest beginning to give, and that length.
+
+        What parts from tokens later is cut, where it can be; so the deepest node with a use for it is sought upwards.
+        """
         limit = len(tokens) - 1
-        node, depth = self._trie.walk(tokens)
-        best = min(depth, limit)
-        entry = next((e for e in node.below() if e.trimmable or e.length <= best), None)
-        if entry is None:
-            # The next best is the deepest on the way here that can be used whole.
-            way = ([node.entry] if node.entry is not None else []) + list(node.above())
-            entry = next((e for e in way if e.length <= best), None)
-            best = entry.length if entry is not None else 0
-        if entry is None or best < LEAST_TOKENS:
-            return None, 0
-        return entry, min(best, entry.length)
+        at, depth = self._trie.walk(tokens)
+        node: Node[Entry] | None = at
+        while node is not None and (best := min(depth, limit)) >= LEAST_TOKENS:
+            if node.entry is not None and (node.entry.trimmable or node.entry.length <= best):
+                return node.entry, min(best, node.entry.length)
+            if self._cuttable:
+                entry = next((e for e in node.below() if e.trimmable), None)
+                if entry is not None:
+                    return entry, best
+            node = node.parent
+            depth = node.depth if node is not None else 0
+        return None, 0
 
     def _touch(self, entry: Entry, session: str) -> None:
         entry.used = next(self._ticks)
@@ -197,6 +204,7 @@ class PrefixStore:
 
     def _drop(self, entry: Entry, prune: bool) -> None:
         self._entries.discard(entry)
+        self._cuttable -= entry.trimmable
         self.nbytes -= entry.nbytes
         self.version += 1
         self._trie.clear(entry.node, prune)
