@@ -44,6 +44,13 @@ type LaunchSpec struct {
 	MemoryBytes int64
 	// MaxRows bounds the requests that run at once; zero means the engine's default.
 	MaxRows int
+	// SessionTTL is how long the prefix store prefers what a session used; zero means the engine's default.
+	SessionTTL time.Duration
+	// StoredBits is 0 or what stored prefixes are quantised to, 4 or 8: smaller, and no longer exact.
+	StoredBits int
+	// SpillDir is where prefixes that memory has no room for are kept, at most SpillBytes. Empty or zero: nowhere.
+	SpillDir   string
+	SpillBytes int64
 }
 
 // Info describes a loaded model.
@@ -73,4 +80,6 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
+	// Prefixes are digests of what the prefix store holds, as cluster.PrefixChain computes them, most recently used first.
+	Prefixes []string `json:"prefixes,omitempty"`
 }

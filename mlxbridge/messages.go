@@ -23,6 +23,14 @@ type (
 		Name        string `json:"name"`
 		MemoryBytes int64  `json:"memory_bytes"`
 		MaxRows     int    `json:"max_rows,omitempty"`
+
+		Options loadOptions `json:"options"`
+	}
+	loadOptions struct {
+		SessionSeconds float64 `json:"session_seconds,omitempty"`
+		StoredBits     int     `json:"stored_bits,omitempty"`
+		SpillDir       string  `json:"spill_dir,omitempty"`
+		SpillBytes     int64   `json:"spill_bytes,omitempty"`
 	}
 	genFrame struct {
 		Type              string                     `json:"type"` // "gen"
@@ -123,6 +131,7 @@ type workerFrame struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"`
 	PrefixEntries int              `json:"prefix_entries"`
+	Prefixes      []string         `json:"prefixes"`
 }
 
 type frameUsage struct {
@@ -204,7 +213,7 @@ func (f *workerFrame) stats(at time.Time) Stats {
 	return Stats{
 		At: at, Running: f.Running, Waiting: f.Waiting, Counters: f.Counters,
 		ActiveBytes: f.ActiveBytes, CacheBytes: f.CacheBytes, PeakBytes: f.PeakBytes,
-		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries,
+		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries, Prefixes: f.Prefixes,
 	}
 }
 

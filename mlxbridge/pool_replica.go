@@ -112,6 +112,7 @@ func (r *replica) snapshot(now time.Duration, slots int) cluster.Replica {
 		out.Counters = stats.Counters
 		out.ResidentBytes = stats.ActiveBytes + stats.CacheBytes
 		out.WorkerPID = info.PID
+		out.Prefixes = stats.Prefixes
 		if info.Context > 0 {
 			out.Context = info.Context
 		}

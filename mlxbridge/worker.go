@@ -144,6 +144,10 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 	}
 	e.send(loadFrame{
 		Type: "load", Dir: spec.Dir, Name: e.name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
+		Options: loadOptions{
+			SessionSeconds: spec.SessionTTL.Seconds(), StoredBits: spec.StoredBits,
+			SpillDir: spec.SpillDir, SpillBytes: spec.SpillBytes,
+		},
 	})
 	wait := loadWait + time.Duration(spec.Model.WeightBytes/loadBytesPerSecond)*time.Second
 	loaded, err := e.await(ctx, wait, "loading the model")

@@ -72,12 +72,14 @@ type Replica struct {
 	Waiting       int          `json:"waiting"`
 	Counters      Counters     `json:"counters"`
 	// TokensPerSecond is the decode rate of all rows together over the last second.
-	TokensPerSecond float64    `json:"tokens_per_second"`
-	WorkerPID       int        `json:"worker_pid,omitempty"`
-	Restarts        int        `json:"restarts"`
-	Pinned          bool       `json:"pinned,omitempty"`
-	IdleSince       *time.Time `json:"idle_since,omitempty"`
-	LoadedAt        *time.Time `json:"loaded_at,omitempty"`
+	TokensPerSecond float64 `json:"tokens_per_second"`
+	// Prefixes are digests of what its prefix store holds (PrefixChain), most recently used first.
+	Prefixes  []string   `json:"prefixes,omitempty"`
+	WorkerPID int        `json:"worker_pid,omitempty"`
+	Restarts  int        `json:"restarts"`
+	Pinned    bool       `json:"pinned,omitempty"`
+	IdleSince *time.Time `json:"idle_since,omitempty"`
+	LoadedAt  *time.Time `json:"loaded_at,omitempty"`
 }
 
 // ReplicaState says whether a replica can answer.

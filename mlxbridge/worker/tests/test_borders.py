@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import hybrid
@@ -72,7 +71,9 @@ def test_the_same_prompt_again(mixed: Model) -> None:
 def test_prompts_of_different_lengths_stop_at_their_own_borders(mixed: Model) -> None:
     driver = Driver(mixed, prefix_bytes=ROOM, prefill_chunk=32)
     texts = ["Count.", "Count from 1 to 60, and then back to 1 again, please.", "Why?"]
-    got = driver.run(*[chat(f"r{i}", {**SYSTEM, "content": f"{i} " * (9 * i + 9)}, user(t)) for i, t in enumerate(texts)])
+    got = driver.run(
+        *[chat(f"r{i}", {**SYSTEM, "content": f"{i} " * (9 * i + 9)}, user(t)) for i, t in enumerate(texts)]
+    )
 
     for i, t in enumerate(texts):
         messages = ({**SYSTEM, "content": f"{i} " * (9 * i + 9)}, user(t))

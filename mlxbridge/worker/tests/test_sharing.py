@@ -7,6 +7,7 @@ from harness import Driver, ask, ask_frame
 
 from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
+from mlxworker.protocol import Generate
 
 ROOM = 1 << 26
 FILL = [30 + (7 * j) % 900 for j in range(1000)]
@@ -114,5 +115,5 @@ def test_what_the_store_cannot_hold_is_not_waited_for(tiny: Model, monkeypatch: 
     assert len({tuple(a.tokens) for a in refusing.run(*_same(4))}) == 1
 
 
-def _same(n: int) -> list[object]:
+def _same(n: int) -> list[Generate]:
     return [ask_frame(id=f"r{i}", tokens=FILL, max_tokens=5) for i in range(n)]
