@@ -8,6 +8,7 @@ from mlxworker import policy
 from mlxworker.errors import TOO_LARGE, RequestError
 from mlxworker.lane import Lane
 from mlxworker.memory import Budget
+from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.rows import Row
 
@@ -17,6 +18,8 @@ _AHEAD_TOKENS = 256
 _MOST_PASSED = 16
 # From how many of those who wait a group is chosen.
 _MOST_LOOKED_AT = 256
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 # Prompts that start together while nobody decodes hold at most this many chunks.
 _IDLE_CHUNKS = 8
 
@@ -94,7 +97,7 @@ class Admission:
         surplus = self.budget.surplus(used)
         if surplus > 0:
             return False
-        if self.budget.limit and self.prefix.nbytes > -surplus:
+        if self.budget.limit and self.prefix.held > -surplus:
             self.prefix.trim_to(-surplus)
         return True
 
@@ -102,3 +105,9 @@ class Admission:
 def ahead(row: Row) -> int:
     """Return the length that a row is planned with."""
     return row.length + min(row.max_tokens - len(row.tokens), _AHEAD_TOKENS)
+
+
+def most_padding(model: Model) -> int:
+    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
+    each = max(model.kv.for_one_token(), 1)
+    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

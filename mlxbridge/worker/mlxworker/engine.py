@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import borders, logprobs, policy, prefix, rows
-from mlxworker.admission import Admission
+from mlxworker import borders, logprobs, policy, prefix, rows, spill
+from mlxworker.admission import Admission, most_padding
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -37,8 +37,6 @@ _TIDY_TURNS = 16
 # What a cancelled row has computed is kept from this many tokens on.
 _KEEP_TOKENS = 256
 _LANES = 2
-# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
-_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 log = logging.getLogger("mlxworker")
 
@@ -55,6 +53,9 @@ class Options:
     lanes: int = _LANES
     session_seconds: float = prefix.SESSION_SECONDS
     stored_bits: int = 0
+    spill_dir: str = ""
+    spill_bytes: int = 0
+    adapter: str = ""
 
 
 class Engine:
@@ -67,9 +68,12 @@ class Engine:
         self.prefix = prefix.PrefixStore(
             options.prefix_bytes, session_seconds=options.session_seconds, bits=options.stored_bits
         )
-        self._sharing = Sharing(model, self.prefix)
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
+        self._spill = spill.of_model(
+            model, options.adapter, options.spill_dir, options.spill_bytes, self.prefix, options.stored_bits
+        )
+        self._sharing = Sharing(model, self.prefix, self.pace, self._spill)
         self._live: dict[str, Row] = {}
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
@@ -77,7 +81,7 @@ class Engine:
         self._strikes = 0
         self._turns = 0
         self._lanes = [Lane(model) for _ in range(options.lanes)]
-        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
+        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
 
     @property
     def running(self) -> int:
@@ -125,9 +129,20 @@ class Engine:
         self._fail(row, error, out)
         return error
 
+    def poll(self) -> None:
+        """Take in what was written to disk or read from there. A step does that too."""
+        if self._spill is not None:
+            self._spill.poll()
+
+    def close(self, seconds: float) -> None:
+        """Write what is worth most to a next worker of this model, for at most that long. The engine is done then."""
+        if self._spill is not None:
+            self._spill.close(seconds)
+
     def step(self) -> Output:
         """Give every row its next token. Raises FatalError when the model cannot go on."""
         out = Output()
+        self.poll()
         self._apply_cancels(out)
         for row, reason in self._instant:
             if row.id in self._live:
@@ -381,9 +396,3 @@ class Engine:
                 again.append(row)
         if again:
             self._insert(lane, again, out)
-
-
-def _most_padding(model: Model) -> int:
-    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
-    each = max(model.kv.for_one_token(), 1)
-    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

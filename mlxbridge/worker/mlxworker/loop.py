@@ -46,6 +46,8 @@ CAPS = [
 STATS_SECONDS = 1.0
 STATS_LEAST_SECONDS = 0.1
 _DEFAULT_PREFIX_BYTES = 1 << 30
+# The other side waits longer than this before it ends the process.
+_FAREWELL_SECONDS = 1.0
 # The type of the frame that brings a prompt back whose tokens were made on another thread. No peer sends it.
 _TOKENIZED = "tokenized\0"
 
@@ -115,6 +117,8 @@ class Loop:
         if engine is not None:
             if engine.busy:
                 self._emit(engine.step())
+            else:
+                engine.poll()
             self._stats(engine)
         self._writer.flush()
 
@@ -270,6 +274,8 @@ class Loop:
         return request in self._long or (self._engine is not None and self._engine.is_live(request))
 
     def _shutdown(self, _: Frame) -> None:
+        if self._engine is not None:
+            self._engine.close(_FAREWELL_SECONDS)
         raise Shutdown
 
     def _need_engine(self) -> Engine:
@@ -393,4 +399,7 @@ def _options(order: protocol.Load) -> Options:
         lanes=order.lanes or Options.lanes,
         session_seconds=order.session_seconds or Options.session_seconds,
         stored_bits=order.stored_bits,
+        spill_dir=order.spill_dir,
+        spill_bytes=order.spill_bytes,
+        adapter=order.adapter or "",
     )

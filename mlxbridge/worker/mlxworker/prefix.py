@@ -62,8 +62,9 @@ class PrefixStore:
     clock: Callable[[], float] = time.monotonic
     session_seconds: float = SESSION_SECONDS
     bits: int = 0
-    evicted: Callable[[Entry], None] | None = None
+    evicted: Callable[[Entry], object] | None = None
     nbytes: int = 0
+    outside: int = 0  # bytes on their way to disk or from there, beside nbytes
     version: int = 0  # changes with the contents and their order
     _cuttable: int = 0  # entries that are
     _trie: Trie[Entry] = field(default_factory=Trie)
@@ -74,6 +75,11 @@ class PrefixStore:
     def __len__(self) -> int:
         """Return the number of entries."""
         return len(self._entries)
+
+    @property
+    def held(self) -> int:
+        """Return the bytes that the store is the reason for."""
+        return self.nbytes + self.outside
 
     def match(self, tokens: list[int]) -> int:
         """Return how many tokens fetch would give, without using them."""
@@ -94,12 +100,10 @@ class PrefixStore:
         """Keep a row's keys and values, which must cover exactly these tokens. Say whether they were kept."""
         if len(tokens) < LEAST_TOKENS or not self.budget:
             return False
-        node, depth = self._trie.walk(tokens)
-        if depth == len(tokens):
-            covering = next((e for e in node.below() if e.trimmable or e.length == depth), None)
-            if covering is not None:
-                self._touch(covering, session)
-                return True
+        covering = self._trie.covering(tokens)
+        if covering is not None:
+            self._touch(covering, session)
+            return True
         cache = stored.pack(cache, self.bits)
         nbytes = sum(int(layer.nbytes) for layer in cache)
         if nbytes > self.budget:
@@ -136,8 +140,8 @@ class PrefixStore:
         return self._told[1]
 
     def trim_to(self, nbytes: int) -> None:
-        """Drop entries until the store holds at most that many bytes."""
-        self._shrink(nbytes, keep=None)
+        """Drop entries until the store holds at most that many bytes, with what is outside."""
+        self._shrink(nbytes - self.outside, keep=None)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -147,23 +151,7 @@ class PrefixStore:
         self.version += 1
 
     def _find(self, tokens: list[int]) -> tuple[Entry | None, int]:
-        """Return the entry that has the longest beginning to give, and that length.
-
-        What parts from tokens later is cut, where it can be; so the deepest node with a use for it is sought upwards.
-        """
-        limit = len(tokens) - 1
-        at, depth = self._trie.walk(tokens)
-        node: Node[Entry] | None = at
-        while node is not None and (best := min(depth, limit)) >= LEAST_TOKENS:
-            if node.entry is not None and (node.entry.trimmable or node.entry.length <= best):
-                return node.entry, min(best, node.entry.length)
-            if self._cuttable:
-                entry = next((e for e in node.below() if e.trimmable), None)
-                if entry is not None:
-                    return entry, best
-            node = node.parent
-            depth = node.depth if node is not None else 0
-        return None, 0
+        return self._trie.find(tokens, LEAST_TOKENS, self._cuttable > 0)
 
     def _touch(self, entry: Entry, session: str) -> None:
         entry.used = next(self._ticks)

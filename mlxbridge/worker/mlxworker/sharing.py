@@ -16,8 +16,10 @@ from mlxworker import borders
 from mlxworker.errors import describe
 from mlxworker.lane import Lane
 from mlxworker.model import Model
+from mlxworker.policy import Pace
 from mlxworker.prefix import PrefixStore
 from mlxworker.rows import Row
+from mlxworker.spill import Spill
 from mlxworker.stored import cut
 from mlxworker.trie import common
 
@@ -26,6 +28,7 @@ LEAST_SHARED = 64
 # How many of those who wait are looked at, and how many leaders one row may wait for in its life.
 _MOST_LOOKED_AT = 256
 _MOST_LEADERS = 8
+_MOST_READS = 2
 # Copying tokens is so much cheaper than computing them, at the least.
 _WORTH = 8
 
@@ -43,13 +46,17 @@ class _Waiting:
     common: WeakKeyDictionary[Row, int] = field(default_factory=WeakKeyDictionary)
     leaders: int = 0
     leader: Row | None = None
+    on_disk: bool = False  # it waits for what is read
+    reads: int = 0
 
 
 class Sharing:
     """Decides which waiting rows start from what others compute. Belongs to the engine's thread."""
 
-    def __init__(self, model: Model, store: PrefixStore) -> None:
+    def __init__(self, model: Model, store: PrefixStore, pace: Pace, spill: Spill | None = None) -> None:
         self._model = model
+        self._pace = pace
+        self._spill = spill
         self._store = store
         self._cuttable = borders.is_cuttable(model)
         self._states: WeakKeyDictionary[Row, _Waiting] = WeakKeyDictionary()
@@ -59,7 +66,8 @@ class Sharing:
     def ready(self, waiting: list[Row], lanes: Sequence[Lane]) -> list[Row]:
         """Return those of the waiting rows, in order, that have nothing to wait for."""
         self._wanted.clear()
-        if not self._store.budget or (len(waiting) == 1 and not any(len(lane) for lane in lanes)):
+        alone = len(waiting) == 1 and not any(len(lane) for lane in lanes)
+        if not self._store.budget or (alone and self._spill is None):
             return waiting
         leaders: dict[int, list[tuple[Row, Lane | None]]] = {}
         for lane in lanes:
@@ -69,9 +77,13 @@ class Sharing:
         for row in waiting[:_MOST_LOOKED_AT]:
             state = self._state(row)
             ahead = leaders.setdefault(state.head, [])
+            if self._reads(state):
+                continue
             if not self._follows(row, state, ahead):
                 out.append(row)
                 ahead.append((row, None))
+        if self._spill is not None and not out and not any(len(lane) for lane in lanes):
+            self._spill.poll(wait=True)
         return out
 
     def prepare(self, row: Row, waiting: Iterable[Row]) -> None:
@@ -94,10 +106,23 @@ class Sharing:
                 self._wanted.pop(row, None)
                 self._keep(lane, row, position)
 
-    def _follows(self, row: Row, state: _Waiting, ahead: list[tuple[Row, Lane | None]]) -> bool:
-        """Say whether a row waits for one of those ahead. What a batch already holds is kept at once."""
+    def _reads(self, state: _Waiting) -> bool:
+        """Say whether a row waits for what is read from disk."""
+        if self._spill is None or state.reads >= _MOST_READS:
+            return False
+        waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate)
+        state.reads += state.on_disk and not waits
+        state.on_disk = waits
+        return waits
+
+    def _known(self, state: _Waiting) -> int:
         if state.known_at != self._store.version:
             state.known_at, state.known = self._store.version, self._store.match(state.tokens)
+        return state.known
+
+    def _follows(self, row: Row, state: _Waiting, ahead: list[tuple[Row, Lane | None]]) -> bool:
+        """Say whether a row waits for one of those ahead. What a batch already holds is kept at once."""
+        known = self._known(state)
         best, leader, place = 0, None, None
         for other, lane in ahead:
             if other in self._futile:
@@ -105,7 +130,7 @@ class Sharing:
             n = self._usable(row, other, lane)
             if n > best:
                 best, leader, place = n, other, lane
-        if leader is None or best - state.known < LEAST_SHARED:
+        if leader is None or best - known < LEAST_SHARED:
             return False
         if self._model.kv.bytes(best) > self._store.budget:
             return False
@@ -115,7 +140,7 @@ class Sharing:
             return False
         if place is not None and leader in place.decoding:
             # All of that row is copied for it, which a little of it is not worth.
-            if _WORTH * (best - state.known) >= leader.length:
+            if _WORTH * (best - known) >= leader.length:
                 self._keep(place, leader, best)
             return False
         self._wanted[leader] = min(best, self._wanted.get(leader, best))

@@ -1,12 +1,20 @@
-"""A radix trie over tokens: finds what shares the longest beginning with a sequence, whatever it is."""
+"""A radix trie over tokens: finds what shares the longest beginning with a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+
+class Held(Protocol):
+    """What a trie holds: something of a sequence, as long as that, of use for a beginning of it or only whole."""
+
+    length: int
+    trimmable: bool
+
+
+T = TypeVar("T", bound=Held)
 
 
 @dataclass(eq=False)
@@ -63,6 +71,33 @@ class Trie(Generic[T]):
             if same < len(child.label):
                 break
         return node, depth
+
+    def find(self, tokens: list[int], least: int, cuttable: bool) -> tuple[T | None, int]:
+        """Return the entry that has the longest beginning to give, and that length: less than all, at least least.
+
+        What parts from tokens later is cut, where it can be; so the deepest node with a use for it is sought upwards.
+        cuttable says whether there may be entries of that kind.
+        """
+        limit = len(tokens) - 1
+        at, depth = self.walk(tokens)
+        node: Node[T] | None = at
+        while node is not None and (best := min(depth, limit)) >= least:
+            if node.entry is not None and (node.entry.trimmable or node.entry.length <= best):
+                return node.entry, min(best, node.entry.length)
+            if cuttable:
+                entry = next((e for e in node.below() if e.trimmable), None)
+                if entry is not None:
+                    return entry, best
+            node = node.parent
+            depth = node.depth if node is not None else 0
+        return None, 0
+
+    def covering(self, tokens: list[int]) -> T | None:
+        """Return an entry that has all that one of exactly these tokens would have."""
+        node, depth = self.walk(tokens)
+        if depth < len(tokens):
+            return None
+        return next((e for e in node.below() if e.trimmable or e.length == depth), None)
 
     def place(self, tokens: list[int]) -> Node[T]:
         """Return the node of exactly these tokens, made if need be."""
