@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash"
+	"slices"
 
 	"golang.org/x/crypto/blake2b"
 )
@@ -50,8 +51,8 @@ func (r *Replica) CachedTokens(chain []string) int {
 	for _, digest := range r.Prefixes {
 		known[digest] = struct{}{}
 	}
-	for i := len(chain) - 1; i >= 0; i-- {
-		if _, ok := known[chain[i]]; ok {
+	for i, digest := range slices.Backward(chain) {
+		if _, ok := known[digest]; ok {
 			return (i + 1) * PrefixBlock
 		}
 	}

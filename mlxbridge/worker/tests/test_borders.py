@@ -14,7 +14,7 @@ from mlxworker.model import Model
 
 ROOM = 1 << 26
 SYSTEM = {"role": "system", "content": "You are brief. " * 20}
-FILL = [30 + (7 * j) % 900 for j in range(1000)]
+FILL = [30 + (7 * j) % 900 for j in range(300)]
 
 
 @pytest.fixture(scope="module", params=[hybrid.CONVOLUTION, hybrid.WINDOW, hybrid.DELTA], ids=lambda c: c["model_type"])
@@ -95,14 +95,14 @@ def test_eight_of_one_beginning_compute_it_once(mixed: Model) -> None:
 
 
 def test_long_prompts_are_kept_in_between(mixed: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(borders, "EVERY_TOKENS", 400)
+    monkeypatch.setattr(borders, "EVERY_TOKENS", 128)
     driver = Driver(mixed, prefix_bytes=ROOM)
     driver.run(ask_frame(id="a", tokens=FILL, max_tokens=2))
 
-    other = driver.run(ask_frame(id="b", tokens=[*FILL[:900], 5, 6, 7], max_tokens=6))[0]
+    other = driver.run(ask_frame(id="b", tokens=[*FILL[:290], 5, 6, 7], max_tokens=6))[0]
 
-    assert other.usage["cached_tokens"] == 800
-    assert other.tokens == Driver(mixed).run(ask_frame(id="x", tokens=[*FILL[:900], 5, 6, 7], max_tokens=6))[0].tokens
+    assert other.usage["cached_tokens"] == 256
+    assert other.tokens == Driver(mixed).run(ask_frame(id="x", tokens=[*FILL[:290], 5, 6, 7], max_tokens=6))[0].tokens
 
 
 def test_a_model_that_can_cut_has_no_borders(tiny: Model) -> None:
