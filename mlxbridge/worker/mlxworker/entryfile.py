@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,11 +129,11 @@ def put_together(layers: list[dict[str, Any]], arrays: dict[str, mx.array]) -> l
     return out
 
 
-def as_bytes(array: mx.array) -> memoryview:
-    """Return the bytes of an array. They are the array's own where it lies in memory in one piece."""
-    flat = mx.contiguous(array).view(mx.uint8)
+def as_bytes(arrays: Iterable[mx.array]) -> list[memoryview]:
+    """Return the bytes of arrays. They are an array's own where it lies in memory in one piece."""
+    flat = [mx.contiguous(a).view(mx.uint8) for a in arrays]
     mx.eval(flat)
-    return memoryview(flat).cast("B")  # type: ignore[arg-type] # the stubs do not know that arrays are buffers
+    return [memoryview(a).cast("B") for a in flat]  # type: ignore[arg-type] # arrays are buffers, says no stub
 
 
 def as_array(dtype: str, shape: list[int], body: memoryview) -> mx.array:

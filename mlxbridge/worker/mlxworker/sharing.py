@@ -8,6 +8,7 @@ way, the next of them leads.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakSet
@@ -29,6 +30,8 @@ LEAST_SHARED = 64
 _MOST_LOOKED_AT = 256
 _MOST_LEADERS = 8
 _MOST_READS = 2
+# A disk that has not answered by then does not answer.
+MOST_READ_SECONDS = 10.0
 # Copying tokens is so much cheaper than computing them, at the least.
 _WORTH = 8
 
@@ -48,6 +51,7 @@ class _Waiting:
     leader: Row | None = None
     on_disk: bool = False  # it waits for what is read
     reads: int = 0
+    since: float = 0.0  # when that began
 
 
 class Sharing:
@@ -111,7 +115,12 @@ class Sharing:
         if self._spill is None or state.reads >= _MOST_READS:
             return False
         waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate)
-        state.reads += state.on_disk and not waits
+        if waits and not state.on_disk:
+            state.since = time.monotonic()
+        elif waits and time.monotonic() - state.since > MOST_READ_SECONDS:
+            waits, state.reads = False, _MOST_READS
+        elif state.on_disk and not waits:
+            state.reads += 1
         state.on_disk = waits
         return waits
 

@@ -118,14 +118,14 @@ class Spill:
         if layout is None or entry.nbytes > self._most or self._jobs.full():
             return False
         try:
-            pieces = [entryfile.token_bytes(tokens), *(entryfile.as_bytes(a) for a in layout.arrays.values())]
+            pieces = [entryfile.token_bytes(tokens), *entryfile.as_bytes(layout.arrays.values())]
         except Exception as e:  # an entry that is lost is no reason to lose a step
             self._disable(describe(e))
             return False
         sheet = Sheet(self._identity, tokens, entry.trimmable, layout.layers, layout.outlines(), pieces)
         record = self._add(tokens, entry.nbytes, entry.trimmable, there=False)
         self._store.outside += entry.nbytes
-        self._submit(_Job(record, sheet, tuple(self._make_room(record))))
+        self._submit(_Job(record, sheet, (*self._covered(record), *self._make_room(record))))
         return True
 
     def wants(self, tokens: list[int], known: int, rate: float) -> bool:
@@ -177,8 +177,8 @@ class Spill:
         self._writes = False
 
     def _fits(self, entry: Entry) -> bool:
-        """Say whether memory may hold an entry until it is written."""
-        return self._store.outside + entry.nbytes <= self._store.budget // 4
+        """Say whether memory may hold an entry until it is written: one alone, or a few small ones."""
+        return not self._store.outside or self._store.outside + entry.nbytes <= self._store.budget // 4
 
     def _open(self) -> bool:
         """Take the folder for ourselves; say whether that was possible."""
@@ -263,7 +263,9 @@ class Spill:
 
     def _make_room(self, keep: _Record | None) -> list[Path]:
         """Forget what is too much, and return the files."""
-        out = []
+        out: list[Path] = []
+        if self.nbytes <= self._most:
+            return out
         for record in sorted(self._records, key=lambda r: r.used):
             if self.nbytes <= self._most:
                 break
@@ -271,6 +273,13 @@ class Spill:
                 self._forget(record)
                 out.append(record.file)
         return out
+
+    def _covered(self, record: _Record) -> list[Path]:
+        """Forget what a new file has as well, and return the files."""
+        above = [r for r in record.node.above() if r.there and not r.loading] if record.trimmable else []
+        for other in above:
+            self._forget(other)
+        return [r.file for r in above]
 
     def _forget(self, record: _Record) -> None:
         if record in self._records:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from harness import Driver, ask, ask_frame
 
+from mlxworker.lane import Lane
 from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.protocol import Generate
+from mlxworker.rows import Row
 
 ROOM = 1 << 26
 FILL = [30 + (7 * j) % 900 for j in range(1000)]
@@ -111,8 +115,18 @@ def test_what_the_store_cannot_hold_is_not_waited_for(tiny: Model, monkeypatch: 
     assert len({tuple(a.tokens) for a in small.run(*_same(4))}) == 1
 
     monkeypatch.setattr(PrefixStore, "insert", lambda *_: False)
+    taken: list[Row] = []
+    snapshot = Lane.snapshot
+
+    def counted(lane: Lane, row: Row) -> tuple[list[Any], list[int]]:
+        taken.append(row)
+        return snapshot(lane, row)
+
+    monkeypatch.setattr(Lane, "snapshot", counted)
     refusing = Driver(tiny, prefix_bytes=ROOM, prefill_chunk=100)
     assert len({tuple(a.tokens) for a in refusing.run(*_same(4))}) == 1
+    # None of them is copied in vain a second time.
+    assert len(taken) == len(set(taken)) > 0
 
 
 def _same(n: int) -> list[Generate]:

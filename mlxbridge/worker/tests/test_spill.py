@@ -16,7 +16,7 @@ import pytest
 from harness import Driver, Process, ask_frame
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
-from mlxworker import entryfile, model, protocol, spill
+from mlxworker import entryfile, model, protocol, sharing, spill
 from mlxworker.adapter import Api
 from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
@@ -130,6 +130,43 @@ def test_while_one_is_read_others_go_on(tiny: Model, tmp_path: Path, monkeypatch
 
     assert driver.answers["c"].usage["cached_tokens"] == len(FILL) - 1
     assert driver.answers["c"].tokens == Driver(tiny).run(say("x", FILL))[0].tokens
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = driver_of(tiny, tmp_path)
+    first.run(say("a", FILL))
+    ended(first)
+    driver = driver_of(tiny, tmp_path)
+    settle(driver)
+    gate = threading.Event()
+    monkeypatch.setattr(entryfile, "read", lambda *_, **__: gate.wait(20) and None)
+    monkeypatch.setattr(sharing, "MOST_READ_SECONDS", 0.05)
+    got = driver.run(say("b", FILL))[0]
+    gate.set()
+    ended(driver)
+
+    assert got.usage["cached_tokens"] == 0
+    assert got.tokens == first.answers["a"].tokens
+
+
+def test_a_longer_file_takes_the_place_of_its_beginning(tmp_path: Path) -> None:
+    store = PrefixStore(ROOM)
+    made = Spill(tmp_path, ROOM, "m", store)
+    for n in (400, 700, 500):
+        layer = KVCache()
+        layer.update_and_fetch(mx.ones((1, 1, n, 8)), mx.ones((1, 1, n, 8)))
+        store.insert(list(range(n)), [layer])
+        (entry,) = store.recent()
+        assert made.keep(entry)
+        while made._under_way:
+            made.poll(wait=True)
+        store.clear()
+    made.close(10)
+
+    assert [f.name for f in files(tmp_path)] == [entryfile.name_of(list(range(700)))]
+    assert len(made) == 1
 
 
 def test_what_is_computed_sooner_than_read_is_computed(tiny: Model, tmp_path: Path) -> None:
