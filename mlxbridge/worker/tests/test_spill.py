@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
 from mlxworker import entryfile, model, protocol, sharing, spill
 from mlxworker.adapter import Api
+from mlxworker.errors import LoadError
 from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.spill import Spill
@@ -141,9 +144,17 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
     driver = driver_of(tiny, tmp_path)
     settle(driver)
     gate = threading.Event()
-    monkeypatch.setattr(entryfile, "read", lambda *_, **__: gate.wait(20) and None)
+    answered: list[Path] = []
+
+    def hung(file: Path, identity: str, whole: bool) -> None:
+        gate.wait(20)
+        answered.append(file)
+        raise OSError("too late")
+
+    monkeypatch.setattr(entryfile, "read", hung)
     monkeypatch.setattr(sharing, "MOST_READ_SECONDS", 0.05)
     got = driver.run(say("b", FILL))[0]
+    assert answered == []
     gate.set()
     ended(driver)
 
@@ -327,6 +338,21 @@ def _flat(state: Any) -> list[Any]:
     return [x for s in state for x in (_flat(s) if isinstance(s, (list, tuple)) else [s])]
 
 
+@pytest.mark.parametrize(
+    ("options", "claim"),
+    [
+        ({"stored_bits": 3}, "stored_bits must be 0, 4 or 8, not 3"),
+        ({"stored_bits": 16}, "stored_bits must be at most 8, not 16"),
+        ({"session_seconds": -1}, "session_seconds must be from 0 to 1e+09, not -1"),
+        ({"spill_dir": 7}, "spill_dir must be a text"),
+        ({"spill_bytes": "1G"}, "spill_bytes must be a whole number"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], claim: str) -> None:
+    with pytest.raises(LoadError, match=re.escape(claim)):
+        protocol.parse_load({"type": "load", "dir": "d", "options": options})
+
+
 def test_short_ones_are_not_written(tiny: Model, tmp_path: Path) -> None:
     driver = driver_of(tiny, tmp_path)
     driver.run(say("a", FILL[: spill.LEAST_TOKENS - 20]))
@@ -347,3 +373,38 @@ def test_a_worker_process_that_is_restarted(tmp_path: Path) -> None:
         worker.close()
 
     assert cached == [0, len(FILL) - 1]
+
+
+@pytest.mark.parametrize("kind", ["tiny", "lfm2"])
+def test_random_company_changes_no_answer(kind: str, tiny: Model, api: Api, tmp_path: Path) -> None:
+    m = tiny
+    if kind == "lfm2":
+        m = model.load(api, protocol.Load(folder=str(hybrid.make(tmp_path / "m", hybrid.CONVOLUTION)), name="m"))
+    draw = random.Random(kind)
+    bases = [draw.choices(range(30, 900), k=n) for n in (280, 300, 320)]
+    prompts = [draw.choice(bases)[: draw.choice((150, 400))] + draw.choices(range(30, 900), k=9) for _ in range(12)]
+    alone = [Driver(m).run(say("x", p, 5))[0].tokens for p in prompts]
+    driver = driver_of(
+        m, tmp_path / "d", prefix_bytes=m.kv.bytes(900), spill_bytes=3 * m.kv.bytes(400), prefill_chunk=64, max_rows=4
+    )
+    asked: dict[str, int] = {}
+    cancelled = set()
+    for i in range(60):
+        which = draw.randrange(len(prompts))
+        asked[f"r{i}"] = which
+        driver.add(say(f"r{i}", prompts[which], 5))
+        for _ in range(draw.choice((0, 0, 1, 3, 6))):
+            driver.step()
+        victim = draw.choice(list(asked))
+        if draw.random() < 0.2 and not driver.answers[victim].reason:
+            driver.engine.cancel(victim)
+            cancelled.add(victim)
+    driver.run()
+    ended(driver)
+
+    for id_, which in asked.items():
+        got = driver.answers[id_]
+        assert got.tokens == alone[which] or (id_ in cancelled and got.tokens == alone[which][: len(got.tokens)])
+        assert got.error is None
+    assert driver.engine.prefix.nbytes <= m.kv.bytes(900)
+    assert driver.engine.counters.cached_tokens > 1000  # it was about that
