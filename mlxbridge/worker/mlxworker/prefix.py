@@ -65,11 +65,12 @@ class PrefixStore:
     evicted: Callable[[Entry], object] | None = None
     nbytes: int = 0
     outside: int = 0  # bytes on their way to disk or from there, beside nbytes
-    version: int = 0  # changes with the contents and their order
+    version: int = 0  # changes with the contents
+    _used: int = 0  # last of _ticks
     _cuttable: int = 0  # entries that are
     _trie: Trie[Entry] = field(default_factory=Trie)
     _entries: set[Entry] = field(default_factory=set)
-    _told: tuple[int, list[str]] = (0, [])
+    _told: tuple[tuple[int, int], list[str]] = ((0, 0), [])
     _ticks: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __len__(self) -> int:
@@ -114,6 +115,7 @@ class PrefixStore:
         entry = Entry(cache, len(tokens), nbytes, all(layer.is_trimmable() for layer in cache), node)
         node.entry = entry
         self._entries.add(entry)
+        self.version += 1
         self._cuttable += entry.trimmable
         self.nbytes += nbytes
         self._touch(entry, session)
@@ -130,13 +132,14 @@ class PrefixStore:
 
     def known(self) -> list[str]:
         """Return digests of the contents, most recently used first, at most MOST_DIGESTS."""
-        if self._told[0] != self.version:
+        now = (self.version, self._used)
+        if self._told[0] != now:
             seen: dict[str, None] = {}
             for entry in sorted(self._entries, key=lambda e: -e.used)[:MOST_DIGESTS]:
                 seen.update(dict.fromkeys(entry.chain()))
                 if len(seen) >= MOST_DIGESTS:
                     break
-            self._told = (self.version, list(seen)[:MOST_DIGESTS])
+            self._told = (now, list(seen)[:MOST_DIGESTS])
         return self._told[1]
 
     def trim_to(self, nbytes: int) -> None:
@@ -154,8 +157,7 @@ class PrefixStore:
         return self._trie.find(tokens, LEAST_TOKENS, self._cuttable > 0)
 
     def _touch(self, entry: Entry, session: str) -> None:
-        entry.used = next(self._ticks)
-        self.version += 1
+        self._used = entry.used = next(self._ticks)
         if session:
             entry.session, entry.pinned_until = session, self.clock() + self.session_seconds
 

@@ -26,8 +26,10 @@ from mlxworker.trie import common
 
 # To wait, or to copy out of a running batch, pays from this many tokens on.
 LEAST_SHARED = 64
-# How many of those who wait are looked at, and how many leaders one row may wait for in its life.
+# How many of those who wait are looked at, with how many of those ahead each is compared, and how many leaders one row
+# may wait for in its life.
 _MOST_LOOKED_AT = 256
+_MOST_COMPARED = 8
 _MOST_LEADERS = 8
 _MOST_READS = 2
 # A disk that has not answered by then does not answer.
@@ -48,10 +50,11 @@ class _Waiting:
     known: int = 0  # tokens that the store has
     common: WeakKeyDictionary[Row, int] = field(default_factory=WeakKeyDictionary)
     leaders: int = 0
-    leader: Row | None = None
+    leader: str = ""  # id of the last
     on_disk: bool = False  # it waits for what is read
     reads: int = 0
     since: float = 0.0  # when that began
+    asked_at: tuple[int, int] = (-1, -1)  # versions of store and disk
 
 
 class Sharing:
@@ -75,7 +78,7 @@ class Sharing:
             return waiting
         leaders: dict[int, list[tuple[Row, Lane | None]]] = {}
         for lane in lanes:
-            for row in lane.rows():
+            for row in lane.prefilling + lane.decoding:
                 leaders.setdefault(self._state(row).head, []).append((row, lane))
         out = []
         for row in waiting[:_MOST_LOOKED_AT]:
@@ -114,7 +117,12 @@ class Sharing:
         """Say whether a row waits for what is read from disk."""
         if self._spill is None or state.reads >= _MOST_READS:
             return False
-        waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate)
+        asked_at = (self._store.version, self._spill.version)
+        if asked_at == state.asked_at:
+            waits = state.on_disk
+        else:
+            waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate)
+            state.asked_at = (self._store.version, self._spill.version)
         if waits and not state.on_disk:
             state.since = time.monotonic()
         elif waits and time.monotonic() - state.since > MOST_READ_SECONDS:
@@ -132,8 +140,10 @@ class Sharing:
     def _follows(self, row: Row, state: _Waiting, ahead: list[tuple[Row, Lane | None]]) -> bool:
         """Say whether a row waits for one of those ahead. What a batch already holds is kept at once."""
         known = self._known(state)
+        if row.length - 1 - known < LEAST_SHARED:
+            return False
         best, leader, place = 0, None, None
-        for other, lane in ahead:
+        for other, lane in ahead[:_MOST_COMPARED]:
             if other in self._futile:
                 continue
             n = self._usable(row, other, lane)
@@ -143,8 +153,8 @@ class Sharing:
             return False
         if self._model.kv.bytes(best) > self._store.budget:
             return False
-        if leader is not state.leader:
-            state.leader, state.leaders = leader, state.leaders + 1
+        if leader.id != state.leader:
+            state.leader, state.leaders = leader.id, state.leaders + 1
         if state.leaders > _MOST_LEADERS:
             return False
         if place is not None and leader in place.decoding:

@@ -96,7 +96,9 @@ class Spill:
         self._writes = True
         self._lock: int | None = None
         self._loading: _Record | None = None  # one at a time: each takes memory beside the store
+        self._cuttable = 0  # files that are
         self.nbytes = 0
+        self.version = 0  # changes with what wants() may answer
         if self._open():
             threading.Thread(target=self._work, name="prefixes", daemon=True).start()
             self._submit(_Job())
@@ -133,7 +135,7 @@ class Spill:
 
         rate is at how many tokens a second it would be computed, 0 if that is not known.
         """
-        record, length = self._trie.find(tokens, LEAST_TOKENS, cuttable=True)
+        record, length = self._trie.find(tokens, LEAST_TOKENS, self._cuttable > 0)
         if record is None or not record.there or length - known < LEAST_TOKENS:
             return False
         if record.loading:
@@ -203,6 +205,7 @@ class Spill:
         elif job.sheet is not None:
             self._store.outside -= record.nbytes
             record.there = not job.error
+            self.version += 1
             if job.error:
                 self._forget(record)
                 self._disable(job.error)
@@ -218,12 +221,16 @@ class Spill:
         """Take in what an earlier worker left, oldest first."""
         if job.error:
             log.warning("stored prefixes were removed: %s", job.error)
+        doomed = []
         for found in sorted(job.found, key=lambda f: f.used):
-            if self._trie.covering(found.tokens) is None:
+            covering = self._trie.covering(found.tokens)
+            if covering is None:
                 self._add(found.tokens, found.size, found.trimmable, there=True)
-        doomed = self._make_room(None)
+            elif covering.length > len(found.tokens):
+                doomed.append(self._folder / entryfile.name_of(found.tokens))
+        doomed += self._make_room(None)
         if doomed and not self._jobs.full():
-            self._submit(_Job(doomed=tuple(doomed), error=""))
+            self._submit(_Job(doomed=tuple(doomed)))
 
     def _restore(self) -> None:
         """Make arrays of some of what was read; when all are there, the store has them."""
@@ -248,17 +255,18 @@ class Spill:
 
     def _loaded(self, record: _Record) -> None:
         record.loading, self._loading = False, None
+        self.version += 1
         self._store.outside -= record.nbytes
 
     def _add(self, tokens: list[int], nbytes: int, trimmable: bool, there: bool) -> _Record:
         node = self._trie.place(tokens)
         file = self._folder / entryfile.name_of(tokens)
         record = _Record(file, len(tokens), nbytes, trimmable, node, next(self._ticks), there)
-        if node.entry is not None:
-            self._forget(node.entry)
         node.entry = record
         self._records.add(record)
+        self._cuttable += trimmable
         self.nbytes += nbytes
+        self.version += 1
         return record
 
     def _make_room(self, keep: _Record | None) -> list[Path]:
@@ -284,7 +292,9 @@ class Spill:
     def _forget(self, record: _Record) -> None:
         if record in self._records:
             self._records.discard(record)
+            self._cuttable -= record.trimmable
             self.nbytes -= record.nbytes
+            self.version += 1
             self._trie.clear(record.node, prune=True)
 
     def _learn(self, nbytes: int, seconds: float) -> None:
