@@ -49,11 +49,11 @@ def _serve() -> int:
     incoming.start()
     inbox.watch_lifeline(_LIFELINE)
 
-    from mlxworker import adapter, loop
+    from mlxworker import loop
     from mlxworker.errors import LoadError
 
     try:
-        loop.Loop(adapter.load_api(), incoming, writer, os.getpid()).run()
+        loop.Loop(None, incoming, writer, os.getpid()).run()
     except loop.Shutdown:
         return 0
     except LoadError as e:

@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, protocol, template, tokenizing, warmup
+from mlxworker import adapter, frames, protocol, template, tokenizing, warmup
 from mlxworker import model as models
-from mlxworker.adapter import Api
 from mlxworker.engine import Engine, Options
 from mlxworker.errors import (
     EXIT_INTERNAL,
@@ -57,9 +57,9 @@ class Shutdown(Exception):  # noqa: N818 - it is no error
 
 
 class Loop:
-    """Serves one model until it is told to end."""
+    """Serves one model until it is told to end. Without an api it imports what the model needs of mlx-lm."""
 
-    def __init__(self, api: Api, inbox: Inbox, writer: Writer, pid: int) -> None:
+    def __init__(self, api: adapter.Api | None, inbox: Inbox, writer: Writer, pid: int) -> None:
         self._api = api
         self._inbox = inbox
         self._writer = writer
@@ -92,7 +92,7 @@ class Loop:
             {
                 "type": "ready",
                 "proto": protocol.VERSION,
-                "versions": self._api.versions,
+                "versions": adapter.versions(),
                 "device": models.device(),
                 "pid": self._pid,
                 "caps": CAPS,
@@ -141,8 +141,9 @@ class Loop:
             self._error(None, RequestError(INVALID, "a model is loaded already", "type"))
             return
         order = protocol.parse_load(frame)
+        api = self._api or adapter.load_for(Path(order.folder))
         started = time.perf_counter()
-        model = models.load(self._api, order)
+        model = models.load(api, order)
         loaded = time.perf_counter()
         engine = Engine(model, _options(order))
         warmup.produce_token(engine)

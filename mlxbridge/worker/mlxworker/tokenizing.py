@@ -60,6 +60,8 @@ class Tokenizing:
 
 def is_long(source: Source) -> bool:
     """Say whether tokenising would be felt by those who wait for their next token."""
+    if source.template_args.get("sanitize_control_tokens"):
+        return True  # the first of these may import transformers
     left = _LONG_CHARACTERS
     todo: list[object] = [source.prompt, source.messages, source.tools, source.template_args]
     while todo and left > 0:
