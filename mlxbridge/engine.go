@@ -50,7 +50,7 @@ type LaunchSpec struct {
 type Info struct {
 	PID             int               `json:"pid"`
 	Device          string            `json:"device"`   // "gpu", "cpu"
-	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, …
+	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, blas, …
 	WeightBytes     int64             `json:"weight_bytes"`
 	KVBytesPerToken int64             `json:"kv_bytes_per_token"`
 	Context         int               `json:"context"` // tokens

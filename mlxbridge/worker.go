@@ -111,7 +111,7 @@ func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchS
 	// The worker outlives the launch.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), python, "-X", "utf8", "-m", "mlxworker", "--name", name)
 	cmd.Dir = source
-	cmd.Env = workerEnv(l.o.Env, source)
+	cmd.Env = withFastBLAS(workerEnv(l.o.Env, source), blasFolders())
 	process, err := startProcess(cmd)
 	if err != nil {
 		return nil, &environmentError{cluster.Errorf(cluster.CodeInternal, "worker of %s: %v", name, err)}

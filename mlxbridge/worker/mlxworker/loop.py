@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import adapter, frames, protocol, template, tokenizing, warmup
+from mlxworker import adapter, blas, frames, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.engine import Engine, Options
 from mlxworker.errors import (
@@ -92,7 +92,7 @@ class Loop:
             {
                 "type": "ready",
                 "proto": protocol.VERSION,
-                "versions": adapter.versions(),
+                "versions": {**adapter.versions(), "blas": blas.running()},
                 "device": models.device(),
                 "pid": self._pid,
                 "caps": CAPS,
