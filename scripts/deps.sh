@@ -33,11 +33,10 @@ install_fast_blas() {
     compgen -G "$file/openblas-*/libopenblas.so.0" >/dev/null && return 0
   done
   if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
-    local as=(); [ "$(id -u)" -eq 0 ] || as=(sudo -n)
+    local apt=(env DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10)
+    [ "$(id -u)" -eq 0 ] || apt=(sudo -n "${apt[@]}")
     echo "deps: installing libopenblas0-pthread" >&2
-    "${as[@]}" apt-get update -qq &&
-      "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libopenblas0-pthread >/dev/null &&
-      return 0
+    "${apt[@]}" update >&2 && "${apt[@]}" install -y --no-install-recommends libopenblas0-pthread >/dev/null && return 0
   fi
   echo "deps: no OpenBLAS here, so the CPU backend will be slow; it is libopenblas0-pthread in Debian and Ubuntu" >&2
 }

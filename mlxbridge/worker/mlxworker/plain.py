@@ -29,6 +29,7 @@ class Tokenizer:
         self.chat_template = recipe.template
         self.init_kwargs: dict[str, Any] = dict(recipe.config)
         self.model_max_length = recipe.config.get("model_max_length") or _NO_LIMIT
+        self.clean_up_tokenization_spaces = bool(recipe.config.get("clean_up_tokenization_spaces"))
         self.special_tokens_map = dict(recipe.special)
         self._folder = recipe.folder
         self._renderer = Renderer(recipe.template, recipe.special) if recipe.template is not None else None
@@ -70,6 +71,11 @@ class Tokenizer:
     def get_vocab(self) -> dict[str, int]:
         """Return all tokens and their ids."""
         return dict(self.backend_tokenizer.get_vocab(with_added_tokens=True))
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Return all tokens and their ids."""
+        return self.get_vocab()
 
     def get_added_vocab(self) -> dict[str, int]:
         """Return the added tokens and their ids."""

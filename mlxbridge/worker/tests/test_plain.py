@@ -141,6 +141,18 @@ def same_facts(plain: Any, usual: Any) -> None:
         assert getattr(plain, name) == getattr(usual, name), name
     assert type(plain.detokenizer) is type(usual.detokenizer)
     assert len(plain._tokenizer) == len(usual._tokenizer)
+    for ids in ([1, 2], usual.encode("Count , well .\n x", add_special_tokens=False)):
+        told = [detokenized(t, ids) for t in (plain, usual)]
+        assert told[0] == told[1]
+
+
+def detokenized(tokenizer: Any, ids: list[int]) -> str:
+    detokenizer = tokenizer.detokenizer
+    detokenizer.reset()
+    for i in ids:
+        detokenizer.add_token(i)
+    detokenizer.finalize()
+    return str(detokenizer.text)
 
 
 @pytest.fixture
