@@ -83,6 +83,8 @@ def load_for(folder: Path) -> Api:
         whole = True
     try:
         return load_api(whole)
+    except FatalError as e:
+        raise LoadError(INTERNAL, e.message) from e
     except Exception as e:  # whatever an import can raise
         raise LoadError(INTERNAL, f"mlx-lm cannot be imported: {describe(e)}") from e
 

@@ -478,14 +478,26 @@ def test_a_template_that_transformers_refuses_is_refused(api: Api, folder: Path,
     assert outcomes[0] == outcomes[1]
 
 
-def test_a_damaged_package_is_said_as_a_load_error(tmp_path: Path) -> None:
+NEWER = "class BatchGenerator:\n    def insert_segments(self, segments): ..."
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"__init__": "raise ImportError('half of it is gone')"}, "mlx-lm cannot be imported: half of it is gone"),
+        ({"__init__": "", "utils": "", "generate": NEWER}, "is not one of those that this worker knows"),
+    ],
+    ids=["damaged", "unknown"],
+)
+def test_an_mlx_lm_that_cannot_be_used_is_a_load_error(tmp_path: Path, files: dict[str, str], why: str) -> None:
     (tmp_path / "mlx_lm").mkdir()
-    (tmp_path / "mlx_lm" / "__init__.py").write_text("raise ImportError('half of it is gone')")
+    for name, text in files.items():
+        (tmp_path / "mlx_lm" / f"{name}.py").write_text(text)
     worker = Process(damage=f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
     try:
         worker.send({"type": "hello", "proto": 1}, {"type": "load", "dir": str(TINY), "name": "tiny"})
         error = worker.wait("load_error")
         assert error["code"] == "internal"
-        assert "half of it is gone" in error["message"]
+        assert why in error["message"]
     finally:
         worker.close()
