@@ -61,6 +61,9 @@ QWEN_TEMPLATE = """
 {%- endfor -%}
 {%- if enable_thinking is defined and enable_thinking is false -%}<think></think>{%- endif -%}
 {{ ns.last }} {{ dict(a=1, b=[none, true, 1.5]) | tojson }} {{ bos_token }} {{ documents is none }}
+  {% if messages|length > 1 %}
+  several, and the last has {{ messages[-1].name is defined }}
+    {% endif %}
 {%- if add_generation_prompt -%}{{ "<|im_start|>assistant\\n" }}{%- endif -%}
 """
 
