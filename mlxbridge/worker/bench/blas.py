@@ -6,6 +6,7 @@ found here is OpenBLAS: that of the distribution, else the one inside numpy's wh
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -34,10 +35,19 @@ def find() -> Path | None:
     return _of_distribution() or _of_numpy()
 
 
+def on_gpu() -> bool:
+    """Say whether MLX computes on an NVIDIA GPU here."""
+    if platform.system() != "Linux":
+        return False
+    return any(d.name.startswith("mlx-cuda") for d in importlib.metadata.distributions() if d.name)
+
+
 def loaded() -> str:
-    """Return which BLAS this process multiplies with: accelerate, openblas or reference."""
+    """Return which BLAS this process multiplies with: accelerate, cuda, openblas or reference."""
     if platform.system() == "Darwin":
         return "accelerate"
+    if on_gpu():
+        return "cuda"
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
