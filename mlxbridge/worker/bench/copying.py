@@ -1,14 +1,13 @@
 """A stream alone that copies 200 words of its prompt: the worker against mlx-lm's stream_generate.
 
-`python -m bench.copying --model DIR`. Both answer the same prompts at temperature 0, in turns, and must say the same. The
-figure is the ratio of tokens a second from the first token to the last: what is compared is decoding.
+`python -m bench.copying --model DIR`. Both answer the same prompts at temperature 0, in turns, and must say the
+same. The figure is the ratio of tokens a second from the first token to the last: what is compared is decoding.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from bench.process import Worker
 
 WORDS = 200
 _MOST_TOKENS = 1500
+_ROUNDS = 5
 _TARGET = 1.5
 
 
@@ -35,23 +35,24 @@ def run(setting: part.Setting) -> None:
     """Measure answers of both, in turns."""
     words = 20 if setting.small else WORDS
     bare = Bare(setting)
-    ours, theirs, same = [], [], 0
+    ours: list[Copy] = []
+    theirs: list[Copy] = []
+    same = 0
     with closing(Worker(setting.model)) as worker:
 
         def ask(label: str, messages: list[Message]) -> Copy:
             (found,) = answer(worker, [Ask(label, messages, _MOST_TOKENS)])
             return Copy(found.text, decode_rate(found.completion_tokens, found.times[0], found.times[-1]))
 
-        ask("warm-up", loads.copying(90, 10))
-        bare.answer(loads.copying(90, 10))
+        ask("warm-up", loads.copying(0, 10))
+        bare.answer(loads.copying(0, 10))
         for number in range(setting.rounds):
-            messages = loads.copying(100 + 20 * number, words)
-            sides: list[tuple[list[Copy], Callable[[], Copy]]] = [
-                (ours, lambda n=number, m=messages: ask(f"copy{n}", m)),  # type: ignore[misc]
-                (theirs, lambda m=messages: bare.answer(m)),  # type: ignore[misc]
-            ]
-            for into, one in sides if number % 2 else reversed(sides):
-                into.append(one())
+            messages = loads.copying(number, words)
+            for who in ("worker", "bare") if number % 2 else ("bare", "worker"):
+                if who == "worker":
+                    ours.append(ask(f"copy{number}", messages))
+                else:
+                    theirs.append(bare.answer(messages))
             if len(theirs[-1].text.split()) < words:
                 raise BenchError(f"the model does not copy {words} words: {theirs[-1].text[-40:]!r}")
             same += ours[-1].text == theirs[-1].text
@@ -97,4 +98,4 @@ class Bare:
 
 
 if __name__ == "__main__":
-    sys.exit(part.main("bench.copying", __doc__, run))
+    sys.exit(part.main("bench.copying", __doc__, run, _ROUNDS))

@@ -1,8 +1,8 @@
 """What a long prompt does to others: the longest gap in four streams while it arrives, worker against mlx-lm's server.
 
-`python -m bench.gap --model DIR`. Four streams are under way when a prompt of 4,000 tokens comes. The gap is the longest
-time between two pieces of one of them from then until that prompt's first token; its time to first token is compared as
-well, since a gap is easily kept small by letting the prompt wait.
+`python -m bench.gap --model DIR`. Four streams are under way when a prompt of 4,000 tokens comes. The gap is the
+longest time between two pieces of one of them from then until that prompt's first token; its time to first token is
+compared as well, since a gap is easily kept small by letting the prompt wait.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bench.server import Server
 
 STREAMS = 4
 PROMPT_TOKENS = 4000
-# Each stream has this many pieces before the prompt comes, and room for more than it gets meanwhile: the server looks at
-# new requests twice a second, and its streams then stand still; the worker's go on.
+# Each stream has this many pieces before the prompt comes, and room for more than it gets meanwhile: the server looks
+# at new requests twice a second, and its streams then stand still; the worker's go on.
 _WARM_PIECES = 16
 _SERVER_TOKENS = 400
 _WORKER_TOKENS = 1200

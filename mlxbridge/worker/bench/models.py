@@ -148,3 +148,4 @@ def _write_weights(shape: Shape, target: Path) -> None:
         if sum(w.nbytes for w in pending.values()) > _SHARD_BYTES:
             flush()
     flush()
+    mx.clear_cache()  # others compute on the same device

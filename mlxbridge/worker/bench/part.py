@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from bench import blas
 from bench.figure import BenchError, Figure, show
@@ -43,7 +44,7 @@ def main(module: str, about: str | None, run: Callable[[Setting], None], rounds:
     parser.add_argument("--json", action="store_true", help="one object a line")
     add_blas(parser)
     chosen = parser.parse_args()
-    prepare(chosen.blas, module)
+    prepare(chosen.blas, ["-m", module])
     with tempfile.TemporaryDirectory(prefix="mlxctl-bench-") as scratch:
         setting = Setting(
             model=chosen.model.resolve(),
@@ -67,8 +68,8 @@ def add_blas(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare(chosen: str, module: str) -> None:
-    """Set the environment that workers and mlx-lm get; start again with a fast BLAS where one is found."""
+def prepare(chosen: str, start: list[str]) -> None:
+    """Set the environment that workers and mlx-lm get; where a fast BLAS is found start again with it, by start."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -79,4 +80,10 @@ def prepare(chosen: str, module: str) -> None:
     library = blas.find()
     if chosen == "fast" and library is not None and "LD_PRELOAD" not in os.environ:
         environment = {**os.environ, "LD_PRELOAD": str(library)}
-        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
+        os.execve(sys.executable, [sys.executable, *start, *sys.argv[1:]], environment)
+
+
+def leave(code: int) -> NoReturn:
+    """End a process in which a worker ran: its reader of frames ends the process as well, and not with this code."""
+    sys.stdout.flush()
+    os._exit(code)

@@ -47,7 +47,11 @@ def converse(worker: Endpoint, number: int, tokens: int) -> Turns:
     session = f"conversation-{number}"
     messages = loads.long(100 + 53 * number % 300, tokens)
     (first,) = answer(worker, [Ask(f"{session}-1", messages, _ANSWER_TOKENS, session)])
-    messages = [*messages, {"role": "assistant", "content": first.text}, {"role": "user", "content": "What is 12 + 30?"}]
+    messages = [
+        *messages,
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "What is 12 + 30?"},
+    ]
     (second,) = answer(worker, [Ask(f"{session}-2", messages, _ANSWER_TOKENS, session)])
     # The answer's last token was sent, not computed on; it may be cut differently when its text is read again.
     history = first.prompt_tokens + first.completion_tokens - 1
