@@ -29,7 +29,8 @@ def show(figure: Figure, as_json: bool) -> None:
     """Print a figure: an object, or columns for people."""
     which = blas.loaded()
     if as_json:
-        line = {**asdict(figure), "value": round(figure.value, 4), "blas": which}
+        at_most = figure.at_most and figure.target is not None
+        line = {**asdict(figure), "value": round(figure.value, 4), "at_most": at_most, "blas": which}
         print(json.dumps(line), flush=True)
         return
     target, verdict = "-", ""

@@ -1,8 +1,8 @@
 """The worker on an NVIDIA GPU: `python -m bench.gpu --seconds 500`, from this package's parent folder in PYTHONPATH.
 
-Models in the shapes of Qwen3 0.6B and 8B are made with random bfloat16 weights, so that nothing has to be carried there.
+Models in the shapes of Qwen3 0.6B and 8B are made with random bfloat16 weights, so nothing has to be carried there.
 For each: the bridge against mlx-lm's batch_generate at 1, 8 and 32 rows; long and short prompts at once, and a long one
-that arrives while others stream, against mlx-lm's server; and absolute speeds. Every figure is a line of JSON as soon as
+that arrives while others stream, against mlx-lm's server; and absolute speeds. Every figure is a JSON line as soon as
 it is there, since such a machine may end a run; what does not fit into the time is not begun, and a line says so.
 """
 
