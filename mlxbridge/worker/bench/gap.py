@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from bench import loads, part
-from bench.answer import Ask, Endpoint, longest_gap, wait
+from bench.answer import Ask, Endpoint, answer, longest_gap, wait
 from bench.figure import BenchError, Figure, median
 from bench.models import float32_copy
 from bench.process import Worker
@@ -20,11 +20,10 @@ from bench.server import Server
 
 STREAMS = 4
 PROMPT_TOKENS = 4000
-# Each stream has this many pieces before the prompt comes, and room for more than it gets meanwhile: the server looks
-# at new requests twice a second, and its streams then stand still; the worker's go on.
+# Each stream has this many pieces before the prompt comes, and room for all that it gets meanwhile: mlx-lm's server looks
+# at new requests twice a second, the worker's streams go on while the prompt is computed.
 _WARM_PIECES = 16
-_SERVER_TOKENS = 400
-_WORKER_TOKENS = 1200
+_STREAM_TOKENS = 1200
 _GAP = {"tiny": 0.08, "small": 0.12}
 _FIRST = 0.95
 
@@ -54,15 +53,9 @@ def compare(
     theirs, ours = [], []
     for number in range(-1, rounds):
         length = tokens if number >= 0 else tokens // 8  # the first is to warm up
-        for who in ("server", "worker") if number % 2 else ("worker", "server"):
-            label = f"{name}{number}"
-            if who == "server":
-                theirs.append(arrive(server, label, number + 1, length, _SERVER_TOKENS))
-                # A connection that closes frees its row some time later; a row that ends is gone.
-                end(server, cancel=False)
-            else:
-                ours.append(arrive(worker, label, number + 1, length, _WORKER_TOKENS))
-                end(worker, cancel=True)
+        for who in (server, worker) if number % 2 else (worker, server):
+            (theirs if who is server else ours).append(arrive(who, f"{name}{number}", number + 1, length))
+            end(who, f"{name}{number}")
     theirs, ours = theirs[1:], ours[1:]
     gap = median(o.gap / t.gap for o, t in zip(ours, theirs, strict=True))
     first = median(o.first / t.first for o, t in zip(ours, theirs, strict=True))
@@ -73,10 +66,10 @@ def compare(
         emit(Figure(f"gap_first_{label}_{name}", 1000 * median(f.first for f in found), "ms"))
 
 
-def arrive(endpoint: Endpoint, name: str, number: int, tokens: int, stream_tokens: int) -> Arrival:
+def arrive(endpoint: Endpoint, name: str, number: int, tokens: int) -> Arrival:
     """Have a long prompt arrive at streams that are under way."""
     begin = 100 + (41 * number) % 300
-    asks = [Ask(f"{name}-stream{i}", loads.short(begin + 17 * i), stream_tokens) for i in range(STREAMS)]
+    asks = [Ask(f"{name}-stream{i}", loads.short(begin + 17 * i), _STREAM_TOKENS) for i in range(STREAMS)]
     endpoint.send(asks)
     streams = [endpoint.answers[a.id] for a in asks]
     wait(endpoint, lambda: all(len(s.times) >= _WARM_PIECES for s in streams), "four streams")
@@ -96,12 +89,16 @@ def arrive(endpoint: Endpoint, name: str, number: int, tokens: int, stream_token
     return Arrival(longest_gap(streams, arrival.sent, arrival.times[0]), arrival.first_seconds)
 
 
-def end(endpoint: Endpoint, cancel: bool) -> None:
-    """Wait until nothing is under way, so that the other side has the machine for itself."""
-    for request, answer in endpoint.answers.items():
-        if cancel and not answer.ended:
+def end(endpoint: Endpoint, name: str) -> None:
+    """Give up what is under way, and wait until it is gone: the other side has the machine for itself then."""
+    for request, found in endpoint.answers.items():
+        if not found.ended:
             endpoint.cancel(request)
     wait(endpoint, lambda: all(a.ended for a in endpoint.answers.values()), "the end of all answers")
+    # The server notices a closed connection at a row's next token, and takes such rows out before it looks at requests
+    # again: the first of these may have been taken in before that, the second is not.
+    for probe in range(2):
+        answer(endpoint, [Ask(f"{name}-probe{probe}", loads.short(500 + probe), 1)])
 
 
 if __name__ == "__main__":
