@@ -20,7 +20,7 @@ from bench.server import Server
 
 STREAMS = 4
 PROMPT_TOKENS = 4000
-# Each stream has this many pieces before the prompt comes, and room for all that it gets meanwhile: mlx-lm's server looks
+# Each stream has this many pieces before the prompt comes, and room for what it gets meanwhile: mlx-lm's server looks
 # at new requests twice a second, the worker's streams go on while the prompt is computed.
 _WARM_PIECES = 16
 _STREAM_TOKENS = 1200
@@ -50,7 +50,8 @@ def compare(
     emit: part.Emit, name: str, server: Endpoint, worker: Endpoint, rounds: int, tokens: int, target: float | None
 ) -> None:
     """Measure arrivals at both, in turns, and say what came."""
-    theirs, ours = [], []
+    theirs: list[Arrival] = []
+    ours: list[Arrival] = []
     for number in range(-1, rounds):
         length = tokens if number >= 0 else tokens // 8  # the first is to warm up
         for who in (server, worker) if number % 2 else (worker, server):
