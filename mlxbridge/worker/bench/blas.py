@@ -6,7 +6,6 @@ found here is OpenBLAS: that of the distribution, else the one inside numpy's wh
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -14,6 +13,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from mlxworker import accelerator
 
 _NAME = "libopenblas.so.0"
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -35,18 +36,11 @@ def find() -> Path | None:
     return _of_distribution() or _of_numpy()
 
 
-def on_gpu() -> bool:
-    """Say whether MLX computes on an NVIDIA GPU here."""
-    if platform.system() != "Linux":
-        return False
-    return any(d.name.startswith("mlx-cuda") for d in importlib.metadata.distributions() if d.name)
-
-
 def loaded() -> str:
     """Return which BLAS this process multiplies with: accelerate, cuda, openblas or reference."""
     if platform.system() == "Darwin":
         return "accelerate"
-    if on_gpu():
+    if accelerator.has_cuda():
         return "cuda"
     try:
         maps = Path("/proc/self/maps").read_text()

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from bench import blas
 from bench.figure import BenchError, Figure, show
+from mlxworker import accelerator
 
 LEAST_ROUNDS = 3
 
@@ -73,7 +74,7 @@ def prepare(chosen: str, start: list[str]) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if sys.platform == "darwin" or blas.on_gpu():
+    if sys.platform == "darwin" or accelerator.has_cuda():
         return
     os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
