@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlxworker import logprobs, policy, prefix, rows
 from mlxworker.admission import Admission
+from mlxworker.curve import Curve
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -23,6 +24,7 @@ from mlxworker.errors import (
     is_out_of_memory,
 )
 from mlxworker.lane import Lane, Token
+from mlxworker.memory import Budget
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
 from mlxworker.report import Counters, Output
@@ -64,6 +66,7 @@ class Engine:
         self.prefix = prefix.PrefixStore(options.prefix_bytes)
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
+        self.curve = Curve()
         self._live: dict[str, Row] = {}
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
@@ -77,6 +80,11 @@ class Engine:
     def running(self) -> int:
         """Return how many rows are in a batch."""
         return sum(len(lane) for lane in self._lanes)
+
+    @property
+    def budget(self) -> Budget:
+        """Return the memory plan."""
+        return self._admission.budget
 
     @property
     def busy(self) -> bool:
@@ -128,10 +136,12 @@ class Engine:
                 self._end(row, reason, out)
         self._instant.clear()
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._lanes)
+        decoding = sum(len(lane.decoding) for lane in self._lanes)
+        pure = decoding == self.running
         for i, lane in enumerate(self._lanes):
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+                self._run(i, lane, self.pace.chunk(decoding > 0, len(lane.prefilling)), out)
+        self.curve.stepped(decoding if pure else 0)
         self._turns += 1
         if self._turns % _TIDY_TURNS == 0:
             self._tidy(out)
@@ -240,6 +250,7 @@ class Engine:
 
     def _run(self, i: int, lane: Lane, chunk: int, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
+        alone = not lane.decoding and all(n > 1 for _, n in before)
         started = time.perf_counter()
         try:
             tokens = lane.next(chunk)
@@ -251,7 +262,11 @@ class Engine:
         computed = sum(remaining - row.remaining for row, remaining in before)
         if computed:
             self.counters.prompt_tokens += computed
-            self.pace.learn(computed, time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.pace.learn(computed, took)
+            if alone:
+                known = sum(row.length - remaining for row, remaining in before) // len(before)
+                self.curve.computed(known, computed, took, len(before))
             self._report_progress(lane, out)
         self._absorb(lane, tokens, out)
 

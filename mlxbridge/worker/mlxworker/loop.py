@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlxworker import frames, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
+from mlxworker.calibration import Calibration
 from mlxworker.engine import Engine, Options
 from mlxworker.errors import (
     EXIT_INTERNAL,
@@ -65,6 +66,7 @@ class Loop:
         self._writer = writer
         self._pid = pid
         self._engine: Engine | None = None
+        self._calibration: Calibration | None = None
         self._tokenizing: Tokenizing | None = None
         self._long: dict[str, Job] = {}  # requests whose prompts are being tokenised
         self._stats_at = 0.0
@@ -113,6 +115,8 @@ class Loop:
             self._handle(frame)
         engine = self._engine
         if engine is not None:
+            if self._calibration is not None:
+                self._calibration.turn(engine.busy or bool(self._long))
             if engine.busy:
                 self._emit(engine.step())
             self._stats(engine)
@@ -123,7 +127,8 @@ class Loop:
         if engine is None:
             return STATS_SECONDS
         due = self._stats_at + (STATS_SECONDS if self._rows(engine) == self._stats_rows else STATS_LEAST_SECONDS)
-        return max(due - time.monotonic(), 0.001)
+        wait = max(due - time.monotonic(), 0.001)
+        return wait if self._calibration is None else min(wait, self._calibration.wait_seconds())
 
     def _handle(self, frame: Frame) -> None:
         handler = self._handlers.get(frame["type"])
@@ -146,9 +151,11 @@ class Loop:
         loaded = time.perf_counter()
         engine = Engine(model, _options(order))
         warmup.produce_token(engine)
+        warmup.compile_kernels(engine)
         engine.counters = Counters()
         engine.prefix.clear()
         self._engine = engine
+        self._calibration = Calibration(engine)
         self._tokenizing = Tokenizing(model, lambda job: self._inbox.put({"type": _TOKENIZED, "job": job}))
         tokenizer = model.tokenizer
         self._writer.put(
@@ -353,6 +360,7 @@ class Loop:
                 "peak_bytes": mx.get_peak_memory(),
                 "prefix_bytes": engine.prefix.nbytes,
                 "prefix_entries": len(engine.prefix),
+                "curve": engine.curve.as_frame(),
             }
         )
 
