@@ -73,4 +73,5 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
+	Curve         *cluster.Curve   `json:"curve,omitempty"` // nil before anything was measured
 }

@@ -123,6 +123,7 @@ type workerFrame struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"`
 	PrefixEntries int              `json:"prefix_entries"`
+	Curve         *cluster.Curve   `json:"curve"`
 }
 
 type frameUsage struct {
@@ -201,10 +202,15 @@ func (f *workerFrame) info(ready *workerFrame) Info {
 }
 
 func (f *workerFrame) stats(at time.Time) Stats {
+	curve := f.Curve
+	if curve != nil && (!curve.Valid() || len(curve.Decode)+len(curve.Prefill) == 0) {
+		curve = nil
+	}
 	return Stats{
 		At: at, Running: f.Running, Waiting: f.Waiting, Counters: f.Counters,
 		ActiveBytes: f.ActiveBytes, CacheBytes: f.CacheBytes, PeakBytes: f.PeakBytes,
 		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries,
+		Curve: curve,
 	}
 }
 
