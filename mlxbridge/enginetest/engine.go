@@ -49,7 +49,7 @@ func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
 			MaxRows: rows, Load: script.LoadFor,
 		},
 		slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
-		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes},
+		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes, Curve: script.Curve},
 	}
 }
 
