@@ -1,6 +1,7 @@
 package hwmon
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,10 +72,7 @@ func TestLinuxPower(t *testing.T) {
 	t.Parallel()
 	battery := map[string]string{"type": "Battery", "status": "Discharging", "power_now": "15500000"}
 	with := func(base map[string]string, more ...string) map[string]string {
-		out := map[string]string{}
-		for k, v := range base {
-			out[k] = v
-		}
+		out := maps.Clone(base)
 		for i := 0; i < len(more); i += 2 {
 			out[more[i]] = more[i+1]
 		}

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Generator
-from statistics import median
 
 import mlx.core as mx
 
@@ -119,7 +118,8 @@ class Calibration:
                 now = time.perf_counter()
                 times.append(now - ended)
                 ended = now
-            curve.put(rows, median(times[_SETTLING:]) * 1000, _WORTH)
+            counted = sorted(times[_SETTLING:])
+            curve.put(rows, counted[len(counted) // 2] * 1000, _WORTH)
 
     def _prefill(self, length: int) -> Generator[None]:
         """Measure a prompt of a length, in pieces that keep no request waiting."""
