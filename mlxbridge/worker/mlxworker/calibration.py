@@ -102,6 +102,8 @@ class Calibration:
     def _decode(self, rows: int) -> Generator[None]:
         """Measure steps of so many rows."""
         curve, steps = self._engine.curve.decode, _SETTLING + _MOST_STEPS
+        if curve.seen(rows) >= _WORTH:
+            return  # by answers, which know better what is asked here
         half = curve.value(rows // 2) or 0.0
         if 2 * half > _STEP_SECONDS * 1000 or not self._trial.fits(rows, _PROMPT, steps, _PROMPT):
             self._leave_out("decode")
@@ -124,6 +126,8 @@ class Calibration:
     def _prefill(self, length: int) -> Generator[None]:
         """Measure a prompt of a length, in pieces that keep no request waiting."""
         curve, pace = self._engine.curve.prefill, self._engine.pace
+        if curve.seen(length) >= _WORTH:
+            return
         rate = curve.value(length) or 0.0
         whole = min(pace.chunk(decoding=False), length)
         if (rate and length / rate > _PROMPT_SECONDS) or not self._trial.fits(1, length + 1, 0, whole):

@@ -47,6 +47,11 @@ class Points:
             return self._values[i]
         return self._between(i, at)
 
+    def seen(self, at: int) -> int:
+        """Return how many measurements a point rests on."""
+        i = bisect_left(self._at, at)
+        return self._seen[i] if i < len(self._at) and self._at[i] == at else 0
+
     def put(self, at: int, value: float, seen: int) -> None:
         """Set a point that was measured with care, which counts as much as that many measurements."""
         i = bisect_left(self._at, at)

@@ -140,7 +140,7 @@ class Engine:
         pure = decoding == self.running
         for i, lane in enumerate(self._lanes):
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding > 0, len(lane.prefilling)), out)
+                self._run(i, lane, decoding > 0, out)
         self.curve.stepped(decoding if pure else 0)
         self._turns += 1
         if self._turns % _TIDY_TURNS == 0:
@@ -248,12 +248,12 @@ class Engine:
             for row in joining:
                 self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
-    def _run(self, i: int, lane: Lane, chunk: int, out: Output) -> None:
+    def _run(self, i: int, lane: Lane, decoding: bool, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
-        alone = not lane.decoding and all(n > 1 for _, n in before)
+        alone = not decoding and all(n > 1 for _, n in before)
         started = time.perf_counter()
         try:
-            tokens = lane.next(chunk)
+            tokens = lane.next(self.pace.chunk(decoding, len(before)))
         except Exception as e:
             self._recover(i, e, out)
             return

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import TINY
-from harness import Driver, Process, ask
+from harness import Driver, Process, ask, ask_frame
 
 from mlxworker import calibration, warmup
 from mlxworker.calibration import QUIET_SECONDS, Calibration
@@ -26,6 +26,11 @@ class Machine:
         self.decode, self.prefill = decode, prefill
         self.steps: list[int] = []
         self.longest = 0.0
+        self.closed = 0  # lanes
+
+    def close(self, real: Callable[[Lane], None], lane: Lane) -> None:
+        self.closed += 1
+        real(lane)
 
     def next(self, real: Callable[[Lane, int], list[Token]], lane: Lane, chunk: int) -> list[Token]:
         rows = len(lane.decoding) + sum(r.remaining == 1 for r in lane.prefilling)
@@ -40,8 +45,9 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(lambda rows: 0.010 + 0.001 * rows, lambda tokens: tokens / 8000)
-    real = Lane.next
+    real, close = Lane.next, Lane.close
     monkeypatch.setattr(Lane, "next", lambda lane, chunk: made.next(real, lane, chunk))
+    monkeypatch.setattr(Lane, "close", lambda lane: made.close(close, lane))
     monkeypatch.setattr("time.perf_counter", lambda: made.now)
     monkeypatch.setattr("time.monotonic", lambda: made.now)
     return made
@@ -99,7 +105,9 @@ def test_it_gives_way_at_once_and_goes_on_later(tiny: Model, machine: Machine) -
     while machine.steps.count(8) < 4:
         work.turn(occupied=False)
     driver.add(ask("a", "Count from 1 to 20."))
+    before = machine.closed
     work.turn(occupied=driver.engine.busy)
+    assert machine.closed == before + 1
     machine.steps.clear()
     while driver.engine.busy:
         work.turn(occupied=driver.engine.busy)
@@ -170,6 +178,31 @@ def test_answers_correct_the_curve(tiny: Model, machine: Machine) -> None:
     got = dict(driver.engine.curve.as_frame()["decode"])
     assert got[4] == pytest.approx(30, rel=0.05)
     assert (got[1], got[32]) == (11.0, 42.0)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_steps_that_do_two_things_at_once_tell_nothing(tiny: Model, machine: Machine, lanes: int) -> None:
+    driver = Driver(tiny, lanes=lanes)
+    driver.add(ask("a", "Count from 1 to 300."))
+    driver.until(lambda: len(driver.answers["a"].tokens) > 20)
+    known = driver.engine.curve.as_frame()
+    machine.prefill = lambda tokens: tokens / 100
+    driver.add(ask_frame(id="long", tokens=[30 + i % 900 for i in range(3000)], max_tokens=1))
+    driver.until(lambda: driver.answers["long"].reason != "")
+
+    assert driver.engine.curve.as_frame() == known
+    assert known["decode"] == [[1, 11.0]]
+
+
+def test_what_answers_have_told_is_not_measured_again(tiny: Model, machine: Machine) -> None:
+    driver = Driver(tiny)
+    machine.decode = lambda rows: 0.030
+    driver.run(*[ask(f"r{i}", "Count from 1 to 60.") for i in range(4)])
+    machine.decode = lambda rows: 0.010 + 0.001 * rows
+    until_done(machine, Calibration(driver.engine))
+
+    got = dict(driver.engine.curve.as_frame()["decode"])
+    assert (got[2], got[4], got[8]) == (12.0, 30.0, 18.0)
 
 
 def test_an_answer_is_a_measurement_before_there_was_any(tiny: Model, machine: Machine) -> None:
