@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, protocol, template, tokenizing, warmup
+from mlxworker import frames, grammar, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
 from mlxworker.engine import Engine, Options
@@ -33,6 +33,7 @@ from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
     "continue",
+    "grammar",
     "logit_bias",
     "logprobs",
     "min_p",
@@ -177,7 +178,8 @@ class Loop:
                 request = None
                 raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
             ask = protocol.parse_generate(frame)
-            if self._tokenizing is None or not tokenizing.is_long(ask.source):
+            slow = tokenizing.is_long(ask.source) or grammar.is_slow(engine.model, ask)
+            if self._tokenizing is None or not slow:
                 engine.add(ask)
                 return
             job = Job(request, ask.source, ask)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlxworker import constraint
 from mlxworker.errors import BAD_MODEL, INVALID, UNSUPPORTED, LoadError, RequestError
 from mlxworker.frames import Frame
 
@@ -73,6 +74,9 @@ class Generate:
     logprobs: bool = False
     top_logprobs: int = 0
     session: str = ""
+    grammar: constraint.Grammar | None = None
+    tool_choice: str | None = None  # auto, none, required, named
+    tool_name: str = ""  # of named
 
 
 def frame_id(frame: Frame) -> str:
@@ -130,9 +134,10 @@ def parse_source(frame: Frame) -> Source:
 
 def parse_generate(frame: Frame) -> Generate:
     """Return the gen frame. Raises RequestError that names the field."""
-    for name in ("schema", "grammar", "response_format", "images"):
+    for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
+    tool_choice, tool_name = constraint.parse_tool_choice(frame)
     return Generate(
         id=frame_id(frame),
         source=parse_source(frame),
@@ -143,6 +148,9 @@ def parse_generate(frame: Frame) -> Generate:
         logprobs=bool(frame.get("logprobs")),
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
+        grammar=constraint.parse_grammar(frame),
+        tool_choice=tool_choice,
+        tool_name=tool_name,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxworker import processors, template
+from mlxworker import grammar, processors, template
 from mlxworker.detok import Detokenizer
 from mlxworker.errors import INVALID, RequestError
 from mlxworker.model import Model
@@ -119,6 +119,9 @@ def make_row(model: Model, ask: Generate) -> Row:
         session=ask.session,
     )
     made = _processors(sampling, model, len(prompt))
+    constrained = grammar.processor(model, ask, row)
+    if constrained is not None:
+        made.append(constrained)  # last: nothing may make likelier again what it ruled out
     guard = _Guard(row)
     row.processors = [processors.guarded(p, guard) for p in made]
     return row

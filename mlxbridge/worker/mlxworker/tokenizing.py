@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlxworker import template
+from mlxworker import grammar, template
 from mlxworker.errors import BUSY, INTERNAL, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Source
@@ -79,6 +79,8 @@ def is_long(source: Source) -> bool:
 def _tokenize(model: Model, job: Job) -> None:
     try:
         job.tokens = template.tokens_of(model, job.source)
+        if job.ask is not None:
+            grammar.prepare(model, job.ask)
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
