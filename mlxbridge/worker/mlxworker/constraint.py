@@ -34,10 +34,8 @@ def parse_grammar(frame: Frame) -> Grammar | None:
     if kind == "json_object":
         return Grammar(kind)
     if kind == "json_schema":
-        if not isinstance(value, (dict, bool)):
-            raise RequestError(
-                INVALID, "grammar.value must be a JSON schema: an object, true or false", "grammar.value"
-            )
+        if not isinstance(value, dict):
+            raise RequestError(INVALID, "grammar.value must be a JSON schema, which is an object", "grammar.value")
         # The order of the properties is the order in the answer, so it is kept, and part of what is cached.
         value = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, str) or not value:

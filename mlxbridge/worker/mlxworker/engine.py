@@ -339,7 +339,9 @@ class Engine:
         out.ended.append((row, reason))
 
     def _fault(self, row: Row, out: Output) -> None:
-        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+        fault = row.fault or Exception()
+        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
+        self._fail(row, known, out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]

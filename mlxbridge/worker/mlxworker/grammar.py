@@ -31,8 +31,11 @@ _MOST_CACHED = 64
 _STACK_BYTES = 128 << 20
 # A state of the lexer takes one to two kilobytes.
 _MOST_LEXER_STATES = 50_000
-# JSON allows any amount of whitespace between two tokens, and weak models never get out of it.
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+# A property that may come next is four items, and 20,000 of them take the parser a millisecond.
+_MOST_ITEMS = 20_000
+# JSON allows any amount of whitespace between two tokens, and weak models never get out of it. This is what printers of
+# JSON write: a space, or a new line and its indentation.
+_WHITESPACE = r" |\n[ \t]{0,32}"
 # Where the template closed a block of thoughts for the model, the end of it is among the last tokens of the prompt.
 _CLOSED_WITHIN = 16
 
@@ -95,7 +98,9 @@ class Grammars:
                 source = kinds.grammar_from_lark(grammar.value)
             else:
                 source = kinds.grammar_from_json_schema(grammar.value or '{"type": "object"}', options)
-            limits = library.LLParserLimits(max_lexer_states=_MOST_LEXER_STATES, verbose_errors=False)
+            limits = library.LLParserLimits(
+                max_items_in_row=_MOST_ITEMS, max_lexer_states=_MOST_LEXER_STATES, verbose_errors=False
+            )
             matcher = kinds(self._tokenizer, source, log_level=0, limits=limits)
             if not matcher.is_error():
                 matcher.compute_bitmask()  # some limits are found only here
@@ -136,8 +141,16 @@ class Thinking:
 class Constrained:
     """The processor of one row. What it has seen is compared with what the generator says: a row may start again."""
 
-    def __init__(self, matcher: Any, prompt_tokens: int, eos: Sequence[int], thinking: Thinking | None = None) -> None:
+    def __init__(
+        self,
+        matcher: Any,
+        prompt_tokens: int,
+        eos: Sequence[int],
+        thinking: Thinking | None = None,
+        field: str = "grammar",
+    ) -> None:
         self._fresh = matcher
+        self._field = field
         self._prompt = prompt_tokens
         self._eos = frozenset(eos)
         self._thinking = thinking or Thinking()
@@ -145,7 +158,7 @@ class Constrained:
         self._restart()
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
-        """Return the logits with what does not fit at minus infinity. Raises ValueError where nothing fits."""
+        """Return the logits with what does not fit at minus infinity. Raises RequestError where nothing fits."""
         new = tokens.shape[0] - self._prompt
         if new == len(self._seen) + 1:
             self._feed(int(tokens[-1].item()))
@@ -159,11 +172,12 @@ class Constrained:
         if self._thinking.may_open and not self._seen:
             allowed[self._thinking.start[0]] = True
         if self._matcher.is_error() or not allowed.any():
-            raise ValueError(f"the grammar cannot go on: {_first_line(self._matcher.get_error()) or 'no token fits'}")
+            why = _first_line(self._matcher.get_error()) or "no token fits"
+            raise RequestError(INVALID, f"{self._field} cannot be followed any further: {why}", self._field)
         return mx.where(mx.array(allowed), logits, -mx.inf)
 
     def follow(self, answer: list[int]) -> None:
-        """Take over an answer so far. Raises ValueError for one that the grammar does not allow."""
+        """Take over an answer so far. Raises RequestError for one that the grammar does not allow."""
         if answer == self._seen:
             return
         self._restart()
@@ -188,7 +202,8 @@ class Constrained:
         # The generator computes one token more before it notices an end.
         self._ended = self._ended or token in self._eos
         if not self._ended and not self._matcher.consume_token(token):
-            raise ValueError(f"a token does not fit the grammar: {_first_line(self._matcher.get_error())}")
+            why = _first_line(self._matcher.get_error())
+            raise RequestError(INVALID, f"a token does not go with {self._field}: {why}", self._field)
 
 
 def demanded(model: Model, ask: Generate) -> Grammar | None:
@@ -220,11 +235,12 @@ def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
     if grammar is None:
         return None
     matcher = model.grammars.matcher(grammar)
-    made = Constrained(matcher, len(row.prompt), model.eos, _thinking(model.tokenizer, ask, row.prompt))
+    thinking = _thinking(model.tokenizer, ask, row.prompt)
+    made = Constrained(matcher, len(row.prompt), model.eos, thinking, grammar.field)
     try:
         made.follow(row.tokens)
-    except ValueError as e:
-        raise RequestError(INVALID, f"continue does not go with {grammar.field}: {describe(e)}", "continue") from e
+    except RequestError as e:
+        raise RequestError(INVALID, f"continue is not what was asked for: {describe(e)}", "continue") from e
     return made
 
 
@@ -234,7 +250,8 @@ def _thinking(tokenizer: Any, ask: Generate, prompt: list[int]) -> Thinking:
     start, end = tuple(tokenizer.think_start_tokens), tuple(tokenizer.think_end_tokens)
     opened, closed = _last(prompt, start), _last(prompt, end)
     is_open = opened > closed
-    may_open = not is_open and ask.source.messages is not None and closed < len(prompt) - _CLOSED_WITHIN
+    may_open = not is_open and ask.source.messages is not None
+    may_open = may_open and (closed < 0 or closed < len(prompt) - _CLOSED_WITHIN)
     return Thinking(is_open, may_open, start, end)
 
 
