@@ -83,6 +83,10 @@ class Engine:
         """Say whether a step has something to do."""
         return bool(self.waiting or self._cancelled or self._instant or self.running)
 
+    def room_for(self, more: int) -> bool:
+        """Say whether so many bytes are free for something beside the rows."""
+        return self._admission.room_for(self._lanes, more)
+
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
         return request in self._live

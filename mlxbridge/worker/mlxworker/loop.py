@@ -11,9 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, grammar, protocol, template, tokenizing, warmup
+from mlxworker import embedding, frames, grammar, protocol, template, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
+from mlxworker.asides import Asides
 from mlxworker.engine import Engine, Options
 from mlxworker.errors import (
     EXIT_INTERNAL,
@@ -33,6 +34,8 @@ from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
     "continue",
+    "detokenize",
+    "embed",
     "grammar",
     "logit_bias",
     "logprobs",
@@ -67,6 +70,7 @@ class Loop:
         self._pid = pid
         self._engine: Engine | None = None
         self._tokenizing: Tokenizing | None = None
+        self._asides: Asides | None = None
         self._long: dict[str, Job] = {}  # requests whose prompts are being tokenised
         self._stats_at = 0.0
         self._stats_rows = (0, 0, 0)
@@ -76,6 +80,8 @@ class Loop:
             "gen": self._generate,
             "cancel": self._cancel,
             "tokenize": self._tokenize,
+            "embed": self._aside,
+            "detokenize": self._aside,
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
             "shutdown": self._shutdown,
             frames.UNREADABLE: self._unreadable,
@@ -106,7 +112,7 @@ class Loop:
     def turn(self) -> None:
         """Handle what came, take one step, say what happened."""
         engine = self._engine
-        busy = engine is not None and engine.busy
+        busy = engine is not None and (engine.busy or self._is_aside_busy())
         frames_in = self._inbox.take(0 if busy else self._idle_seconds())
         if frames_in and not busy and engine is not None:
             frames_in = self._inbox.gather(frames_in)
@@ -116,8 +122,14 @@ class Loop:
         if engine is not None:
             if engine.busy:
                 self._emit(engine.step())
+            failed = self._asides.step() if self._asides is not None and self._asides.busy else None
+            if failed is not None:
+                self._error(*failed)
             self._stats(engine)
         self._writer.flush()
+
+    def _is_aside_busy(self) -> bool:
+        return self._asides is not None and self._asides.busy
 
     def _idle_seconds(self) -> float:
         engine = self._engine
@@ -151,6 +163,7 @@ class Loop:
         engine.prefix.clear()
         self._engine = engine
         self._tokenizing = Tokenizing(model, lambda job: self._inbox.put({"type": _TOKENIZED, "job": job}))
+        self._asides = Asides(engine, self._tokenizing, self._writer)
         tokenizer = model.tokenizer
         self._writer.put(
             {
@@ -166,6 +179,10 @@ class Loop:
                 "load_ms": round((loaded - started) * 1000, 3),
                 "warm_ms": round((time.perf_counter() - loaded) * 1000, 3),
                 "eos": model.eos,
+                "features": {
+                    "grammar": model.grammars.available,
+                    "embeddings": embedding.hidden_part(model.net) is not None,
+                },
             }
         )
 
@@ -209,6 +226,8 @@ class Loop:
         job = self._long.pop(request, None)
         if job is not None:
             self._cancel_long(job)
+        elif self._asides is not None and self._asides.cancel(request):
+            return
         elif self._engine is not None:
             self._engine.cancel(request)
 
@@ -234,6 +253,9 @@ class Loop:
         if not isinstance(job, Job) or job.cancelled:
             return
         try:
+            if job.embed is not None and self._asides is not None:
+                self._asides.tokenized(job)
+                return
             if job.ask is not None:
                 del self._long[job.id]
             if job.error is not None:
@@ -261,6 +283,23 @@ class Loop:
         except RequestError as e:
             self._error(request, e)
 
+    def _aside(self, frame: Frame) -> None:
+        """Answer what is neither a generation nor the counting of tokens."""
+        request: str | None = None
+        try:
+            request = protocol.frame_id(frame)
+            self._need_engine()
+            if self._is_live(request):
+                request = None
+                raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
+            if self._asides is not None:
+                (self._asides.embed if frame["type"] == "embed" else self._asides.detokenize)(frame)
+        except RequestError as e:
+            self._error(request, e)
+        except Exception as e:  # one request's fault must not end the others
+            log.exception("a request could not be answered")
+            self._error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
+
     def _put_tokens(self, request: str, tokens: list[int]) -> None:
         try:
             self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
@@ -268,7 +307,8 @@ class Loop:
             self._error(request, RequestError(INVALID, f"the tokens cannot be sent: {describe(e)}"))
 
     def _is_live(self, request: str) -> bool:
-        return request in self._long or (self._engine is not None and self._engine.is_live(request))
+        aside = self._asides is not None and self._asides.is_live(request)
+        return aside or request in self._long or (self._engine is not None and self._engine.is_live(request))
 
     def _shutdown(self, _: Frame) -> None:
         raise Shutdown
