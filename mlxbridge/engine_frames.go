@@ -37,7 +37,11 @@ func (e *workerEngine) dispatch(f *workerFrame) {
 	case "step":
 		e.addStep(f.Rows)
 	case "done", "error":
-		e.endStream(f)
+		if !e.endCall(f) {
+			e.endStream(f)
+		}
+	case "embedding", "tokens", "text":
+		e.endCall(f)
 	case "accepted":
 		e.report(f.ID, cluster.Progress{Phase: cluster.PhasePrefill, Done: f.CachedTokens, Total: f.PromptTokens})
 	case "progress":
@@ -150,7 +154,7 @@ func (e *workerEngine) startWatchdog() {
 // watch kills a worker that has been silent for too long, and asks an idle one now and then whether it is there.
 func (e *workerEngine) watch(pings int64) int64 {
 	e.mu.Lock()
-	busy := len(e.streams) > 0
+	busy := e.busy()
 	e.mu.Unlock()
 	silence, idleMost := e.silence(), e.stall/3
 	switch {

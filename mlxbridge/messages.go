@@ -46,6 +46,7 @@ type (
 		Logprobs          bool                       `json:"logprobs,omitempty"`
 		TopLogprobs       int                        `json:"top_logprobs,omitempty"`
 		Session           string                     `json:"session,omitempty"`
+		Grammar           *cluster.Grammar           `json:"grammar,omitempty"`
 	}
 	idFrame struct {
 		Type string `json:"type"` // "cancel"
@@ -67,7 +68,7 @@ func newGenFrame(id string, r *cluster.Request) genFrame {
 		MaxTokens: r.MaxTokens, Temperature: r.Temperature, TopP: r.TopP, TopK: r.TopK, MinP: r.MinP,
 		RepetitionPenalty: r.RepetitionPenalty, PresencePenalty: r.PresencePenalty,
 		FrequencyPenalty: r.FrequencyPenalty, LogitBias: r.LogitBias, Seed: r.Seed, Stop: r.Stop,
-		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session,
+		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session, Grammar: r.Grammar,
 	}
 }
 
@@ -99,8 +100,10 @@ type workerFrame struct {
 	Field   string       `json:"field"`
 	Level   string       `json:"level"`
 
-	// accepted; also inside usage
+	// accepted, embedding; also inside usage
 	frameUsage
+
+	frameAnswer // embedding, tokens, text
 
 	// progress
 	Done  int `json:"done"`

@@ -43,6 +43,8 @@ type Request struct {
 
 	// Session groups requests that share a growing prefix; empty means that it is derived from the body.
 	Session string `json:"session,omitempty"`
+	// Grammar is the form that the answer has to have; nil leaves it free.
+	Grammar *Grammar `json:"grammar,omitempty"`
 	// Node pins the request to one node; empty lets the scheduler choose.
 	Node NodeID `json:"node,omitempty"`
 	// Timeout bounds the whole request; zero means the controller's setting.
@@ -74,6 +76,9 @@ func (r *Request) Validate() error {
 		return err
 	}
 	if err := r.validateSampling(); err != nil {
+		return err
+	}
+	if err := r.validateGrammar(); err != nil {
 		return err
 	}
 	return r.validateLimits()

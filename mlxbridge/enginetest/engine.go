@@ -28,6 +28,8 @@ type Engine struct {
 	err    error // what running requests are told; also Err, unless the engine was closed
 	closed bool
 	stats  mlxbridge.Stats
+	words  []string       // by their id
+	ids    map[string]int // of words
 }
 
 func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
@@ -48,7 +50,7 @@ func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
 			KVBytesPerToken: spec.Model.KVBytesPerToken, Context: script.Context, Vocabulary: script.Context,
 			MaxRows: rows, Load: script.LoadFor,
 		},
-		slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
+		ids: map[string]int{}, slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
 		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes},
 	}
 }

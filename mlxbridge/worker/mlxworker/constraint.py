@@ -52,19 +52,19 @@ def check_size(grammar: Grammar) -> Grammar:
     return grammar
 
 
-def parse_tool_choice(frame: Frame) -> tuple[str | None, str]:
-    """Return what a gen frame says of its tools: auto, none, required or named, and the name for the last of these.
+def parse_tool_choice(frame: Frame) -> str | dict[str, Any]:
+    """Return what a gen frame says of its tools: "auto", "none", "required" or {"name": …}.
 
     Raises RequestError that names the field.
     """
     given = frame.get("tool_choice")
     if given is None or given in ("auto", "none"):
-        return given, ""
+        return given or "auto"
     tools = frame.get("tools")
     if given == "required":
         if not tools:
             raise RequestError(INVALID, "tool_choice is required, but there are no tools", "tool_choice")
-        return "required", ""
+        return "required"
     name = given.get("name") if isinstance(given, dict) else None
     if not isinstance(name, str) or not name:
         claim = "tool_choice must be auto, none, required or an object with the name of a tool"
@@ -72,7 +72,7 @@ def parse_tool_choice(frame: Frame) -> tuple[str | None, str]:
     known = [n for n, _ in functions(tools)]
     if name not in known:
         raise RequestError(INVALID, f"tool_choice names {name[:60]!r}, which is none of the tools", "tool_choice")
-    return "named", name
+    return {"name": name}
 
 
 def functions(tools: object) -> list[tuple[str, Any]]:

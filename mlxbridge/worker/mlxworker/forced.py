@@ -14,19 +14,19 @@ MAX_CALLS = 8
 _JSON_FORMAT = "mlx_lm.tool_parsers.json_tools"
 
 
-def grammar(tokenizer: Any, tools: list[dict[str, Any]] | None, choice: str, name: str) -> Grammar:
+def grammar(tokenizer: Any, tools: list[dict[str, Any]] | None, name: str | None) -> Grammar:
     """Return the grammar of one call of the named tool, or of some calls of any. Raises RequestError."""
     if getattr(tokenizer.tool_parser, "__module__", "") != _JSON_FORMAT:
         claim = "this model cannot be made to call a tool: it writes calls in a format that is not JSON between markers"
         if not tokenizer.has_tool_calling:
             claim = "this model cannot be made to call a tool: it knows no tool calls"
         raise RequestError(UNSUPPORTED, claim, "tool_choice")
-    wanted = [f for f in functions(tools) if choice == "required" or f[0] == name]
+    wanted = [f for f in functions(tools) if name is None or f[0] == name]
     if not wanted:
         raise RequestError(INVALID, "tools must be functions with a name", "tools")
     first, last = (_marker(tokenizer, m) for m in (tokenizer.tool_call_start, tokenizer.tool_call_end))
     lines = [
-        f"start: call (line? call){{0,{MAX_CALLS - 1}}}" if choice == "required" else "start: call",
+        f"start: call (line? call){{0,{MAX_CALLS - 1}}}" if name is None else "start: call",
         f"call: {first} line? ({' | '.join(f't{i}' for i in range(len(wanted)))}) line? {last}",
         r'line: "\n"',
     ]

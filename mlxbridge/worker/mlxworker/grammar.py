@@ -209,11 +209,12 @@ class Constrained:
 def demanded(model: Model, ask: Generate) -> Grammar | None:
     """Return the grammar that a request's answer must follow. Raises RequestError for two that exclude each other."""
     choice = ask.tool_choice
-    if choice not in ("required", "named"):
+    if choice in ("auto", "none"):
         return ask.grammar
     if ask.grammar is not None:
         raise RequestError(INVALID, "grammar and a forced tool call exclude each other", "tool_choice")
-    return forced.grammar(model.tokenizer, ask.source.tools, choice, ask.tool_name)
+    name = str(choice["name"]) if isinstance(choice, dict) else None
+    return forced.grammar(model.tokenizer, ask.source.tools, name)
 
 
 def is_slow(model: Model, ask: Generate) -> bool:

@@ -75,8 +75,7 @@ class Generate:
     top_logprobs: int = 0
     session: str = ""
     grammar: constraint.Grammar | None = None
-    tool_choice: str | None = None  # auto, none, required, named
-    tool_name: str = ""  # of named
+    tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
 def frame_id(frame: Frame) -> str:
@@ -137,7 +136,6 @@ def parse_generate(frame: Frame) -> Generate:
     for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
-    tool_choice, tool_name = constraint.parse_tool_choice(frame)
     return Generate(
         id=frame_id(frame),
         source=parse_source(frame),
@@ -149,8 +147,7 @@ def parse_generate(frame: Frame) -> Generate:
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
         grammar=constraint.parse_grammar(frame),
-        tool_choice=tool_choice,
-        tool_name=tool_name,
+        tool_choice=constraint.parse_tool_choice(frame),
     )
 
 

@@ -171,13 +171,15 @@ def test_a_worker_embeds_beside_its_streams(worker: Process, tiny: Model) -> Non
 
 def test_long_inputs_do_not_stop_a_stream(worker: Process) -> None:
     inputs = [{"prompt": "fox " * 2000}] * 2
-    worker.send(gen("count", "Count from 1 to 30."), {"type": "embed", "id": "e", "inputs": inputs})
+    worker.send(gen("count", "Count from 1 to 60."), {"type": "embed", "id": "e", "inputs": inputs})
     start = len(worker.seen)
     worker.wait("embedding")
 
-    # In steps of a few tokens the stream is over long before 4,000 tokens are computed.
+    # A step computes 128 tokens of a prompt at most while somebody decodes: between 4,000 of them are 31 tokens and more.
     kinds = [f["type"] for f in worker.seen[start:]]
-    assert "done" in kinds
+    assert kinds.count("step") >= 31
+    if "done" not in kinds:
+        worker.collect(["count"])
 
 
 def test_embeddings_can_be_cancelled_at_every_stage(worker: Process) -> None:
