@@ -43,6 +43,7 @@ type runOptions struct {
 	temperature float64
 	topP        float64
 	seed        int64
+	schema      string
 }
 
 func newRun(d *deps, runF func(context.Context, *runOptions) error) *cobra.Command {
@@ -84,6 +85,7 @@ The prompt is what stdin holds, if it is a pipe or a file, then what -f names, t
 	f.Float64Var(&opts.topP, "top-p", 0, "0 to 1; the model's default unless given")
 	f.IntVar(&opts.topK, "top-k", 0, "0 for all; the model's default unless given")
 	f.Int64Var(&opts.seed, "seed", 0, "make sampling repeatable")
+	f.StringVar(&opts.schema, "schema", "", "file with a JSON schema that the answer has to follow")
 	_ = cmd.RegisterFlagCompletionFunc("node", completeNodes(d)) // fails only for a flag that is not there
 	return cmd
 }
@@ -159,6 +161,11 @@ func (opts *runOptions) request(ctx context.Context) (*cluster.Request, error) {
 	}
 	if given("seed") {
 		req.Seed = &opts.seed
+	}
+	if given("schema") {
+		if req.Grammar, err = schemaGrammar(ctx, opts.schema); err != nil {
+			return nil, err
+		}
 	}
 	return req, nil
 }

@@ -49,6 +49,10 @@ func turns(list ...cluster.Message) *cluster.Request {
 	return &cluster.Request{Model: "m", Messages: list}
 }
 
+func schema(members string) string {
+	return `"response_format":{"type":"json_schema","json_schema":{` + members + `}}`
+}
+
 func TestParseChat(t *testing.T) {
 	t.Parallel()
 	const tool = `{"type":"function","function":{"name":"f","parameters":{"z":1,"a":2}}}`
@@ -93,6 +97,12 @@ func TestParseChat(t *testing.T) {
 			r.TemplateArgs = map[string]json.RawMessage{"enable_thinking": json.RawMessage("false")}
 		})},
 		{"n 1, text", chat(`"n":1,"response_format":{"type":"text"},"modalities":["text"]`), plain(nil)},
+		{"json_object", chat(`"response_format":{"type":"json_object"}`), plain(func(r *cluster.Request) {
+			r.Grammar = &cluster.Grammar{Kind: cluster.GrammarJSONObject}
+		})},
+		{"json_schema", chat(schema(`"name":"a","strict":true,"schema":{"type": "object"}`)), plain(func(r *cluster.Request) {
+			r.Grammar = &cluster.Grammar{Kind: cluster.GrammarJSONSchema, Value: json.RawMessage(`{"type": "object"}`)}
+		})},
 		{"unknown fields", chat(`"store":true,"metadata":{"a":"b"},"service_tier":"auto","whatever":[1]`), plain(nil)},
 		{"developer", messages(`[{"role":"developer","content":"be brief"},{"role":"user","content":"x"}]`), turns(
 			cluster.Message{Role: "system", Content: "be brief"}, cluster.Message{Role: "user", Content: "x"})},
@@ -224,10 +234,18 @@ func TestParseChatRefuses(t *testing.T) {
 		{"tool_choice required", chat(`"tool_choice":"required"`), unsupported, "tool_choice", "none and auto"},
 		{"tool_choice object", chat(`"tool_choice":{"type":"function"}`), unsupported, "tool_choice", "none and auto"},
 		{"tool_choice", chat(`"tool_choice":1`), invalid, "tool_choice", "not a number"},
-		{"json_object", chat(`"response_format":{"type":"json_object"}`), unsupported, "response_format.type", "json_object"},
-		{"json_schema", chat(`"response_format":{"type":"json_schema","json_schema":{}}`), unsupported, "response_format.type", "json_schema"},
+		{"response_format kind", chat(`"response_format":{"type":"grammar"}`), unsupported, "response_format.type", `"grammar"`},
+		{"untyped response_format", chat(`"response_format":{}`), invalid, "response_format.type", "is missing"},
+		{"no json_schema", chat(`"response_format":{"type":"json_schema"}`), invalid, "response_format.json_schema", "is missing"},
+		{"no schema", chat(schema(`"name":"a"`)), invalid, "response_format.json_schema.schema", "is missing"},
+		{"schema", chat(schema(`"schema":[]`)), invalid, "response_format.json_schema.schema", "not an array"},
+		{"strict", chat(schema(`"strict":1,"schema":{}`)), invalid, "response_format.json_schema.strict", "true or false"},
+		{
+			"large schema", chat(schema(`"schema":{"a":"` + strings.Repeat("a", cluster.MaxGrammarBytes) + `"}`)), invalid,
+			"response_format.json_schema.schema", "at most 65536",
+		},
 		{"response_format", chat(`"response_format":"text"`), invalid, "response_format", "must be an object"},
-		{"guided_json", chat(`"guided_json":{}`), unsupported, "guided_json", "cannot be forced"},
+		{"guided_json", chat(`"guided_json":{}`), unsupported, "guided_json", "use response_format"},
 		{"functions", chat(`"functions":[]`), unsupported, "functions", "use tools"},
 		{"audio", chat(`"modalities":["text","audio"]`), unsupported, "modalities", "text"},
 		{"user", chat(`"user":"` + long + `"`), invalid, "user", "at most 256 bytes"},
