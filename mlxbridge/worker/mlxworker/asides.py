@@ -1,25 +1,41 @@
-"""What a worker is asked beside answers: the vectors of texts, and the text of tokens."""
+"""What a worker is asked beside answers: the tokens of a prompt, the text of tokens, and the vectors of texts."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from mlxworker import embedding, protocol, template
+from mlxworker import embedding, protocol, template, tokenizing
 from mlxworker.embedding import Embedder
 from mlxworker.engine import Engine
-from mlxworker.errors import INVALID, RequestError
-from mlxworker.frames import Frame, Writer
+from mlxworker.errors import INVALID, RequestError, describe
+from mlxworker.frames import Frame, FrameError, Writer
 from mlxworker.rows import Reason
 from mlxworker.tokenizing import Job, Tokenizing
+
+
+def cancelled(request: str, added: float) -> Frame:
+    """Return the last frame of a request that was cancelled before it had a row."""
+    return {
+        "type": "done",
+        "id": request,
+        "reason": Reason.CANCELLED,
+        "stop": None,
+        "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
+        "timing": {
+            "queue_ms": round((time.perf_counter() - added) * 1000, 3),
+            "prefill_ms": 0.0,
+            "decode_ms": 0.0,
+        },
+    }
 
 
 class Asides:
     """Belongs to one engine, takes its turns after the engine's, and says itself what came of them."""
 
-    def __init__(self, engine: Engine, tokenizing: Tokenizing, writer: Writer) -> None:
+    def __init__(self, engine: Engine, thread: Tokenizing, writer: Writer) -> None:
         self._engine = engine
-        self._tokenizing = tokenizing
+        self._tokenizing = thread
         self._writer = writer
         self._embedder = Embedder(engine.model)
         self._jobs: dict[str, Job] = {}  # embeddings whose inputs are being tokenised
@@ -34,8 +50,24 @@ class Asides:
         """Say whether vectors of this id are under way."""
         return request in self._jobs or self._embedder.is_live(request)
 
-    def embed(self, frame: Frame) -> None:
-        """Begin with the vectors of some texts. Raises RequestError."""
+    def handle(self, frame: Frame) -> None:
+        """Answer a frame, or begin to. Raises RequestError."""
+        {"tokenize": self._tokenize, "detokenize": self._detokenize, "embed": self._embed}[frame["type"]](frame)
+
+    def _tokenize(self, frame: Frame) -> None:
+        request, source = protocol.frame_id(frame), protocol.parse_source(frame)
+        if tokenizing.is_long(source):
+            self._tokenizing.submit(Job(request, source))
+        else:
+            self._put_tokens(request, template.tokens_of(self._engine.model, source))
+
+    def _put_tokens(self, request: str, tokens: list[int]) -> None:
+        try:
+            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
+        except FrameError as e:
+            raise RequestError(INVALID, f"the tokens cannot be sent: {describe(e)}") from e
+
+    def _embed(self, frame: Frame) -> None:
         ask = embedding.parse_embed(frame)
         self._embedder.check()
         job = Job(ask.id, protocol.Source(), embed=ask)
@@ -43,11 +75,13 @@ class Asides:
         self._jobs[ask.id] = job
 
     def tokenized(self, job: Job) -> None:
-        """Go on with texts whose tokens are there. Raises RequestError."""
-        del self._jobs[job.id]
+        """Go on with what was tokenised on another thread. Raises RequestError."""
+        self._jobs.pop(job.id, None)
         if job.error is not None:
             raise job.error
-        if job.embed is not None:
+        if job.embed is None:
+            self._put_tokens(job.id, job.tokens)
+        else:
             self._embedder.add(job.id, job.inputs, job.embed.pooling)
             self._started[job.id] = (job.added, sum(map(len, job.inputs)))
 
@@ -60,17 +94,7 @@ class Asides:
             return False
         added, _ = self._started.pop(request, (job.added if job else time.perf_counter(), 0))
         self._engine.counters.cancelled += 1
-        waited = round((time.perf_counter() - added) * 1000, 3)
-        self._writer.put(
-            {
-                "type": "done",
-                "id": request,
-                "reason": Reason.CANCELLED,
-                "stop": None,
-                "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
-                "timing": {"queue_ms": waited, "prefill_ms": 0.0, "decode_ms": 0.0},
-            }
-        )
+        self._writer.put(cancelled(request, added))
         return True
 
     def step(self) -> tuple[str, RequestError] | None:
@@ -101,8 +125,7 @@ class Asides:
         self._engine.counters.finished += 1
         self._writer.put({"type": "embedding", "id": task.id, "vectors": task.vectors, "prompt_tokens": tokens})
 
-    def detokenize(self, frame: Frame) -> None:
-        """Say what text some tokens are. Raises RequestError."""
+    def _detokenize(self, frame: Frame) -> None:
         request, model = protocol.frame_id(frame), self._engine.model
         tokens: Any = frame.get("tokens")
         if not isinstance(tokens, list) or not all(type(t) is int for t in tokens):

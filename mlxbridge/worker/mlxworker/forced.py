@@ -14,7 +14,7 @@ MAX_CALLS = 8
 _JSON_FORMAT = "mlx_lm.tool_parsers.json_tools"
 
 
-def grammar(tokenizer: Any, tools: list[dict[str, Any]] | None, name: str | None) -> Grammar:
+def grammar(tokenizer: Any, tools: list[dict[str, Any]], name: str | None) -> Grammar:
     """Return the grammar of one call of the named tool, or of some calls of any. Raises RequestError."""
     if getattr(tokenizer.tool_parser, "__module__", "") != _JSON_FORMAT:
         claim = "this model cannot be made to call a tool: it writes calls in a format that is not JSON between markers"

@@ -214,7 +214,7 @@ def demanded(model: Model, ask: Generate) -> Grammar | None:
     if ask.grammar is not None:
         raise RequestError(INVALID, "grammar and a forced tool call exclude each other", "tool_choice")
     name = str(choice["name"]) if isinstance(choice, dict) else None
-    return forced.grammar(model.tokenizer, ask.source.tools, name)
+    return forced.grammar(model.tokenizer, ask.tools, name)
 
 
 def is_slow(model: Model, ask: Generate) -> bool:
@@ -251,7 +251,7 @@ def _thinking(tokenizer: Any, ask: Generate, prompt: list[int]) -> Thinking:
     start, end = tuple(tokenizer.think_start_tokens), tuple(tokenizer.think_end_tokens)
     opened, closed = _last(prompt, start), _last(prompt, end)
     is_open = opened > closed
-    may_open = not is_open and ask.source.messages is not None
+    may_open = not is_open and ask.is_chat
     may_open = may_open and (closed < 0 or closed < len(prompt) - _CLOSED_WITHIN)
     return Thinking(is_open, may_open, start, end)
 

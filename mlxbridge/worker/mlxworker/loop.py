@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import embedding, frames, grammar, protocol, template, tokenizing, warmup
+from mlxworker import asides, embedding, frames, grammar, protocol, tokenizing, warmup
 from mlxworker import model as models
 from mlxworker.adapter import Api
 from mlxworker.asides import Asides
@@ -29,7 +29,6 @@ from mlxworker.errors import (
 from mlxworker.frames import Frame, FrameError, Writer
 from mlxworker.inbox import Inbox
 from mlxworker.report import Counters, Output
-from mlxworker.rows import Reason
 from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
@@ -79,7 +78,7 @@ class Loop:
             "load": self._load,
             "gen": self._generate,
             "cancel": self._cancel,
-            "tokenize": self._tokenize,
+            "tokenize": self._aside,
             "embed": self._aside,
             "detokenize": self._aside,
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
@@ -235,17 +234,7 @@ class Loop:
         """End a request that has no row yet."""
         job.cancelled = True
         self._need_engine().counters.cancelled += 1
-        waited = round((time.perf_counter() - job.added) * 1000, 3)
-        self._writer.put(
-            {
-                "type": "done",
-                "id": job.id,
-                "reason": Reason.CANCELLED,
-                "stop": None,
-                "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
-                "timing": {"queue_ms": waited, "prefill_ms": 0.0, "decode_ms": 0.0},
-            }
-        )
+        self._writer.put(asides.cancelled(job.id, job.added))
 
     def _tokenized(self, frame: Frame) -> None:
         """Go on with a prompt that was tokenised on another thread."""
@@ -253,38 +242,23 @@ class Loop:
         if not isinstance(job, Job) or job.cancelled:
             return
         try:
-            if job.embed is not None and self._asides is not None:
-                self._asides.tokenized(job)
+            if job.ask is None:
+                if self._asides is not None:
+                    self._asides.tokenized(job)
                 return
-            if job.ask is not None:
-                del self._long[job.id]
+            del self._long[job.id]
             if job.error is not None:
                 raise job.error
-            if job.ask is None:
-                self._put_tokens(job.id, job.tokens)
-            else:
-                row = self._need_engine().add(dataclasses.replace(job.ask, source=protocol.Source(tokens=job.tokens)))
-                row.added = job.added
+            row = self._need_engine().add(dataclasses.replace(job.ask, source=protocol.Source(tokens=job.tokens)))
+            row.added = job.added
         except RequestError as e:
             self._error(job.id, e)
         except Exception as e:  # as above
             log.exception("a request could not be taken in")
             self._error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
 
-    def _tokenize(self, frame: Frame) -> None:
-        request: str | None = None
-        try:
-            request = protocol.frame_id(frame)
-            model, source = self._need_engine().model, protocol.parse_source(frame)
-            if self._tokenizing is not None and tokenizing.is_long(source):
-                self._tokenizing.submit(Job(request, source))
-            else:
-                self._put_tokens(request, template.tokens_of(model, source))
-        except RequestError as e:
-            self._error(request, e)
-
     def _aside(self, frame: Frame) -> None:
-        """Answer what is neither a generation nor the counting of tokens."""
+        """Answer what is no generation."""
         request: str | None = None
         try:
             request = protocol.frame_id(frame)
@@ -293,18 +267,12 @@ class Loop:
                 request = None
                 raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
             if self._asides is not None:
-                (self._asides.embed if frame["type"] == "embed" else self._asides.detokenize)(frame)
+                self._asides.handle(frame)
         except RequestError as e:
             self._error(request, e)
         except Exception as e:  # one request's fault must not end the others
             log.exception("a request could not be answered")
             self._error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
-
-    def _put_tokens(self, request: str, tokens: list[int]) -> None:
-        try:
-            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
-        except FrameError as e:
-            self._error(request, RequestError(INVALID, f"the tokens cannot be sent: {describe(e)}"))
 
     def _is_live(self, request: str) -> bool:
         aside = self._asides is not None and self._asides.is_live(request)

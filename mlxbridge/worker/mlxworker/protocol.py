@@ -75,6 +75,8 @@ class Generate:
     top_logprobs: int = 0
     session: str = ""
     grammar: constraint.Grammar | None = None
+    is_chat: bool = False  # its prompt came through the chat template
+    tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
     tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
@@ -136,9 +138,10 @@ def parse_generate(frame: Frame) -> Generate:
     for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
+    source = parse_source(frame)
     return Generate(
         id=frame_id(frame),
-        source=parse_source(frame),
+        source=source,
         sampling=parse_sampling(frame),
         already=_tokens(frame, "continue", least=0),
         max_tokens=_integer(frame, "max_tokens", 1, 1 << 63),
@@ -147,6 +150,8 @@ def parse_generate(frame: Frame) -> Generate:
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
         grammar=constraint.parse_grammar(frame),
+        is_chat=source.messages is not None,
+        tools=source.tools or [],
         tool_choice=constraint.parse_tool_choice(frame),
     )
 

@@ -175,7 +175,7 @@ def test_long_inputs_do_not_stop_a_stream(worker: Process) -> None:
     start = len(worker.seen)
     worker.wait("embedding")
 
-    # A step computes 128 tokens of a prompt at most while somebody decodes: between 4,000 of them are 31 tokens and more.
+    # A step computes 128 tokens of a prompt at most while somebody decodes: 4,000 take 31 steps and more.
     kinds = [f["type"] for f in worker.seen[start:]]
     assert kinds.count("step") >= 31
     if "done" not in kinds:

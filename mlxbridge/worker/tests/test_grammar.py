@@ -434,6 +434,9 @@ def test_a_worker_compiles_beside_its_streams(worker: Process) -> None:
     got = worker.collect(["a", "b"])
 
     assert fits(json.loads(got["a"].text))
+    worker.send(gen("c", "Count from 1 to 20.", tools=[WEATHER, ADD], tool_choice={"name": "add"}))
+    text = worker.collect(["c"])["c"].text
+    assert json.loads(text[len("<tool_call>") : -len("</tool_call>")])["name"] == "add"
     assert got["b"].error is not None
 
 
