@@ -32,8 +32,12 @@ func TestWorkerStopsEmbeddingWhenNobodyWaits(t *testing.T) {
 	_, err := engine.Embed(ctx, longInputs())
 	mustCode(t, err, cluster.CodeTimeout)
 	mustCount(t, engine, 20)
-	for start := time.Now(); engine.Stats().Counters.Cancelled != 1; time.Sleep(10 * time.Millisecond) {
-		if time.Since(start) > 30*time.Second {
+	end, tick := time.After(30*time.Second), time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for engine.Stats().Counters.Cancelled != 1 {
+		select {
+		case <-tick.C:
+		case <-end:
 			t.Fatalf("the worker does not say that it was cancelled: %+v", engine.Stats())
 		}
 	}
@@ -103,7 +107,7 @@ func TestPoolEmbedsAsItGenerates(t *testing.T) {
 		if b.fake.Launches() != 1 {
 			t.Errorf("%d launches", b.fake.Launches())
 		}
-		time.Sleep(2 * time.Minute) // of the bubble: who asked for vectors uses a model no longer than that
+		pass(2 * time.Minute) // of the bubble: who asked for vectors uses a model no longer than that
 		if left := b.fake.Engines(); len(left) > 0 {
 			t.Error("an idle model is still there")
 		}

@@ -67,7 +67,7 @@ func (e *Engine) Tokenize(ctx context.Context, req *cluster.Request) ([]int, err
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	tokens := []int{}
-	for _, word := range strings.Fields(promptOf(req)) {
+	for word := range strings.FieldsSeq(promptOf(req)) {
 		id, known := e.ids[word]
 		if !known {
 			id = len(e.words)

@@ -22,12 +22,8 @@ func (c *conformance) embeds() {
 			t.Fatalf("%d vectors of %d tokens, %v", len(got.Vectors), got.PromptTokens, err)
 		}
 		for i, v := range got.Vectors {
-			sum := 0.0
-			for _, x := range v {
-				sum += float64(x) * float64(x)
-			}
-			if len(v) == 0 || len(v) != len(got.Vectors[0]) || math.Abs(sum-1) > 1e-4 {
-				t.Errorf("vector %d has %d numbers and length %f", i, len(v), math.Sqrt(sum))
+			if len(v) == 0 || len(v) != len(got.Vectors[0]) || math.Abs(length(v)-1) > 1e-4 {
+				t.Errorf("vector %d has %d numbers and length %f", i, len(v), length(v))
 			}
 			req.Inputs = []cluster.EmbedInput{{Prompt: texts[i]}}
 			alone, err := c.engine.Embed(t.Context(), req)
@@ -39,6 +35,14 @@ func (c *conformance) embeds() {
 			t.Error("different texts have the same vector")
 		}
 	}
+}
+
+func length(v []float32) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	return math.Sqrt(sum)
 }
 
 func furthest(a, b []float32) float64 {
@@ -54,20 +58,15 @@ func (c *conformance) embedRefuses() {
 	long := strings.Repeat("fox ", c.engine.Info().Context+1)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, each := range []struct {
-		ctx    context.Context
-		inputs []cluster.EmbedInput
-		want   cluster.Code
-	}{
-		{t.Context(), []cluster.EmbedInput{{Prompt: "fox"}, {Prompt: long}}, cluster.CodeContext},
-		{t.Context(), nil, cluster.CodeInvalid},
-		{cancelled, []cluster.EmbedInput{{Prompt: "fox"}}, cluster.CodeCancelled},
-	} {
-		got, err := c.engine.Embed(each.ctx, &cluster.EmbedRequest{Model: c.spec.Model.Name, Inputs: each.inputs})
-		if code := cluster.CodeOf(err); code != each.want || len(got.Vectors) > 0 {
-			t.Errorf("got %q, want %q: %v", code, each.want, err)
+	refuses := func(ctx context.Context, want cluster.Code, inputs ...cluster.EmbedInput) {
+		got, err := c.engine.Embed(ctx, &cluster.EmbedRequest{Model: c.spec.Model.Name, Inputs: inputs})
+		if code := cluster.CodeOf(err); code != want || len(got.Vectors) > 0 {
+			t.Errorf("got %q, want %q: %v", code, want, err)
 		}
 	}
+	refuses(t.Context(), cluster.CodeContext, cluster.EmbedInput{Prompt: "fox"}, cluster.EmbedInput{Prompt: long})
+	refuses(t.Context(), cluster.CodeInvalid)
+	refuses(cancelled, cluster.CodeCancelled, cluster.EmbedInput{Prompt: "fox"})
 }
 
 func (c *conformance) tokenizes() {

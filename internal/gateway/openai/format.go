@@ -1,7 +1,6 @@
 package openai
 
 import (
-	"encoding/json"
 	"strconv"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -52,5 +51,5 @@ func readSchema(format *wire.Object) *cluster.Grammar {
 		outer.Fail("schema", "may be at most "+strconv.Itoa(cluster.MaxGrammarBytes)+" bytes long")
 	}
 	format.Take(outer)
-	return &cluster.Grammar{Kind: cluster.GrammarJSONSchema, Value: json.RawMessage(schema)}
+	return &cluster.Grammar{Kind: cluster.GrammarJSONSchema, Value: schema}
 }
