@@ -64,4 +64,6 @@ type Usage struct {
 	Queue   time.Duration `json:"queue_ns"`
 	Prefill time.Duration `json:"prefill_ns"`
 	Decode  time.Duration `json:"decode_ns"`
+	// Shared says that an identical request's generation was read: the counts and durations are those of that one.
+	Shared bool `json:"shared,omitempty"`
 }
