@@ -40,7 +40,9 @@ CAPS = [
     "prefix",
     "seed",
     "stop",
+    "thinking",
     "tokenize",
+    "tool_calls",
     "tools_in_template",
 ]
 STATS_SECONDS = 1.0
@@ -165,6 +167,10 @@ class Loop:
                 "load_ms": round((loaded - started) * 1000, 3),
                 "warm_ms": round((time.perf_counter() - loaded) * 1000, 3),
                 "eos": model.eos,
+                "features": {
+                    "tools": model.channels.tools.kind if model.channels.tools is not None else None,
+                    "thinking": model.channels.think is not None,
+                },
             }
         )
 

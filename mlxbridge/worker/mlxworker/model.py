@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory
+from mlxworker import bounds, channels, memory
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
@@ -47,6 +47,7 @@ class Model:
     kv: memory.KVPlan
     device: str
     architecture: str
+    channels: channels.Format
     stop: Any = field(repr=False)
 
     def budget(self, limit: int) -> memory.Budget:
@@ -102,6 +103,7 @@ def load(api: Api, order: Load) -> Model:
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
     )
 

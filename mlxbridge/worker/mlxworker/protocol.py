@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxworker.errors import BAD_MODEL, INVALID, UNSUPPORTED, LoadError, RequestError
@@ -73,6 +73,10 @@ class Generate:
     logprobs: bool = False
     top_logprobs: int = 0
     session: str = ""
+    request: str = ""  # names all attempts at one answer: the ids of its tool calls come from it
+    is_chat: bool = False  # its prompt came through the chat template
+    tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
+    tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
 def frame_id(frame: Frame) -> str:
@@ -133,9 +137,12 @@ def parse_generate(frame: Frame) -> Generate:
     for name in ("schema", "grammar", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
+    source, choice = parse_source(frame), _tool_choice(frame)
+    if choice == "none":
+        source = replace(source, tools=None)
     return Generate(
         id=frame_id(frame),
-        source=parse_source(frame),
+        source=source,
         sampling=parse_sampling(frame),
         already=_tokens(frame, "continue", least=0),
         max_tokens=_integer(frame, "max_tokens", 1, 1 << 63),
@@ -143,6 +150,10 @@ def parse_generate(frame: Frame) -> Generate:
         logprobs=bool(frame.get("logprobs")),
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
+        request=_text(frame, "request"),
+        is_chat=source.messages is not None,
+        tools=source.tools or [],
+        tool_choice=choice,
     )
 
 
@@ -263,3 +274,15 @@ def _tools(value: object) -> list[dict[str, Any]] | None:
     if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
         raise RequestError(INVALID, "tools must be a list of objects", "tools")
     return value
+
+
+def _tool_choice(frame: Frame) -> str | dict[str, Any]:
+    choice = frame.get("tool_choice")
+    if choice is None or choice in ("auto", "none"):
+        return choice or "auto"
+    named = isinstance(choice, dict) and isinstance(choice.get("name"), str)
+    if choice != "required" and not named:
+        raise RequestError(INVALID, 'tool_choice must be auto, none, required or {"name": …}', "tool_choice")
+    if not frame.get("tools"):
+        raise RequestError(INVALID, "tool_choice needs tools", "tool_choice")
+    raise RequestError(UNSUPPORTED, "this worker forces no tool call: tool_choice may be auto or none", "tool_choice")
