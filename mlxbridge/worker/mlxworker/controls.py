@@ -5,7 +5,8 @@ A template ignores what it does not know, so that a client would believe that a 
 
 from __future__ import annotations
 
-import re
+import functools
+import importlib
 from typing import Any
 
 from mlxworker.errors import INVALID, UNSUPPORTED, RequestError
@@ -23,37 +24,39 @@ def arguments(tokenizer: Any, asked: dict[str, Any]) -> dict[str, Any]:
     A template without degrees of effort, but with thinking that can be turned off, takes "none" as off and every other
     degree as on.
     """
-    source = _source(tokenizer)
-    if source is None or not asked:
+    names = _names(tokenizer)
+    if names is None or not asked:
         return asked
     out = dict(asked)
     effort = out.get(EFFORT)
-    if effort is not None and not _reads(source, EFFORT):
+    if effort is not None and EFFORT not in names:
         if effort not in EFFORTS:
             raise RequestError(INVALID, f"{EFFORT} must be one of {', '.join(EFFORTS)}", EFFORT)
-        if not _reads(source, THINKING):
+        if THINKING not in names:
             raise RequestError(
                 UNSUPPORTED, f"this model's chat template has no control of its thinking: {EFFORT}", EFFORT
             )
         del out[EFFORT]
         out.setdefault(THINKING, effort != "none")
     for name in out:
-        if name not in _KNOWN and not _reads(source, name):
+        if name not in _KNOWN and name not in names:
             claim = f"template_args sets {name[:40]!r}, which this model's chat template does not read"
             raise RequestError(INVALID, claim, "template_args")
     return out
 
 
-def _source(tokenizer: Any) -> str | None:
-    """Return the text of a tokenizer's templates; None where they are no text, but code, which nobody can look into."""
+def _names(tokenizer: Any) -> frozenset[str] | None:
+    """Return the names in a tokenizer's templates; None where they are no text, but code, which nobody looks into."""
     found = getattr(tokenizer, "chat_template", None)
     if isinstance(found, dict):
         found = "\n".join(v for v in found.values() if isinstance(v, str))
-    return found if isinstance(found, str) and found else None
+    return _names_in(found) if isinstance(found, str) and found else None
 
 
-def _reads(source: str, name: str) -> bool:
-    # Inside of an expression or a statement: what stands elsewhere is text.
-    return any(
-        re.search(rf"\b{re.escape(name)}\b", code) for code in re.findall(r"\{[{%](.*?)[%}]\}", source, re.DOTALL)
-    )
+@functools.lru_cache(maxsize=4)
+def _names_in(template: str) -> frozenset[str] | None:
+    jinja = importlib.import_module("jinja2")
+    try:
+        return frozenset(str(value) for _, kind, value in jinja.Environment().lex(template) if kind == "name")
+    except jinja.TemplateError:
+        return None  # the renderer will say what is wrong with it

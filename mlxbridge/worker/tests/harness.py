@@ -58,9 +58,9 @@ class Answer:
         for piece in (extra or {}).get("calls", []):
             self.pieces.append(piece)
             if "id" in piece:
-                assert piece["index"] == len(self.calls)
+                assert piece["index"] >= len(self.calls)
                 self.calls.append(dict(piece))
-            else:
+            elif piece["index"] < len(self.calls):  # else an earlier attempt began it
                 self.calls[piece["index"]]["arguments"] += piece["arguments"]
 
 

@@ -201,8 +201,10 @@ def test_a_parser_may_raise_anything_and_has_bounded_work() -> None:
     assert hear(["a <c>b</c> d"], how).text == "a <c>b</c> d"
     long = "a <c>" + "x" * 200 + "</c> d"
     assert hear([long], how).text == hear(list(long), how).text == long
-    for made in (None, 7, {"name": ""}, {"name": "f", "arguments": {"a": {1}}}, [], [{}]):
-        how = Format(None, toolcalls.Notation("<c>", "</c>", lambda _, __, m=made: m, "odd", 100))
+    results: list[Any] = [None, 7, {"name": ""}, {"name": "f", "arguments": {"a": {1}}}, [], [{}]]
+    left = len(results)
+    how = Format(None, toolcalls.Notation("<c>", "</c>", lambda _, __: results.pop(), "odd", 100))
+    for _ in range(left):
         assert hear(["<c>b</c>"], how).text == "<c>b</c>"
 
 
