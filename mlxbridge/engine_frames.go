@@ -117,7 +117,7 @@ func (e *workerEngine) endStream(f *workerFrame) {
 		err := cluster.Errorf(knownCode(f.Code), "%s", f.Message)
 		err.Field = f.Field
 		s.fail(err)
-	case f.Reason == "stop" || f.Reason == "length":
+	case f.Reason == "stop" || f.Reason == "length" || f.Reason == "tool_calls":
 		s.complete(cluster.FinishReason(f.Reason), f.Stop, f.usage())
 	case f.Reason == "cancelled":
 		s.fail(cluster.Errorf(cluster.CodeCancelled, "the request was cancelled"))

@@ -23,6 +23,8 @@ type Request struct {
 	// Tools are JSON schemas in the shape that chat templates expect; TemplateArgs are passed to the template.
 	Tools        []json.RawMessage          `json:"tools,omitempty"`
 	TemplateArgs map[string]json.RawMessage `json:"template_args,omitempty"`
+	// ToolChoice says whether tools are called; nil is as ToolAuto.
+	ToolChoice *ToolChoice `json:"tool_choice,omitempty"`
 
 	// MaxTokens bounds the answer; nil means up to the end of the model's context.
 	MaxTokens         *int            `json:"max_tokens,omitempty"`
@@ -71,6 +73,9 @@ const (
 // Validate checks what can be checked without the model and returns an *Error with CodeInvalid that names the field.
 func (r *Request) Validate() error {
 	if err := r.validatePrompt(); err != nil {
+		return err
+	}
+	if err := r.validateTools(); err != nil {
 		return err
 	}
 	if err := r.validateSampling(); err != nil {
