@@ -59,7 +59,8 @@ type Message struct {
 	Content    string          `json:"content"`
 	Name       string          `json:"name,omitempty"`
 	ToolCallID string          `json:"tool_call_id,omitempty"`
-	ToolCalls  json.RawMessage `json:"tool_calls,omitempty"` // in OpenAI's shape, as templates expect it
+	ToolCalls  json.RawMessage `json:"tool_calls,omitempty"`        // in OpenAI's shape, as templates expect it
+	Reasoning  string          `json:"reasoning_content,omitempty"` // of an earlier answer, under the name that templates use
 }
 
 // Limits of a request that hold for every model. Larger values are refused, never clipped.
