@@ -31,6 +31,7 @@ type (
 		Request           string                     `json:"request,omitempty"` // of all attempts at it
 		Tools             []json.RawMessage          `json:"tools,omitempty"`
 		ToolChoice        *cluster.ToolChoice        `json:"tool_choice,omitempty"`
+		SingleToolCall    bool                       `json:"single_tool_call,omitempty"`
 		TemplateArgs      map[string]json.RawMessage `json:"template_args,omitempty"`
 		Prompt            *string                    `json:"prompt,omitempty"`
 		Continue          []int                      `json:"continue,omitempty"`
@@ -64,7 +65,7 @@ type (
 
 func newGenFrame(id string, r *cluster.Request) genFrame {
 	return genFrame{
-		Type: "gen", ID: id, Request: string(r.ID), ToolChoice: r.ToolChoice,
+		Type: "gen", ID: id, Request: string(r.ID), ToolChoice: r.ToolChoice, SingleToolCall: r.SingleToolCall,
 		Messages: r.Messages, Tools: r.Tools, TemplateArgs: r.TemplateArgs, Prompt: r.Prompt, Continue: r.Continue,
 		MaxTokens: r.MaxTokens, Temperature: r.Temperature, TopP: r.TopP, TopK: r.TopK, MinP: r.MinP,
 		RepetitionPenalty: r.RepetitionPenalty, PresencePenalty: r.PresencePenalty,

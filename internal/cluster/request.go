@@ -25,6 +25,8 @@ type Request struct {
 	TemplateArgs map[string]json.RawMessage `json:"template_args,omitempty"`
 	// ToolChoice says whether tools are called; nil is as ToolAuto.
 	ToolChoice *ToolChoice `json:"tool_choice,omitempty"`
+	// SingleToolCall ends the answer with its first call.
+	SingleToolCall bool `json:"single_tool_call,omitempty"`
 
 	// MaxTokens bounds the answer; nil means up to the end of the model's context.
 	MaxTokens         *int            `json:"max_tokens,omitempty"`

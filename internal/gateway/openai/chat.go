@@ -148,9 +148,7 @@ func readTools(o *wire.Object, req *cluster.Request) {
 		}
 		checkToolCall(tool)
 	})
-	if o.Raw("parallel_tool_calls") != nil && !o.Bool("parallel_tool_calls") && len(o.List("tools")) > 0 {
-		unsupported(o, "parallel_tool_calls", "cannot be false: nothing keeps a model from making several calls")
-	}
+	req.SingleToolCall = o.Has("parallel_tool_calls") && !o.Bool("parallel_tool_calls")
 	readToolChoice(o, req)
 	if c := req.ToolChoice; c == nil || c.Mode != cluster.ToolNone {
 		req.Tools = o.List("tools")

@@ -96,8 +96,8 @@ func TestParseChat(t *testing.T) {
 			r.Tools = []json.RawMessage{json.RawMessage(tool)}
 			r.ToolChoice = &cluster.ToolChoice{Name: "f"}
 		})},
-		{"no tools and one call", chat(`"parallel_tool_calls":false,"tools":[]`), plain(func(r *cluster.Request) {
-			r.Tools = []json.RawMessage{}
+		{"one call", chat(`"parallel_tool_calls":false,"tools":[` + tool + `]`), plain(func(r *cluster.Request) {
+			r.Tools, r.SingleToolCall = []json.RawMessage{json.RawMessage(tool)}, true
 		})},
 		{"effort", chat(`"reasoning_effort":"low","chat_template_kwargs":{"x":1}`), plain(func(r *cluster.Request) {
 			r.TemplateArgs = map[string]json.RawMessage{"reasoning_effort": json.RawMessage(`"low"`), "x": json.RawMessage(`1`)}
@@ -240,7 +240,7 @@ func TestParseChatRefuses(t *testing.T) {
 		{"tool_choice often", chat(`"tool_choice":"often"`), invalid, "tool_choice", "not \"often\""},
 		{"tool_choice object", chat(`"tool_choice":{"type":"function"}`), invalid, "tool_choice.function", "is missing"},
 		{"tool_choice of tools", chat(`"tool_choice":{"type":"allowed_tools"}`), unsupported, "tool_choice.type", "allowed_tools"},
-		{"one call at a time", chat(`"parallel_tool_calls":false,"tools":[{"type":"function","function":{"name":"f"}}]`), unsupported, "parallel_tool_calls", "cannot be false"},
+		{"parallel_tool_calls", chat(`"parallel_tool_calls":"no"`), invalid, "parallel_tool_calls", "true or false"},
 		{"reasoning_effort", chat(`"reasoning_effort":"lots"`), invalid, "reasoning_effort", "not \"lots\""},
 		{"two efforts", chat(`"reasoning_effort":"low","chat_template_kwargs":{"reasoning_effort":"high"}`), invalid, "reasoning_effort", "exclude"},
 		{"tool_choice", chat(`"tool_choice":1`), invalid, "tool_choice", "not a number"},

@@ -68,7 +68,8 @@ class Channels:
     """Sorts one answer. Not made for rows whose model has no channels.
 
     Stop sequences are looked for in the answer proper: what a model thinks or calls does not end it, and no sequence
-    reaches over a call or over reasoning. stop is the one that ended the answer.
+    reaches over a call or over reasoning. stop is the one that ended the answer. over is True when the answer has to
+    end because it may make one call only, and has.
     """
 
     def __init__(
@@ -78,8 +79,11 @@ class Channels:
         numbers: Numbering,
         reasons: bool = False,
         stops: StopMatcher | None = None,
+        single: bool = False,
     ) -> None:
         """Make it; without tools no call is looked for. reasons says that the answer begins inside of reasoning."""
+        self.over = False
+        self._single = single
         self.stop: str | None = None
         self._stops = stops
         self._form = form
@@ -100,6 +104,8 @@ class Channels:
     def feed(self, text: str) -> list[Piece]:
         """Take the next text; return what is certain, in order."""
         out: list[Piece] = []
+        if self.over:
+            return out
         self._pending += text
         while self._pending:
             if self._call is not None:
@@ -183,6 +189,8 @@ class Channels:
         self._after_call(call, call.feed(text), out)
 
     def _after_call(self, call: Call, deltas: list[Delta], out: list[Piece]) -> None:
+        if self._single:
+            deltas = [d for d in deltas if d["index"] == 0]
         if deltas:
             out.append(Piece(CALLS, calls=deltas))
         if not call.closed:
@@ -192,6 +200,8 @@ class Channels:
             self._put(call.lost if call.announced else self._before + call.lost, out)
         self._skips = not call.lost
         self._pending = call.rest
+        if self._single and self.calls:
+            self.over, self._pending = True, ""
 
     def _put(self, text: str, out: list[Piece]) -> None:
         self._add(Piece(self._state, text), out)
@@ -276,4 +286,4 @@ def for_request(model: Model, ask: Generate, prompt: list[int]) -> Channels | No
         return None
     stops = StopMatcher(StopSet(ask.stop)) if ask.stop else None
     reasons = opens_reasoning(form, prompt, model.words)
-    return Channels(form, ask.tools, Numbering(ask.request, prompt), reasons, stops)
+    return Channels(form, ask.tools, Numbering(ask.request, prompt), reasons, stops, ask.single_tool_call)

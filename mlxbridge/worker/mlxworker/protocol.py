@@ -76,6 +76,7 @@ class Generate:
     request: str = ""  # names all attempts at one answer: the ids of its tool calls come from it
     is_chat: bool = False  # its prompt came through the chat template
     tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
+    single_tool_call: bool = False  # the answer ends with its first
     tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
@@ -153,6 +154,7 @@ def parse_generate(frame: Frame) -> Generate:
         request=_text(frame, "request"),
         is_chat=source.messages is not None,
         tools=source.tools or [],
+        single_tool_call=bool(frame.get("single_tool_call")),
         tool_choice=choice,
     )
 

@@ -68,7 +68,7 @@ class Row:
         text = self.text.feed(token)
         if self.channels is not None:
             self.pieces, self.stop = self.channels.feed(text), self.channels.stop
-            return "", self.stop is not None
+            return "", self.stop is not None or self.channels.over
         if self.stops is None:
             return text, False
         text, self.stop = self.stops.feed(text)

@@ -167,6 +167,20 @@ def test_calls_in_a_row_after_reasoning(thinker: Model) -> None:
     assert (stopped.text, stopped.calls, stopped.reason, stopped.stop) == ("W", [], "stop", "ell")
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_an_answer_may_end_with_its_first_call(thinker: Model, between: str) -> None:
+    oslo = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
+    text = "I ask.</think>" + oslo + between + oslo.replace("Oslo", "Rome") + "Done."
+
+    got = forced(thinker, text, tools=TOOLS, single_tool_call=True)
+
+    assert called(got) == [("get_weather", {"city": "Oslo"})]
+    assert (got.text, got.reasoning, got.reason, got.stop) == ("", "I ask.", "tool_calls", None)
+    assert got.tokens[-1] == 4  # the end of the call
+    again = forced(thinker, text, tools=TOOLS, single_tool_call=True, **{"continue": got.tokens})
+    assert (again.tokens, again.text, again.calls, again.reason) == ([], "", [], "tool_calls")
+
+
 def test_what_an_attempt_gave_and_what_the_next_gives_is_the_whole(thinker: Model) -> None:
     oslo = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
     text = "I ask.\n</think>\n\nWell.\n" + oslo + "\n" + oslo.replace("Oslo", "Rome") + "\nDone."

@@ -187,6 +187,16 @@ def test_other_notations_give_whole_calls(kind: str, text: str) -> None:
         assert heard.text == "Well."
 
 
+def test_the_first_call_of_several_is_the_only_one() -> None:
+    for how, text in (
+        (form("mistral"), '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{}'),
+        (form(), '<tool_call>[{"name": "f", "arguments": {"a": 1}}, {"name": "g"}]</tool_call> more'),
+        (form(), '<tool_call>{"name": "f", "arguments": {"a": 1}}\n{"name": "g", "arguments": {}}</tool_call> more'),
+    ):
+        heard = hear(list(text), how, single=True)
+        assert (heard.called(), heard.text) == ([("f", {"a": 1})], "")
+
+
 def test_mistral_makes_several_calls_until_the_end() -> None:
     heard = hear(list('[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{}'), form("mistral"))
 
