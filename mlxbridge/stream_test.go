@@ -76,7 +76,8 @@ func TestStreamBoundsWhatIsNoText(t *testing.T) {
 		"arguments": {Calls: []cluster.ToolCallDelta{{Arguments: strings.Repeat("x", half-callBytes)}}},
 	} {
 		s := newStream()
-		if !s.add(&stepRow{Extra: extra}) || !s.add(&stepRow{Extra: extra}) || s.add(&stepRow{Text: "x"}) {
+		one, two := s.add(&stepRow{Extra: extra}), s.add(&stepRow{Extra: extra})
+		if !one || !two || s.add(&stepRow{Text: "x"}) {
 			t.Errorf("%s is not counted", name)
 		}
 	}

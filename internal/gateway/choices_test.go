@@ -33,7 +33,7 @@ func TestEachChoiceIsARequestOfItsOwn(t *testing.T) {
 	}}
 	s := start(t, gateway.Options{Backend: b})
 	resp := s.ask(t.Context(), t, "POST", chatPath, three(`,"seed":7`))
-	body := string(read(t, resp))
+	body := read(t, resp)
 	id := resp.Header.Get("X-Request-Id")
 	for i, text := range []string{"7", "8", "9"} {
 		if want := fmt.Sprintf(`{"index":%d,"message":{"role":"assistant","content":%q`, i, text); !strings.Contains(body, want) {
@@ -52,7 +52,7 @@ func TestChoicesShareAStream(t *testing.T) {
 	t.Parallel()
 	s := start(t, gateway.Options{Backend: &backend{answer: words("a", "b", "c")}})
 	resp := s.ask(t.Context(), t, "POST", chatPath, three(`,"stream":true`))
-	body := string(read(t, resp))
+	body := read(t, resp)
 	for i := range 3 {
 		at := -1
 		for _, part := range []string{`"delta":{"role"`, `"delta":{"content":"a"}`, `"delta":{"content":"b"}`, `"delta":{"content":"c"}`, `"delta":{}`} {
@@ -90,7 +90,7 @@ func TestAChoiceThatFailsFailsAll(t *testing.T) {
 		}}
 		s := start(t, gateway.Options{Backend: b})
 		resp := s.ask(t.Context(), t, "POST", chatPath, three(fmt.Sprintf(`,"stream":%v`, streams)))
-		body := string(read(t, resp))
+		body := read(t, resp)
 		<-all
 		if !strings.Contains(body, "node a is gone") || strings.Contains(body, "[DONE]") || !streams && resp.StatusCode != 502 {
 			t.Errorf("streams %v: %d, %s", streams, resp.StatusCode, body)
