@@ -37,9 +37,10 @@ type workerEngine struct {
 	done      chan struct{}
 	busyLoops sync.WaitGroup // all goroutines but end
 
-	heard atomic.Int64 // when the last frame came, since born
-	born  time.Time
-	stats atomic.Pointer[Stats]
+	heard    atomic.Int64 // when the last frame came, since born
+	advanced atomic.Int64 // when the last one came that tells of work, since born
+	born     time.Time
+	stats    atomic.Pointer[Stats]
 
 	mu      sync.Mutex
 	streams map[string]*stream // rows that live in the worker
@@ -144,6 +145,7 @@ func (e *workerEngine) begin(req *cluster.Request) (*stream, string, error) {
 	s := newStream()
 	if !e.busy() {
 		e.hear() // it was idle: its time to answer begins now
+		e.advance()
 	}
 	e.streams[id] = s
 	e.out.put(frame)

@@ -36,6 +36,8 @@ func Conformance(t *testing.T, launcher mlxbridge.Launcher, spec mlxbridge.Launc
 		{"max tokens", (*conformance).maxTokens},
 		{"stop sequence", (*conformance).stopSequence},
 		{"goes on after tokens of an earlier attempt", (*conformance).continues},
+		{"calls a tool", (*conformance).callsTool},
+		{"goes on in the middle of a call", (*conformance).continuesCall},
 		{"refuses what does not fit the context", (*conformance).tooLong},
 		{"refuses a request without a prompt", (*conformance).invalid},
 		{"more requests than rows", (*conformance).manyRows},

@@ -212,7 +212,15 @@ func (e *Engine) newRow(ctx context.Context, req *cluster.Request) (*row, error)
 	}
 	r := &row{engine: e, wake: make(chan struct{}, 1)}
 	r.usage = cluster.Usage{PromptTokens: prompt, CompletionTokens: len(req.Continue)}
-	r.plan(e.script.Reply(req), most, req.Stop)
+	if call := toolCall(req); call != nil {
+		r.calls, r.id = true, "call_"+string(req.ID) // the same in every attempt
+		r.plan(call, most, nil)
+		if r.finish == cluster.FinishStop {
+			r.finish = cluster.FinishToolCalls
+		}
+	} else {
+		r.plan(e.script.Reply(req), most, req.Stop)
+	}
 	r.first = min(len(req.Continue), len(r.answer))
 	r.next, r.made = r.first, r.first
 	return r, nil

@@ -26,7 +26,7 @@ func readCommon(o *wire.Object, x *Exchange) {
 	req.Stop = o.Strings("stop")
 	req.LogitBias = readBias(o)
 	req.Session = readSession(o)
-	onlyOne(o, "n")
+	x.choices = make([]choice, readChoices(o))
 	req.Grammar = readFormat(o)
 	for _, name := range constraints() {
 		refuse(o, name, "is not supported: use "+formatField)
@@ -105,6 +105,21 @@ func bounded(o *wire.Object, name string, top int) int {
 		return 0
 	}
 	return top
+}
+
+// mostChoices bounds what one request may start at once.
+const mostChoices = 8
+
+func readChoices(o *wire.Object) int {
+	n := o.Size("n")
+	switch {
+	case n == nil:
+		return 1
+	case *n < 1 || *n > mostChoices:
+		o.Fail("n", "must be from 1 to "+strconv.Itoa(mostChoices)+", not "+strconv.Itoa(*n))
+		return 1
+	}
+	return *n
 }
 
 func onlyOne(o *wire.Object, name string) {

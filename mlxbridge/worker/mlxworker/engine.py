@@ -149,7 +149,7 @@ class Engine:
             if token in self.model.eos:
                 del row.tokens[i:]
                 return Reason.STOP
-            _, stopped = row.feed(token)
+            _, stopped = row.feed(token)  # what it gave, the reader has
             if stopped:
                 del row.tokens[i + 1 :]
                 return Reason.STOP
@@ -300,10 +300,7 @@ class Engine:
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
-        entry = [row.id, text, [t.token]]
-        if detail is not None:
-            entry.append([detail])
-        out.texts.append(entry)
+        out.add(row, text, [t.token], detail)
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
@@ -326,15 +323,17 @@ class Engine:
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush()
+            text = row.flush(reason is Reason.STOP)
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text:
-            out.texts.append([row.id, text, []])
+        if text or row.pieces:
+            out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
+        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
+            reason = Reason.TOOL_CALLS
         del self._live[row.id]
         if reason is Reason.CANCELLED:
             self.counters.cancelled += 1

@@ -43,7 +43,9 @@ CAPS = [
     "prefix",
     "seed",
     "stop",
+    "thinking",
     "tokenize",
+    "tool_calls",
     "tools_in_template",
 ]
 STATS_SECONDS = 1.0
@@ -181,6 +183,8 @@ class Loop:
                 "features": {
                     "grammar": model.grammars.available,
                     "embeddings": embedding.hidden_part(model.net) is not None,
+                    "tools": model.channels.tools.kind if model.channels.tools is not None else None,
+                    "thinking": model.channels.think is not None,
                 },
             }
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory
+from mlxworker import bounds, channels, memory
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
@@ -49,6 +49,7 @@ class Model:
     device: str
     architecture: str
     grammars: Grammars
+    channels: channels.Format
     stop: Any = field(repr=False)
 
     def budget(self, limit: int) -> memory.Budget:
@@ -105,6 +106,7 @@ def load(api: Api, order: Load) -> Model:
         device=device(),
         architecture=str(config.get("model_type", "")),
         grammars=Grammars(folder, vocabulary, eos),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxworker import constraint
@@ -75,8 +75,10 @@ class Generate:
     top_logprobs: int = 0
     session: str = ""
     grammar: constraint.Grammar | None = None
+    request: str = ""  # names all attempts at one answer: the ids of its tool calls come from it
     is_chat: bool = False  # its prompt came through the chat template
     tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
+    single_tool_call: bool = False  # the answer ends with its first
     tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
@@ -138,7 +140,9 @@ def parse_generate(frame: Frame) -> Generate:
     for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
-    source = parse_source(frame)
+    source, choice = parse_source(frame), constraint.parse_tool_choice(frame)
+    if choice == "none":
+        source = replace(source, tools=None)
     return Generate(
         id=frame_id(frame),
         source=source,
@@ -150,9 +154,11 @@ def parse_generate(frame: Frame) -> Generate:
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
         grammar=constraint.parse_grammar(frame),
+        request=_text(frame, "request"),
         is_chat=source.messages is not None,
         tools=source.tools or [],
-        tool_choice=constraint.parse_tool_choice(frame),
+        single_tool_call=bool(frame.get("single_tool_call")),
+        tool_choice=choice,
     )
 
 

@@ -353,15 +353,13 @@ def test_whether_the_prompt_opens_thoughts(tiny: Model) -> None:
 def test_a_forced_call_is_a_call_of_a_tool_with_its_arguments(tiny: Model, choice: Any, names: set[str]) -> None:
     got = answer(tiny, "Count from 1 to 20.", tools=[WEATHER, ADD], tool_choice=choice, max_tokens=400)
 
-    assert got.reason == "stop"
-    assert got.text.startswith("<tool_call>")
-    assert got.text.endswith("</tool_call>")
+    assert (got.reason, got.text) == ("tool_calls", "")
     assert got.tokens[0] == 3  # the marker is its token, not its letters
-    call = json.loads(got.text.removeprefix("<tool_call>").split("</tool_call>")[0])
-    assert set(call) == {"name", "arguments"}
-    assert call["name"] in names
-    if call["name"] == "add":
-        assert call["arguments"]["a"] in (40, 41, 42)
+    assert got.calls
+    for call in got.calls:
+        assert call["name"] in names
+        if call["name"] == "add":
+            assert json.loads(call["arguments"])["a"] in (40, 41, 42)
 
 
 def test_tool_choice_auto_and_none_force_nothing(tiny: Model) -> None:
@@ -435,8 +433,7 @@ def test_a_worker_compiles_beside_its_streams(worker: Process) -> None:
 
     assert fits(json.loads(got["a"].text))
     worker.send(gen("c", "Count from 1 to 20.", tools=[WEATHER, ADD], tool_choice={"name": "add"}))
-    text = worker.collect(["c"])["c"].text
-    assert json.loads(text[len("<tool_call>") : -len("</tool_call>")])["name"] == "add"
+    assert [call["name"] for call in worker.collect(["c"])["c"].calls] == ["add"]
     assert got["b"].error is not None
 
 
