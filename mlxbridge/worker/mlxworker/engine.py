@@ -91,6 +91,10 @@ class Engine:
         """Say whether a step has something to do."""
         return bool(self.waiting or self._cancelled or self._instant or self.running)
 
+    def room_for(self, more: int) -> bool:
+        """Say whether so many bytes are free for something beside the rows."""
+        return self._admission.room_for(self._lanes, more)
+
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
         return request in self._live
@@ -155,7 +159,7 @@ class Engine:
             if token in self.model.eos:
                 del row.tokens[i:]
                 return Reason.STOP
-            _, stopped = row.feed(token)
+            _, stopped = row.feed(token)  # what it gave, the reader has
             if stopped:
                 del row.tokens[i + 1 :]
                 return Reason.STOP
@@ -311,10 +315,7 @@ class Engine:
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
-        entry = [row.id, text, [t.token]]
-        if detail is not None:
-            entry.append([detail])
-        out.texts.append(entry)
+        out.add(row, text, [t.token], detail)
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
@@ -337,15 +338,17 @@ class Engine:
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush()
+            text = row.flush(reason is Reason.STOP)
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text:
-            out.texts.append([row.id, text, []])
+        if text or row.pieces:
+            out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
+        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
+            reason = Reason.TOOL_CALLS
         del self._live[row.id]
         if reason is Reason.CANCELLED:
             self.counters.cancelled += 1
@@ -354,7 +357,9 @@ class Engine:
         out.ended.append((row, reason))
 
     def _fault(self, row: Row, out: Output) -> None:
-        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+        fault = row.fault or Exception()
+        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
+        self._fail(row, known, out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]
