@@ -19,6 +19,14 @@ type Engine interface {
 	// row leaves the batch within one step and Generate returns cluster.CodeCancelled or CodeTimeout. A slow emit
 	// never slows other requests: text of consecutive steps is merged while emit is busy.
 	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk)) error
+	// Embed returns vectors of length one of a model that gives its hidden states, else cluster.CodeUnsupported. They are
+	// computed between the steps of answers, which it does not hold up.
+	Embed(ctx context.Context, req *cluster.EmbedRequest) (cluster.Embeddings, error)
+	// Tokenize returns the tokens of the prompt of req, through the chat template for messages. Only Messages, Prompt,
+	// Tools and TemplateArgs count.
+	Tokenize(ctx context.Context, req *cluster.Request) ([]int, error)
+	// Detokenize returns the text of tokens, as many as the model's context at most.
+	Detokenize(ctx context.Context, tokens []int) (string, error)
 	// Stats returns the newest account of the engine, without asking it.
 	Stats() Stats
 	// Done is closed when the engine can answer no more; Err then says why (nil after Close).
@@ -73,4 +81,5 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
+	Curve         *cluster.Curve   `json:"curve,omitempty"` // nil before anything was measured
 }

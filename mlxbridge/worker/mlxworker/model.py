@@ -10,10 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory, standins
+from mlxworker import bounds, channels, memory, standins
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
+from mlxworker.grammar import Grammars
 from mlxworker.protocol import Load
 
 _CONTEXT_KEYS = (
@@ -47,6 +48,8 @@ class Model:
     kv: memory.KVPlan
     device: str
     architecture: str
+    grammars: Grammars
+    channels: channels.Format
     stop: Any = field(repr=False)
 
     def budget(self, limit: int) -> memory.Budget:
@@ -102,6 +105,8 @@ def load(api: Api, order: Load) -> Model:
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),
+        grammars=Grammars(folder, vocabulary, eos),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
     )
 
