@@ -19,6 +19,14 @@ type Engine interface {
 	// row leaves the batch within one step and Generate returns cluster.CodeCancelled or CodeTimeout. A slow emit
 	// never slows other requests: text of consecutive steps is merged while emit is busy.
 	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk)) error
+	// Embed returns vectors of length one of a model that gives its hidden states, else cluster.CodeUnsupported. They are
+	// computed between the steps of answers, which it does not hold up.
+	Embed(ctx context.Context, req *cluster.EmbedRequest) (cluster.Embeddings, error)
+	// Tokenize returns the tokens of the prompt of req, through the chat template for messages. Only Messages, Prompt,
+	// Tools and TemplateArgs count.
+	Tokenize(ctx context.Context, req *cluster.Request) ([]int, error)
+	// Detokenize returns the text of tokens, as many as the model's context at most.
+	Detokenize(ctx context.Context, tokens []int) (string, error)
 	// Stats returns the newest account of the engine, without asking it.
 	Stats() Stats
 	// Done is closed when the engine can answer no more; Err then says why (nil after Close).
@@ -57,7 +65,7 @@ type LaunchSpec struct {
 type Info struct {
 	PID             int               `json:"pid"`
 	Device          string            `json:"device"`   // "gpu", "cpu"
-	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, …
+	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, blas, …
 	WeightBytes     int64             `json:"weight_bytes"`
 	KVBytesPerToken int64             `json:"kv_bytes_per_token"`
 	Context         int               `json:"context"` // tokens
@@ -81,5 +89,6 @@ type Stats struct {
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
 	// Prefixes are digests of what the prefix store holds, as cluster.PrefixChain computes them, most recently used first.
-	Prefixes []string `json:"prefixes,omitempty"`
+	Prefixes []string       `json:"prefixes,omitempty"`
+	Curve    *cluster.Curve `json:"curve,omitempty"` // nil before anything was measured
 }

@@ -1,12 +1,10 @@
 package cluster
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"hash"
 	"slices"
-
-	"golang.org/x/crypto/blake2b"
 )
 
 // PrefixBlock is how many tokens each digest of a prefix chain adds.
@@ -16,8 +14,8 @@ const PrefixBlock = 256
 const prefixDigestBytes = 8
 
 // PrefixChain returns the digests of the first whole blocks of tokens, at most most of them, as workers compute them
-// for what they have cached (docs/worker-protocol.md): each is BLAKE2b, 8 bytes long, over the digest before it and
-// the block's token ids as little-endian unsigned 32-bit numbers, in hexadecimal.
+// for what they have cached (docs/worker-protocol.md): each is the beginning of SHA-256, 8 bytes long, over the digest
+// before it and the block's token ids as little-endian unsigned 32-bit numbers, in hexadecimal.
 func PrefixChain(tokens []int, most int) []string {
 	blocks := min(len(tokens)/PrefixBlock, most)
 	if blocks <= 0 {
@@ -25,17 +23,14 @@ func PrefixChain(tokens []int, most int) []string {
 	}
 	out := make([]string, blocks)
 	var digest []byte
-	block := make([]byte, 0, 4*PrefixBlock)
-	sum := newPrefixHash()
+	block := make([]byte, 0, prefixDigestBytes+4*PrefixBlock)
 	for i := range out {
-		block = block[:0]
+		block = append(block[:0], digest...)
 		for _, token := range tokens[i*PrefixBlock : (i+1)*PrefixBlock] {
 			block = binary.LittleEndian.AppendUint32(block, uint32(token)) //nolint:gosec // token ids are 32 bits wide
 		}
-		sum.Reset()
-		sum.Write(digest)
-		sum.Write(block)
-		digest = sum.Sum(digest[:0])
+		sum := sha256.Sum256(block)
+		digest = sum[:prefixDigestBytes]
 		out[i] = hex.EncodeToString(digest)
 	}
 	return out
@@ -57,13 +52,4 @@ func (r *Replica) CachedTokens(chain []string) int {
 		}
 	}
 	return 0
-}
-
-// newPrefixHash returns the hash of a chain.
-func newPrefixHash() hash.Hash {
-	h, err := blake2b.New(prefixDigestBytes, nil)
-	if err != nil {
-		panic(err) // only for a size that BLAKE2b does not have
-	}
-	return h
 }

@@ -81,6 +81,11 @@ class Admission:
         used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
         return not self._make_room(used)
 
+    def room_for(self, lanes: list[Lane], more: int) -> bool:
+        """Say whether so many bytes fit beside the running rows, dropping stored prefixes for them."""
+        live = self.budget.live([lane.lengths() for lane in lanes])
+        return self._make_room(self.budget.weights + live + self.budget.spare + more)
+
     def mergeable(self, lanes: list[Lane]) -> bool:
         """Say whether the rows of two lanes would do well in one."""
         lengths = [lane.lengths() for lane in lanes if len(lane)]

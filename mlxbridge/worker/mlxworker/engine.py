@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlxworker import borders, logprobs, policy, prefix, rows, spill
 from mlxworker.admission import Admission, most_padding
+from mlxworker.curve import Curve
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -23,6 +24,7 @@ from mlxworker.errors import (
     is_out_of_memory,
 )
 from mlxworker.lane import Lane, Token
+from mlxworker.memory import Budget
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
 from mlxworker.report import Counters, Output
@@ -70,6 +72,7 @@ class Engine:
         )
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
+        self.curve = Curve()
         self._spill = spill.of_model(
             model, options.adapter, options.spill_dir, options.spill_bytes, self.prefix, options.stored_bits
         )
@@ -89,9 +92,18 @@ class Engine:
         return sum(len(lane) for lane in self._lanes)
 
     @property
+    def budget(self) -> Budget:
+        """Return the memory plan."""
+        return self._admission.budget
+
+    @property
     def busy(self) -> bool:
         """Say whether a step has something to do."""
         return bool(self.waiting or self._cancelled or self._instant or self.running)
+
+    def room_for(self, more: int) -> bool:
+        """Say whether so many bytes are free for something beside the rows."""
+        return self._admission.room_for(self._lanes, more)
 
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
@@ -150,10 +162,12 @@ class Engine:
                 self._end(row, reason, out)
         self._instant.clear()
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._lanes)
+        decoding = sum(len(lane.decoding) for lane in self._lanes)
+        pure = decoding == self.running
         for i, lane in enumerate(self._lanes):
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+                self._run(i, lane, decoding > 0, out)
+        self.curve.stepped(decoding if pure else 0)
         self._turns += 1
         if self._turns % _TIDY_TURNS == 0:
             self._tidy(out)
@@ -167,7 +181,7 @@ class Engine:
             if token in self.model.eos:
                 del row.tokens[i:]
                 return Reason.STOP
-            _, stopped = row.feed(token)
+            _, stopped = row.feed(token)  # what it gave, the reader has
             if stopped:
                 del row.tokens[i + 1 :]
                 return Reason.STOP
@@ -262,11 +276,12 @@ class Engine:
             for row in joining:
                 self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
-    def _run(self, i: int, lane: Lane, chunk: int, out: Output) -> None:
+    def _run(self, i: int, lane: Lane, decoding: bool, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
+        alone = not decoding and all(n > 1 for _, n in before)
         started = time.perf_counter()
         try:
-            tokens = lane.next(chunk)
+            tokens = lane.next(self.pace.chunk(decoding, len(before)))
         except Exception as e:
             self._recover(i, e, out)
             return
@@ -275,7 +290,11 @@ class Engine:
         computed = sum(remaining - row.remaining for row, remaining in before)
         if computed:
             self.counters.prompt_tokens += computed
-            self.pace.learn(computed, time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.pace.learn(computed, took)
+            if alone:
+                known = sum(row.length - remaining for row, remaining in before) // len(before)
+                self.curve.computed(known, computed, took, len(before))
             self._report_progress(lane, out)
             self._sharing.collect(lane)
         self._absorb(lane, tokens, out)
@@ -321,10 +340,7 @@ class Engine:
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
-        entry = [row.id, text, [t.token]]
-        if detail is not None:
-            entry.append([detail])
-        out.texts.append(entry)
+        out.add(row, text, [t.token], detail)
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
@@ -347,15 +363,17 @@ class Engine:
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush()
+            text = row.flush(reason is Reason.STOP)
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text:
-            out.texts.append([row.id, text, []])
+        if text or row.pieces:
+            out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
+        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
+            reason = Reason.TOOL_CALLS
         del self._live[row.id]
         if reason is Reason.CANCELLED:
             self.counters.cancelled += 1
@@ -364,7 +382,9 @@ class Engine:
         out.ended.append((row, reason))
 
     def _fault(self, row: Row, out: Output) -> None:
-        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+        fault = row.fault or Exception()
+        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
+        self._fail(row, known, out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]

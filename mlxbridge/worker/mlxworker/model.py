@@ -10,10 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory
+from mlxworker import bounds, channels, memory, standins
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
+from mlxworker.grammar import Grammars
 from mlxworker.protocol import Load
 
 _CONTEXT_KEYS = (
@@ -47,6 +48,8 @@ class Model:
     kv: memory.KVPlan
     device: str
     architecture: str
+    grammars: Grammars
+    channels: channels.Format
     stop: Any = field(repr=False)
 
     def budget(self, limit: int) -> memory.Budget:
@@ -82,7 +85,7 @@ def load(api: Api, order: Load) -> Model:
         mx.eval(net.parameters())
     weights = sum(a.nbytes for a in _leaves(net.parameters()))
     memory.wire_weights(weights)
-    tokenizer = _load_tokenizer(folder, config)
+    tokenizer = _load_tokenizer(api, folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
@@ -102,6 +105,8 @@ def load(api: Api, order: Load) -> Model:
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),
+        grammars=Grammars(folder, vocabulary, eos),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
     )
 
@@ -138,10 +143,11 @@ def _load_net(folder: Path, adapter: str | None) -> tuple[Any, dict[str, Any]]:
     return net, config
 
 
-def _load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+def _load_tokenizer(api: Api, folder: Path, config: dict[str, Any]) -> Any:
     utils = importlib.import_module("mlx_lm.utils")
     try:
-        tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        with standins.for_tokenizer(folder, api.versions, api.whole):
+            tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
         # The first use settles padding and truncation; from then on it is only read, and threads may share it.
         tokenizer.encode("a")
         return tokenizer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlxworker import constraint
 from mlxworker.errors import BAD_MODEL, INVALID, UNSUPPORTED, LoadError, RequestError
 from mlxworker.frames import Frame
 
@@ -81,6 +82,12 @@ class Generate:
     logprobs: bool = False
     top_logprobs: int = 0
     session: str = ""
+    grammar: constraint.Grammar | None = None
+    request: str = ""  # names all attempts at one answer: the ids of its tool calls come from it
+    is_chat: bool = False  # its prompt came through the chat template
+    tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
+    single_tool_call: bool = False  # the answer ends with its first
+    tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
 def frame_id(frame: Frame) -> str:
@@ -149,12 +156,15 @@ def parse_source(frame: Frame) -> Source:
 
 def parse_generate(frame: Frame) -> Generate:
     """Return the gen frame. Raises RequestError that names the field."""
-    for name in ("schema", "grammar", "response_format", "images"):
+    for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
+    source, choice = parse_source(frame), constraint.parse_tool_choice(frame)
+    if choice == "none":
+        source = replace(source, tools=None)
     return Generate(
         id=frame_id(frame),
-        source=parse_source(frame),
+        source=source,
         sampling=parse_sampling(frame),
         already=_tokens(frame, "continue", least=0),
         max_tokens=_integer(frame, "max_tokens", 1, 1 << 63),
@@ -162,6 +172,12 @@ def parse_generate(frame: Frame) -> Generate:
         logprobs=bool(frame.get("logprobs")),
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
+        grammar=constraint.parse_grammar(frame),
+        request=_text(frame, "request"),
+        is_chat=source.messages is not None,
+        tools=source.tools or [],
+        single_tool_call=bool(frame.get("single_tool_call")),
+        tool_choice=choice,
     )
 
 

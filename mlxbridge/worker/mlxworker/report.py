@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlxworker import channels
 from mlxworker.errors import RequestError
 from mlxworker.rows import Reason, Row
 
@@ -32,6 +33,18 @@ class Output:
 
     accepted: list[Row] = field(default_factory=list)
     progress: list[tuple[Row, int, int]] = field(default_factory=list)
-    texts: list[list[Any]] = field(default_factory=list)  # [id, text, tokens] or [id, text, tokens, logprobs]
+    # [id, text, tokens], and where it is needed [… , logprobs or None, extra]
+    texts: list[list[Any]] = field(default_factory=list)
     ended: list[tuple[Row, Reason]] = field(default_factory=list)
     failed: list[tuple[Row, RequestError]] = field(default_factory=list)
+
+    def add(self, row: Row, text: str, tokens: list[int], detail: dict[str, Any] | None = None) -> None:
+        """Take in what tokens gave a row: text, or the row's pieces."""
+        logprobs = [detail] if detail is not None else None
+        if row.channels is not None:
+            self.texts += channels.rows_of(row.id, row.pieces, tokens, logprobs)
+            return
+        entry: list[Any] = [row.id, text, tokens]
+        if logprobs is not None:
+            entry.append(logprobs)
+        self.texts.append(entry)

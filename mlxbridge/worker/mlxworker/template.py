@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mlxworker import controls
 from mlxworker.errors import CONTEXT, INVALID, UNSUPPORTED, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Source
@@ -75,14 +76,13 @@ def _apply_template(model: Model, source: Source, answering: bool) -> list[int]:
     reserved = sorted(_RESERVED.intersection(source.template_args))
     if reserved:
         raise RequestError(INVALID, f"template_args may not set {reserved[0]}", "template_args")
+    wanted = controls.arguments(model.tokenizer, source.template_args)
     messages = [_plain(i, m) for i, m in enumerate(source.messages or [])]
     apply = model.tokenizer.apply_chat_template
     # Whoever wants control tokens kept apart needs both steps as one.
-    as_text = model.most_token_bytes is not None and not source.template_args.get("sanitize_control_tokens")
+    as_text = model.most_token_bytes is not None and not wanted.get("sanitize_control_tokens")
     try:
-        made = apply(
-            messages, tools=source.tools, add_generation_prompt=answering, tokenize=not as_text, **source.template_args
-        )
+        made = apply(messages, tools=source.tools, add_generation_prompt=answering, tokenize=not as_text, **wanted)
         if isinstance(made, str):
             _check_size(model, made)
             made = model.tokenizer.encode(made, add_special_tokens=False)
