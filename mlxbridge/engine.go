@@ -19,6 +19,14 @@ type Engine interface {
 	// row leaves the batch within one step and Generate returns cluster.CodeCancelled or CodeTimeout. A slow emit
 	// never slows other requests: text of consecutive steps is merged while emit is busy.
 	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk)) error
+	// Embed returns vectors of length one of a model that gives its hidden states, else cluster.CodeUnsupported. They are
+	// computed between the steps of answers, which it does not hold up.
+	Embed(ctx context.Context, req *cluster.EmbedRequest) (cluster.Embeddings, error)
+	// Tokenize returns the tokens of the prompt of req, through the chat template for messages. Only Messages, Prompt,
+	// Tools and TemplateArgs count.
+	Tokenize(ctx context.Context, req *cluster.Request) ([]int, error)
+	// Detokenize returns the text of tokens, as many as the model's context at most.
+	Detokenize(ctx context.Context, tokens []int) (string, error)
 	// Stats returns the newest account of the engine, without asking it.
 	Stats() Stats
 	// Done is closed when the engine can answer no more; Err then says why (nil after Close).
@@ -52,13 +60,20 @@ type LaunchSpec struct {
 	KVBits int
 	// NoSpeculation keeps the engine from guessing ahead when a request runs alone. Answers are the same either way.
 	NoSpeculation bool
+	// SessionTTL is how long the prefix store prefers what a session used; zero means the engine's default.
+	SessionTTL time.Duration
+	// StoredBits is 0 or what stored prefixes are quantised to, 4 or 8: smaller, and no longer exact.
+	StoredBits int
+	// SpillDir is where prefixes that memory has no room for are kept, at most SpillBytes. Empty or zero: nowhere.
+	SpillDir   string
+	SpillBytes int64
 }
 
 // Info describes a loaded model.
 type Info struct {
 	PID             int               `json:"pid"`
 	Device          string            `json:"device"`   // "gpu", "cpu"
-	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, …
+	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, blas, …
 	WeightBytes     int64             `json:"weight_bytes"`
 	KVBytesPerToken int64             `json:"kv_bytes_per_token"`
 	Context         int               `json:"context"` // tokens
@@ -81,7 +96,10 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
-	Speculation   Speculation      `json:"speculation"`
+	// Prefixes are digests of what the prefix store holds, as cluster.PrefixChain computes them, most recently used first.
+	Prefixes    []string       `json:"prefixes,omitempty"`
+	Curve       *cluster.Curve `json:"curve,omitempty"` // nil before anything was measured
+	Speculation Speculation    `json:"speculation"`
 }
 
 // Speculation counts the tokens that were guessed ahead since the model was loaded. Both only grow.

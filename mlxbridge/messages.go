@@ -29,13 +29,20 @@ type (
 		Options loadOptions `json:"options,omitzero"`
 	}
 	loadOptions struct {
-		Speculate string `json:"speculate,omitempty"` // "auto", "off"
+		Speculate      string  `json:"speculate,omitempty"` // "auto", "off"
+		SessionSeconds float64 `json:"session_seconds,omitempty"`
+		StoredBits     int     `json:"stored_bits,omitempty"`
+		SpillDir       string  `json:"spill_dir,omitempty"`
+		SpillBytes     int64   `json:"spill_bytes,omitempty"`
 	}
 	genFrame struct {
 		Type              string                     `json:"type"` // "gen"
 		ID                string                     `json:"id"`
 		Messages          []cluster.Message          `json:"messages,omitempty"`
+		Request           string                     `json:"request,omitempty"` // of all attempts at it
 		Tools             []json.RawMessage          `json:"tools,omitempty"`
+		ToolChoice        *cluster.ToolChoice        `json:"tool_choice,omitempty"`
+		SingleToolCall    bool                       `json:"single_tool_call,omitempty"`
 		TemplateArgs      map[string]json.RawMessage `json:"template_args,omitempty"`
 		Prompt            *string                    `json:"prompt,omitempty"`
 		Continue          []int                      `json:"continue,omitempty"`
@@ -53,6 +60,7 @@ type (
 		Logprobs          bool                       `json:"logprobs,omitempty"`
 		TopLogprobs       int                        `json:"top_logprobs,omitempty"`
 		Session           string                     `json:"session,omitempty"`
+		Grammar           *cluster.Grammar           `json:"grammar,omitempty"`
 	}
 	idFrame struct {
 		Type string `json:"type"` // "cancel"
@@ -71,6 +79,10 @@ func newLoadFrame(name string, spec *LaunchSpec) loadFrame {
 	f := loadFrame{
 		Type: "load", Dir: spec.Dir, Name: name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
 		Draft: spec.DraftDir, KVBits: spec.KVBits,
+		Options: loadOptions{
+			SessionSeconds: spec.SessionTTL.Seconds(), StoredBits: spec.StoredBits,
+			SpillDir: spec.SpillDir, SpillBytes: spec.SpillBytes,
+		},
 	}
 	if spec.NoSpeculation {
 		f.Options.Speculate = "off"
@@ -80,12 +92,12 @@ func newLoadFrame(name string, spec *LaunchSpec) loadFrame {
 
 func newGenFrame(id string, r *cluster.Request) genFrame {
 	return genFrame{
-		Type: "gen", ID: id,
+		Type: "gen", ID: id, Request: string(r.ID), ToolChoice: r.ToolChoice, SingleToolCall: r.SingleToolCall,
 		Messages: r.Messages, Tools: r.Tools, TemplateArgs: r.TemplateArgs, Prompt: r.Prompt, Continue: r.Continue,
 		MaxTokens: r.MaxTokens, Temperature: r.Temperature, TopP: r.TopP, TopK: r.TopK, MinP: r.MinP,
 		RepetitionPenalty: r.RepetitionPenalty, PresencePenalty: r.PresencePenalty,
 		FrequencyPenalty: r.FrequencyPenalty, LogitBias: r.LogitBias, Seed: r.Seed, Stop: r.Stop,
-		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session,
+		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session, Grammar: r.Grammar,
 	}
 }
 
@@ -117,8 +129,10 @@ type workerFrame struct {
 	Field   string       `json:"field"`
 	Level   string       `json:"level"`
 
-	// accepted; also inside usage
+	// accepted, embedding; also inside usage
 	frameUsage
+
+	frameAnswer // embedding, tokens, text
 
 	// progress
 	Done  int `json:"done"`
@@ -142,6 +156,8 @@ type workerFrame struct {
 	PrefixBytes   int64            `json:"prefix_bytes"`
 	PrefixEntries int              `json:"prefix_entries"`
 	Speculation   Speculation      `json:"speculation"`
+	Prefixes      []string         `json:"prefixes"`
+	Curve         *cluster.Curve   `json:"curve"`
 }
 
 type frameUsage struct {
@@ -156,21 +172,29 @@ type frameTiming struct {
 	DecodeMS  float64 `json:"decode_ms"`
 }
 
-// stepRow is what one step adds to one request: [id, text, [token, …]] and, if asked for, [logprob, …].
+// stepRow is what one step adds to one request: [id, text, [token, …]] and, where they are needed, [logprob, …] or null,
+// and what is no text.
 type stepRow struct {
 	ID       string
 	Text     string
 	Tokens   []int
 	Logprobs []frameLogprob
+	Extra    stepExtra
+}
+
+// stepExtra is what a row adds besides text.
+type stepExtra struct {
+	Reasoning string                  `json:"reasoning"`
+	Calls     []cluster.ToolCallDelta `json:"calls"`
 }
 
 // UnmarshalJSON reads the array that a row is.
 func (r *stepRow) UnmarshalJSON(data []byte) error {
-	fields := make([]json.RawMessage, 0, 4)
+	fields := make([]json.RawMessage, 0, 5)
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return err
 	}
-	into := []any{&r.ID, &r.Text, &r.Tokens, &r.Logprobs}
+	into := []any{&r.ID, &r.Text, &r.Tokens, &r.Logprobs, &r.Extra}
 	if len(fields) < 3 || len(fields) > len(into) {
 		return fmt.Errorf("row of a step has %d fields", len(fields))
 	}
@@ -220,10 +244,15 @@ func (f *workerFrame) info(ready *workerFrame) Info {
 }
 
 func (f *workerFrame) stats(at time.Time) Stats {
+	curve := f.Curve
+	if curve != nil && (!curve.Valid() || len(curve.Decode)+len(curve.Prefill) == 0) {
+		curve = nil
+	}
 	return Stats{
 		At: at, Running: f.Running, Waiting: f.Waiting, Counters: f.Counters,
 		ActiveBytes: f.ActiveBytes, CacheBytes: f.CacheBytes, PeakBytes: f.PeakBytes,
-		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries, Speculation: f.Speculation,
+		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries, Prefixes: f.Prefixes,
+		Curve: curve, Speculation: f.Speculation,
 	}
 }
 

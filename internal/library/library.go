@@ -194,6 +194,7 @@ func (l *Library) inspect(ctx context.Context, dir string, files fileSet) (clust
 	if !l.onCPU {
 		width = weights.floatBytes()
 	}
+	all, active := parameters(config, weights)
 	return cluster.Model{
 		Digest:          digest,
 		Architecture:    config.text("model_type"),
@@ -201,6 +202,8 @@ func (l *Library) inspect(ctx context.Context, dir string, files fileSet) (clust
 		WeightBytes:     weights.bytes,
 		KVBytesPerToken: config.kvElementsPerToken() * width,
 		Context:         config.context(readTokenizerLimit(dir)),
+		Layers:          int(min(config.language().number(layerKeys()...), mostNumber)),
+		Parameters:      all, ActiveParameters: active,
 	}, nil
 }
 

@@ -34,6 +34,7 @@ func TestTiny(t *testing.T) {
 	want := cluster.Model{
 		Name: "tiny", Digest: m.Digest, Architecture: "qwen3", Quantization: "bf16",
 		WeightBytes: 1509120, KVBytesPerToken: 2 * 2 * 2 * 64 * kvWidth(), Context: 8192,
+		Layers: 2, Parameters: 1509120 / 2, ActiveParameters: 1509120 / 2,
 	}
 	if m != want {
 		t.Errorf("got %+v, want %+v", m, want)
@@ -145,6 +146,7 @@ func TestFolder(t *testing.T) {
 	want := cluster.Model{
 		Name: small, Digest: m.Digest, Architecture: "qwen3", Quantization: "bf16",
 		WeightBytes: 10493952, KVBytesPerToken: 6 * 2 * 2 * 64 * kvWidth(), Context: 8192,
+		Layers: 6, Parameters: 10493952 / 2, ActiveParameters: 10493952 / 2,
 	}
 	if m != want {
 		t.Errorf("got %+v, want %+v", m, want)

@@ -28,6 +28,8 @@ type Engine struct {
 	err    error // what running requests are told; also Err, unless the engine was closed
 	closed bool
 	stats  mlxbridge.Stats
+	words  []string       // by their id
+	ids    map[string]int // of words
 }
 
 func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
@@ -48,8 +50,8 @@ func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
 			KVBytesPerToken: spec.Model.KVBytesPerToken, Context: script.Context, Vocabulary: script.Context,
 			MaxRows: rows, Load: script.LoadFor,
 		},
-		slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
-		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes},
+		ids: map[string]int{}, slots: make(chan struct{}, rows), hung: make(chan struct{}), done: make(chan struct{}),
+		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: spec.Model.WeightBytes, Curve: script.Curve},
 	}
 }
 
@@ -210,7 +212,15 @@ func (e *Engine) newRow(ctx context.Context, req *cluster.Request) (*row, error)
 	}
 	r := &row{engine: e, wake: make(chan struct{}, 1)}
 	r.usage = cluster.Usage{PromptTokens: prompt, CompletionTokens: len(req.Continue)}
-	r.plan(e.script.Reply(req), most, req.Stop)
+	if call := toolCall(req); call != nil {
+		r.calls, r.id = true, "call_"+string(req.ID) // the same in every attempt
+		r.plan(call, most, nil)
+		if r.finish == cluster.FinishStop {
+			r.finish = cluster.FinishToolCalls
+		}
+	} else {
+		r.plan(e.script.Reply(req), most, req.Stop)
+	}
 	r.first = min(len(req.Continue), len(r.answer))
 	r.next, r.made = r.first, r.first
 	return r, nil

@@ -27,8 +27,9 @@ type Script struct {
 	CrashAt         int           // the engine dies instead of giving the k-th token of an answer; zero means never
 	HangAt          int           // the engine gives nothing more, to nobody, from the k-th token of an answer on
 	LoadFor         time.Duration
-	Refuse          error // what Launch returns
-	Context         int   // tokens; zero means 8192
+	Refuse          error          // what Launch returns
+	Context         int            // tokens; zero means 8192
+	Curve           *cluster.Curve // what it says that it measured
 }
 
 // Launcher starts fake engines. It is safe for concurrent use.

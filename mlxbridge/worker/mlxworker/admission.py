@@ -18,6 +18,8 @@ _AHEAD_TOKENS = 256
 _MOST_PASSED = 16
 # From how many of those who wait a group is chosen.
 _MOST_LOOKED_AT = 256
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 # Prompts that start together while nobody decodes hold at most this many chunks.
 _IDLE_CHUNKS = 8
 # Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
@@ -81,6 +83,11 @@ class Admission:
         used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
         return not self._make_room(used)
 
+    def room_for(self, lanes: list[AnyLane], more: int) -> bool:
+        """Say whether so many bytes fit beside the running rows, dropping stored prefixes for them."""
+        live = self.budget.live([lane.lengths() for lane in lanes])
+        return self._make_room(self.budget.weights + live + self.budget.spare + more)
+
     def mergeable(self, lanes: list[AnyLane]) -> bool:
         """Say whether the rows of two lanes would do well in one."""
         lengths = [lane.lengths() for lane in lanes if len(lane)]
@@ -97,7 +104,7 @@ class Admission:
         surplus = self.budget.surplus(used)
         if surplus > 0:
             return False
-        if self.budget.limit and self.prefix.nbytes > -surplus:
+        if self.budget.limit and self.prefix.held > -surplus:
             self.prefix.trim_to(-surplus)
         return True
 

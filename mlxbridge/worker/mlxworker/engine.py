@@ -9,8 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import logprobs, policy, prefix, rows
+from mlxworker import borders, logprobs, policy, prefix, rows, spill
 from mlxworker.admission import Admission, most_padding
+from mlxworker.curve import Curve
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -24,11 +25,13 @@ from mlxworker.errors import (
 )
 from mlxworker.lane import Token
 from mlxworker.lanes import Lanes
+from mlxworker.memory import Budget
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
 from mlxworker.report import Counters, Output, joined
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
+from mlxworker.sharing import Sharing
 from mlxworker.solo import AnyLane, SoloLane
 from mlxworker.speculation import Speculation
 
@@ -54,6 +57,11 @@ class Options:
     memory_bytes: int = 0
     lanes: int = _LANES
     speculate: bool = True
+    session_seconds: float = prefix.SESSION_SECONDS
+    stored_bits: int = 0
+    spill_dir: str = ""
+    spill_bytes: int = 0
+    adapter: str = ""
 
 
 class Engine:
@@ -63,9 +71,16 @@ class Engine:
         self.model = model
         self.options = options
         self.counters = Counters()
-        self.prefix = prefix.PrefixStore(options.prefix_bytes)
+        self.prefix = prefix.PrefixStore(
+            options.prefix_bytes, session_seconds=options.session_seconds, bits=options.stored_bits
+        )
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
+        self.curve = Curve()
+        self._spill = spill.of_model(
+            model, options.adapter, options.spill_dir, options.spill_bytes, self.prefix, options.stored_bits
+        )
+        self._sharing = Sharing(model, self.prefix, self.pace, self._spill)
         self._live: dict[str, Row] = {}
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
@@ -83,9 +98,18 @@ class Engine:
         return len(self._all.rows())
 
     @property
+    def budget(self) -> Budget:
+        """Return the memory plan."""
+        return self._admission.budget
+
+    @property
     def busy(self) -> bool:
         """Say whether a step has something to do."""
         return bool(self.waiting or self._cancelled or self._instant or self.running)
+
+    def room_for(self, more: int) -> bool:
+        """Say whether so many bytes are free for something beside the rows."""
+        return self._admission.room_for(self._all.every(), more)
 
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
@@ -98,6 +122,7 @@ class Engine:
         if len(self.waiting) >= MOST_WAITING:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
+        row.borders = borders.of_prompt(self.model, ask.source, row.prompt)
         ended = self._replay(row)
         self._live[row.id] = row
         if ended is None:
@@ -122,9 +147,20 @@ class Engine:
         self._fail(row, error, out)
         return error
 
+    def poll(self) -> None:
+        """Take in what was written to disk or read from there. A step does that too."""
+        if self._spill is not None:
+            self._spill.poll()
+
+    def close(self, seconds: float) -> None:
+        """Write what is worth most to a next worker of this model, for at most that long. The engine is done then."""
+        if self._spill is not None:
+            self._spill.close(seconds)
+
     def step(self) -> Output:
         """Give every row its next token. Raises FatalError when the model cannot go on."""
         out = Output()
+        self.poll()
         self._apply_cancels(out)
         for row, reason in self._instant:
             if row.id in self._live:
@@ -135,10 +171,14 @@ class Engine:
         if moving is not None:
             self._move(*moving, out)
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._all.every())
-        for lane in self._all.every():
+        every = self._all.every()
+        decoding = sum(len(lane.decoding) for lane in every)
+        pure = decoding == self.running
+        for lane in every:
             if len(lane):
-                self._run(lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+                self._run(lane, decoding > 0, out)
+        # A guessed step gives more than a token a row: it says nothing of plain ones.
+        self.curve.stepped(decoding if pure and not self._all.guessing else 0)
         self._turns += 1
         if self._turns % _TIDY_TURNS == 0:
             self._tidy(out)
@@ -152,7 +192,7 @@ class Engine:
             if token in self.model.eos:
                 del row.tokens[i:]
                 return Reason.STOP
-            _, stopped = row.feed(token)
+            _, stopped = row.feed(token)  # what it gave, the reader has
             if stopped:
                 del row.tokens[i + 1 :]
                 return Reason.STOP
@@ -175,13 +215,14 @@ class Engine:
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
         while self.waiting and self.running < self.options.max_rows:
-            found = self._admission.next_in_line(self._lanes, self.waiting)
+            ready = self._sharing.ready(self.waiting, self._all.every())
+            found = self._admission.next_in_line(self._lanes, ready)
             if found is None:
                 return
             first, into = found
             decoding = any(lane.decoding for lane in self._lanes)
             chunk = self.pace.chunk(decoding)
-            wanted = self._admission.group(self.waiting[first:], self.options.max_rows - self.running, chunk, decoding)
+            wanted = self._admission.group(ready[first:], self.options.max_rows - self.running, chunk, decoding)
             joining = self._admission.fitting(self._lanes, into, wanted, chunk)
             if not joining and self.running:
                 return
@@ -226,6 +267,7 @@ class Engine:
         now = time.perf_counter()
         caches, known = [], []
         for row in joining:
+            self._sharing.prepare(row, self.waiting)
             cache, n = self.prefix.fetch(row.sequence(), row.session)
             caches.append(cache)
             known.append(n)
@@ -245,11 +287,12 @@ class Engine:
             for row in joining:
                 self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
-    def _run(self, lane: AnyLane, chunk: int, out: Output) -> None:
+    def _run(self, lane: AnyLane, decoding: bool, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
+        alone = not decoding and all(n > 1 for _, n in before)
         started = time.perf_counter()
         try:
-            tokens = lane.next(chunk)
+            tokens = lane.next(self.pace.chunk(decoding, len(before)))
         except Exception as e:
             self._recover(lane, e, out)
             return
@@ -259,8 +302,13 @@ class Engine:
         self._all.learn(lane, computed, time.perf_counter() - started)
         if computed:
             self.counters.prompt_tokens += computed
-            self.pace.learn(computed, time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.pace.learn(computed, took)
+            if alone:
+                known = sum(row.length - remaining for row, remaining in before) // len(before)
+                self.curve.computed(known, computed, took, len(before))
             self._report_progress(lane, out)
+            self._sharing.collect(lane)
         self._absorb(lane, tokens, out)
 
     def _report_progress(self, lane: AnyLane, out: Output) -> None:
@@ -310,10 +358,7 @@ class Engine:
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
-        entry = [row.id, text, [t.token]]
-        if detail is not None:
-            entry.append([detail])
-        out.texts.append(entry)
+        out.add(row, text, [t.token], detail)
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
@@ -336,15 +381,17 @@ class Engine:
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush()
+            text = row.flush(reason is Reason.STOP)
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text:
-            out.texts.append([row.id, text, []])
+        if text or row.pieces:
+            out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
+        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
+            reason = Reason.TOOL_CALLS
         del self._live[row.id]
         if reason is Reason.CANCELLED:
             self.counters.cancelled += 1
@@ -353,7 +400,9 @@ class Engine:
         out.ended.append((row, reason))
 
     def _fault(self, row: Row, out: Output) -> None:
-        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+        fault = row.fault or Exception()
+        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
+        self._fail(row, known, out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]

@@ -26,6 +26,11 @@ class Lanes:
         """Return all lanes."""
         return [*self.taking, self._solo]
 
+    @property
+    def guessing(self) -> bool:
+        """Say whether a row runs where tokens are guessed."""
+        return len(self._solo) > 0
+
     def of(self, row: Row) -> AnyLane | None:
         """Return the lane that a row is in."""
         return next((lane for lane in self.every() if row in lane.decoding or row in lane.prefilling), None)

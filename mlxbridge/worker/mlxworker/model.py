@@ -10,11 +10,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory, quantised
+from mlxworker import bounds, channels, memory, quantised, standins
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
 from mlxworker.draft import Draft, check_vocabulary, refused
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
+from mlxworker.grammar import Grammars
 from mlxworker.protocol import Load
 
 _CONTEXT_KEYS = (
@@ -48,6 +49,8 @@ class Model:
     kv: memory.KVPlan
     device: str
     architecture: str
+    grammars: Grammars
+    channels: channels.Format
     stop: Any = field(repr=False)
     kv_bits: int = 0  # of keys and values of running rows; 0: as the model computes them
     kv_group: int = 0  # how many of these numbers share a scale
@@ -91,7 +94,7 @@ def load(api: Api, order: Load) -> Model:
     net, config = _load_net(folder, order.adapter)
     weights = _settle(net)
     memory.wire_weights(weights)
-    tokenizer = _load_tokenizer(folder, config)
+    tokenizer = _load_tokenizer(api, folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
@@ -116,10 +119,12 @@ def load(api: Api, order: Load) -> Model:
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),
+        grammars=Grammars(folder, vocabulary, eos),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
         kv_bits=order.kv_bits,
         kv_group=group,
-        draft=_load_draft(order.draft, tokenizer) if order.draft is not None else None,
+        draft=_load_draft(api, order.draft, tokenizer) if order.draft is not None else None,
     )
 
 
@@ -137,11 +142,11 @@ def _draft_bytes(folder: str, on_cpu: bool) -> int:
         raise refused(folder, e) from e
 
 
-def _load_draft(folder: str, tokenizer: Any) -> Draft:
+def _load_draft(api: Api, folder: str, tokenizer: Any) -> Draft:
     """Load a draft model. Raises LoadError also when it does not fit the model with that tokenizer."""
     try:
         net, config = _load_net(Path(folder), None)
-        check_vocabulary(_load_tokenizer(Path(folder), config).get_vocab(), tokenizer.get_vocab())
+        check_vocabulary(_load_tokenizer(api, Path(folder), config).get_vocab(), tokenizer.get_vocab())
         weights = _settle(net)
         vocabulary, plan = _probe(net)
         _check_cuttable(plan, "it cannot guess")
@@ -208,10 +213,11 @@ def _load_net(folder: Path, adapter: str | None) -> tuple[Any, dict[str, Any]]:
     return net, config
 
 
-def _load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+def _load_tokenizer(api: Api, folder: Path, config: dict[str, Any]) -> Any:
     utils = importlib.import_module("mlx_lm.utils")
     try:
-        tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        with standins.for_tokenizer(folder, api.versions, api.whole):
+            tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
         # The first use settles padding and truncation; from then on it is only read, and threads may share it.
         tokenizer.encode("a")
         return tokenizer

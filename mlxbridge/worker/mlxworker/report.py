@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlxworker import channels
 from mlxworker.errors import RequestError
 from mlxworker.rows import Reason, Row
 
@@ -32,7 +33,7 @@ def joined(texts: list[list[Any]]) -> list[list[Any]]:
     for id_, text, tokens, *rest in texts:
         before = out[-1] if out else None
         if before is None or before[0] != id_ or len(before) != 3 + len(rest) or len(rest) > 1:
-            out.append([id_, text, list(tokens), *([list(r) for r in rest])])
+            out.append([id_, text, list(tokens), *(list(r) if isinstance(r, list) else r for r in rest)])
             continue
         before[1] += text
         before[2] += tokens
@@ -47,6 +48,18 @@ class Output:
 
     accepted: list[Row] = field(default_factory=list)
     progress: list[tuple[Row, int, int]] = field(default_factory=list)
-    texts: list[list[Any]] = field(default_factory=list)  # [id, text, tokens] or [id, text, tokens, logprobs]
+    # [id, text, tokens], and where it is needed [… , logprobs or None, extra]
+    texts: list[list[Any]] = field(default_factory=list)
     ended: list[tuple[Row, Reason]] = field(default_factory=list)
     failed: list[tuple[Row, RequestError]] = field(default_factory=list)
+
+    def add(self, row: Row, text: str, tokens: list[int], detail: dict[str, Any] | None = None) -> None:
+        """Take in what tokens gave a row: text, or the row's pieces."""
+        logprobs = [detail] if detail is not None else None
+        if row.channels is not None:
+            self.texts += channels.rows_of(row.id, row.pieces, tokens, logprobs)
+            return
+        entry: list[Any] = [row.id, text, tokens]
+        if logprobs is not None:
+            entry.append(logprobs)
+        self.texts.append(entry)

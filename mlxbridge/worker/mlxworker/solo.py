@@ -18,6 +18,7 @@ from mlxworker.lane import Lane, Token
 from mlxworker.model import Model
 from mlxworker.rows import Reason, Row
 from mlxworker.speculation import Speculation
+from mlxworker.stored import cut
 
 
 @dataclass
@@ -84,6 +85,11 @@ class SoloLane:
         covered = min(seat.covered, row.length)
         _trim(seat.cache, seat.covered - covered)
         return seat.cache, row.sequence()[:covered]
+
+    def snapshot(self, row: Row) -> tuple[list[Any], list[int]]:
+        """Return a copy of a row's keys and values, and the tokens that they cover. The row goes on."""
+        seat = self._seats[row]
+        return cut(seat.cache, seat.covered, seat.covered), row.sequence()[: seat.covered]
 
     def next(self, chunk: int) -> list[Token]:
         """Give every decoding row a token or more, then compute at most chunk prompt tokens of each other row.
