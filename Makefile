@@ -1,6 +1,7 @@
 # make demo    builds, forms a cluster on this machine and answers a prompt from a real model
 # make test    every check there is, installing what it needs; continuous integration runs the same
-# make bench   measures against bare mlx-lm and plain HTTP; one line a figure, and bench.json
+# make bench   measures against bare mlx-lm, its server and plain HTTP; one line a figure, and bench.json
+#              make bench-PART runs one part; make bench-soak MINUTES=30 is none of the others
 
 SHELL    := /bin/bash
 GIT      := git -c safe.directory=$(CURDIR)
@@ -13,6 +14,7 @@ RELEASER := $(TOOLS)/goreleaser-v2.16.0
 WORKER   := mlxbridge/worker
 TARGETS  := darwin/arm64 linux/amd64 linux/arm64
 FUZZTIME ?= 30s
+MINUTES  ?= 30
 # The version comes by the linker; asking git for it again fails where the checkout is another user's.
 export GOFLAGS += -buildvcs=false
 
@@ -60,7 +62,7 @@ bench: build
 
 bench-%: build
 	@scripts/deps.sh run
-	go run ./internal/bench -part $*
+	go run ./internal/bench -part $* -minutes $(MINUTES)
 
 snapshot: $(RELEASER)
 	GOTOOLCHAIN=local $(RELEASER) release --snapshot --clean --skip=publish

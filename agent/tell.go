@@ -46,7 +46,7 @@ func (a *Agent) introduction() bus.Hello {
 	n := cluster.Node{
 		ID: a.o.ID, Name: a.o.Name, State: cluster.NodeJoining, Version: a.o.Version, Hardware: a.hardware,
 		Load: a.lastLoad(), BudgetBytes: a.budget, PlannedBytes: a.pool.PlannedBytes(),
-		Models: a.modelsOnDisk(), Replicas: a.pool.Replicas(), StartedAt: &started,
+		Models: a.modelsOnDisk(), Replicas: a.replicas(), StartedAt: &started,
 	}
 	return bus.Hello{Node: n, Boot: a.boot, Key: a.conn.PublicKey()}
 }
@@ -64,7 +64,7 @@ func (a *Agent) heartbeats(ctx context.Context) {
 		case <-a.beat:
 		}
 		err := a.conn.Publish(bus.HeartbeatSubject(a.o.ID), bus.Heartbeat{
-			Node: a.o.ID, Boot: a.boot, Seq: seq, Load: a.lastLoad(), Replicas: a.pool.Replicas(),
+			Node: a.o.ID, Boot: a.boot, Seq: seq, Load: a.lastLoad(), Replicas: a.replicas(),
 			PlannedBytes: a.pool.PlannedBytes(), Draining: a.gate.isDraining(),
 		})
 		if err != nil && cluster.CodeOf(err) != cluster.CodeUnreachable { // without a connection there is nobody to tell

@@ -21,6 +21,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/controller"
 	"github.com/mlxctl/mlxctl/internal/gateway"
 	"github.com/mlxctl/mlxctl/internal/service"
+	"github.com/mlxctl/mlxctl/internal/share"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -51,12 +52,15 @@ func serveController(ctx context.Context, h *daemonHome) error {
 		return err
 	}
 	defer h.closeBus(conn, server)
-	d := h.local.Deadlines
+	d, s := h.local.Deadlines, h.local.Share
 	c := controller.New(controller.Options{
 		Conn: conn, Server: server, Cluster: authority.Name(), Version: h.build.Version, HTTP: baseURL(listener.Addr()),
-		LogFile:   service.LogPath(h.home, "controller"),
-		Deadlines: controller.Deadlines{Accept: d.Accept, FirstToken: d.FirstToken, Gap: d.Gap, Total: d.Total},
-		Log:       h.slog,
+		LogFile: service.LogPath(h.home, "controller"),
+		Deadlines: controller.Deadlines{
+			Queue: d.Queue, Accept: d.Accept, FirstToken: d.FirstToken, Gap: d.Gap, Token: d.Token, Total: d.Total,
+		},
+		Share: share.Options{InFlight: s.InFlight == "on", TTL: s.TTL, MaxBytes: s.MemoryBytes},
+		Log:   h.slog,
 	})
 	key := &cachedKey{path: authority.APIKeyPath(), read: authority.APIKey}
 	g := gateway.New(gateway.Options{Backend: c, APIKey: key.get, Version: h.build.Version, Log: h.slog})

@@ -119,8 +119,14 @@ func twoMacs() *cluster.Snapshot {
 				BudgetBytes: 140 << 30, PlannedBytes: 20 << 30,
 				Models: []cluster.Model{big, tiny},
 				Replicas: []cluster.Replica{
-					{Model: big.Name, Digest: big.Digest, State: cluster.ReplicaReady, PlannedBytes: 20 << 30, ResidentBytes: 19 << 30, Context: 40960, Slots: 8, Running: 2, Waiting: 1, TokensPerSecond: 61.25, WorkerPID: 4711, Restarts: 1},
-					{Model: "tiny", Digest: tiny.Digest, State: cluster.ReplicaReady, PlannedBytes: 64 << 20, Context: 2048, Slots: 32, IdleSince: new(at.Add(-4 * time.Minute))},
+					{
+						Model: big.Name, Digest: big.Digest, State: cluster.ReplicaReady, PlannedBytes: 20 << 30, ResidentBytes: 19 << 30, Context: 40960, Slots: 8, Running: 2, Waiting: 1, TokensPerSecond: 61.25, WorkerPID: 4711, Restarts: 1,
+						Curve: &cluster.Curve{Decode: [][2]float64{{1, 25}, {8, 40}}, Prefill: [][2]float64{{256, 120}}, Measured: true},
+					},
+					{
+						Model: "tiny", Digest: tiny.Digest, State: cluster.ReplicaReady, PlannedBytes: 64 << 20, Context: 2048, Slots: 32, IdleSince: new(at.Add(-4 * time.Minute)),
+						Curve: &cluster.Curve{Decode: [][2]float64{{1, 2}}, Prefill: [][2]float64{}},
+					},
 				},
 				LastSeen: at, StartedAt: new(at.Add(-50 * time.Hour)),
 			},

@@ -78,6 +78,7 @@ func showReplicas(opts *listOptions, out printer.Options, s *cluster.Snapshot) e
 			{Header: "REQS", Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Running + r.Waiting) }},
 			{Header: "TOK/S", Right: true, Value: func(r replicaItem) string { return printer.Rate(r.TokensPerSecond) }},
 			{Header: "SLOTS", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Slots) }},
+			{Header: "ALONE", Wide: true, Right: true, Value: func(r replicaItem) string { return alone(r.Curve) }},
 			{Header: "PID", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.WorkerPID) }},
 			{Header: "RESTARTS", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Restarts) }},
 			{Header: "DIGEST", Wide: true, Value: func(r replicaItem) string { return short(r.Digest) }},
@@ -85,6 +86,19 @@ func showReplicas(opts *listOptions, out printer.Options, s *cluster.Snapshot) e
 		},
 	}
 	return list.Print(opts.streams, out, items)
+}
+
+// alone is the tokens a second of a stream that has a replica to itself, marked where it was not measured.
+func alone(c *cluster.Curve) string {
+	ms := c.StepMS(1)
+	switch {
+	case ms <= 0:
+		return ""
+	case c.Measured:
+		return printer.Rate(1000 / ms)
+	default:
+		return "~" + printer.Rate(1000/ms)
+	}
 }
 
 func idle(r cluster.Replica, now time.Time) string {

@@ -47,6 +47,7 @@ type localSettings struct {
 	Python string `json:"python,omitempty"`
 
 	Deadlines config.Deadlines `json:"deadlines"`
+	Share     config.Share     `json:"share"`
 	Models    config.Models    `json:"models"`
 }
 
@@ -82,7 +83,7 @@ func (l *localSettings) write(home string) error {
 // says that they run now, so that their ports are in use by themselves.
 func plan(cfg *config.Config, before *localSettings, running bool) (*localSettings, error) {
 	l := &localSettings{
-		Name: cfg.Name, LogLevel: cfg.LogLevel, Deadlines: cfg.Deadlines, Models: cfg.Models,
+		Name: cfg.Name, LogLevel: cfg.LogLevel, Deadlines: cfg.Deadlines, Share: cfg.Share, Models: cfg.Models,
 		NATSURL: cfg.NATSURL, NATSCreds: cfg.NATSCreds, NATSCA: cfg.NATSCA, NATSServerName: cfg.NATSServerName,
 	}
 	if before == nil {

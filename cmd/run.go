@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,6 +42,8 @@ type runOptions struct {
 	temperature float64
 	topP        float64
 	seed        int64
+	schema      string
+	channels    channelFlags
 }
 
 func newRun(d *deps, runF func(context.Context, *runOptions) error) *cobra.Command {
@@ -84,6 +85,9 @@ The prompt is what stdin holds, if it is a pipe or a file, then what -f names, t
 	f.Float64Var(&opts.topP, "top-p", 0, "0 to 1; the model's default unless given")
 	f.IntVar(&opts.topK, "top-k", 0, "0 for all; the model's default unless given")
 	f.Int64Var(&opts.seed, "seed", 0, "make sampling repeatable")
+	f.StringVar(&opts.schema, "schema", "", "file with a JSON schema that the answer has to follow")
+	f.BoolVar(&opts.channels.think, "think", false, "let the model think first, or not: --think=false; its default unless given")
+	f.StringVar(&opts.channels.tools, "tools", "", "JSON file with an array of tools that the model may call")
 	_ = cmd.RegisterFlagCompletionFunc("node", completeNodes(d)) // fails only for a flag that is not there
 	return cmd
 }
@@ -117,7 +121,7 @@ func runRun(ctx context.Context, opts *runOptions) error {
 			return err
 		}
 	}
-	a := &answer{opts: opts, format: out.Format, model: req.Model, began: time.Now()}
+	a := &answer{opts: opts, format: out.Format, model: req.Model, began: time.Now(), channels: newChannels(opts.deps)}
 	err = c.Generate(ctx, req, a.take)
 	return a.finish(err)
 }
@@ -145,6 +149,9 @@ func (opts *runOptions) request(ctx context.Context) (*cluster.Request, error) {
 		req.Messages = append(req.Messages, cluster.Message{Role: "user", Content: prompt})
 	}
 	given := opts.cmd.Flags().Changed
+	if err := opts.channels.apply(ctx, req, given); err != nil {
+		return nil, err
+	}
 	if given("max-tokens") {
 		req.MaxTokens = &opts.maxTokens
 	}
@@ -159,6 +166,11 @@ func (opts *runOptions) request(ctx context.Context) (*cluster.Request, error) {
 	}
 	if given("seed") {
 		req.Seed = &opts.seed
+	}
+	if given("schema") {
+		if req.Grammar, err = schemaGrammar(ctx, opts.schema); err != nil {
+			return nil, err
+		}
 	}
 	return req, nil
 }
@@ -265,137 +277,4 @@ func modelName(name string, env func(string) (string, bool)) (string, error) {
 		return "", fmt.Errorf("resolve %s: %w", name, err)
 	}
 	return abs, nil
-}
-
-// answer shows the chunks of one answer.
-type answer struct {
-	opts   *runOptions
-	format printer.Format
-	model  string
-	began  time.Time
-
-	text       strings.Builder // of json only
-	wrote      bool
-	endsLine   bool
-	told       bool // that the model is loading
-	firstToken time.Time
-	last       cluster.Chunk
-	node       cluster.NodeID
-}
-
-// answerUsage is the account of an answer in JSON.
-type answerUsage struct {
-	PromptTokens     int     `json:"prompt_tokens"`
-	CachedTokens     int     `json:"cached_tokens"`
-	CompletionTokens int     `json:"completion_tokens"`
-	QueueMS          float64 `json:"queue_ms"`
-	PrefillMS        float64 `json:"prefill_ms"`
-	DecodeMS         float64 `json:"decode_ms"`
-	FirstTokenMS     float64 `json:"first_token_ms"` // as this command saw it
-	TotalMS          float64 `json:"total_ms"`
-	TokensPerSecond  float64 `json:"tokens_per_second"`
-}
-
-// answerLine is one line of jsonl, and with the whole text the object of json.
-type answerLine struct {
-	Text         string               `json:"text"`
-	Model        string               `json:"model,omitempty"`
-	FinishReason cluster.FinishReason `json:"finish_reason,omitempty"`
-	StopSequence string               `json:"stop_sequence,omitempty"`
-	Node         cluster.NodeID       `json:"node,omitempty"`
-	Usage        *answerUsage         `json:"usage,omitempty"`
-}
-
-// take shows one chunk as soon as it comes.
-func (a *answer) take(c cluster.Chunk) error {
-	if c.Progress != nil {
-		return a.progress(c)
-	}
-	if c.Node != "" {
-		a.node = c.Node
-	}
-	if a.firstToken.IsZero() && (c.Text != "" || len(c.Tokens) > 0) {
-		a.firstToken = time.Now()
-	}
-	if c.Finish != "" {
-		a.last = c
-	}
-	switch a.format {
-	case printer.JSON:
-		a.text.WriteString(c.Text)
-		return nil
-	case formatLines:
-		if c.Finish != "" {
-			return printer.Line(a.opts.streams.Out, a.line(c.Text))
-		}
-		if c.Text == "" {
-			return nil
-		}
-		return printer.Line(a.opts.streams.Out, answerLine{Text: c.Text})
-	default:
-	}
-	if c.Text == "" {
-		return nil
-	}
-	a.wrote, a.endsLine = true, strings.HasSuffix(c.Text, "\n")
-	_, err := io.WriteString(a.opts.streams.Out, c.Text)
-	return err
-}
-
-func (a *answer) progress(c cluster.Chunk) error {
-	if c.Progress.Phase != cluster.PhaseLoading || a.told {
-		return nil
-	}
-	a.told = true
-	if c.Node == "" {
-		return a.opts.say("loading %s…", a.model)
-	}
-	return a.opts.say("loading %s on %s…", a.model, c.Node)
-}
-
-// finish ends the output and says how it went.
-func (a *answer) finish(err error) error {
-	if a.format == formatText && a.opts.streams.OutTTY() && a.wrote && !a.endsLine {
-		_, writeErr := io.WriteString(a.opts.streams.Out, "\n")
-		err = errors.Join(err, writeErr)
-	}
-	if err != nil {
-		return err
-	}
-	if a.format == printer.JSON {
-		line := a.line(a.text.String())
-		if err := printer.Object(a.opts.streams.Out, printer.JSON, line); err != nil {
-			return err
-		}
-	}
-	if !a.opts.stats {
-		return nil
-	}
-	u := a.usage()
-	_, err = fmt.Fprintf(a.opts.streams.Err, "%d prompt tokens (%d cached), %d generated, first after %.0f ms, %s tokens/s, on %s\n",
-		u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.FirstTokenMS, printer.Rate(u.TokensPerSecond), a.node)
-	return err
-}
-
-func (a *answer) line(text string) answerLine {
-	return answerLine{
-		Text: text, Model: a.model, FinishReason: a.last.Finish, StopSequence: a.last.StopSequence,
-		Node: a.node, Usage: a.usage(),
-	}
-}
-
-func (a *answer) usage() *answerUsage {
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	out := &answerUsage{TotalMS: ms(time.Since(a.began))}
-	if !a.firstToken.IsZero() {
-		out.FirstTokenMS = ms(a.firstToken.Sub(a.began))
-	}
-	if u := a.last.Usage; u != nil {
-		out.PromptTokens, out.CachedTokens, out.CompletionTokens = u.PromptTokens, u.CachedTokens, u.CompletionTokens
-		out.QueueMS, out.PrefillMS, out.DecodeMS = ms(u.Queue), ms(u.Prefill), ms(u.Decode)
-		if u.Decode > 0 {
-			out.TokensPerSecond = float64(u.CompletionTokens) / u.Decode.Seconds()
-		}
-	}
-	return out
 }

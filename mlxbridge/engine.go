@@ -19,6 +19,14 @@ type Engine interface {
 	// row leaves the batch within one step and Generate returns cluster.CodeCancelled or CodeTimeout. A slow emit
 	// never slows other requests: text of consecutive steps is merged while emit is busy.
 	Generate(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk)) error
+	// Embed returns vectors of length one of a model that gives its hidden states, else cluster.CodeUnsupported. They are
+	// computed between the steps of answers, which it does not hold up.
+	Embed(ctx context.Context, req *cluster.EmbedRequest) (cluster.Embeddings, error)
+	// Tokenize returns the tokens of the prompt of req, through the chat template for messages. Only Messages, Prompt,
+	// Tools and TemplateArgs count.
+	Tokenize(ctx context.Context, req *cluster.Request) ([]int, error)
+	// Detokenize returns the text of tokens, as many as the model's context at most.
+	Detokenize(ctx context.Context, tokens []int) (string, error)
 	// Stats returns the newest account of the engine, without asking it.
 	Stats() Stats
 	// Set changes what the engine may use, from its next step on. The channel is closed when it has given back what it
@@ -50,8 +58,12 @@ type LaunchSpec struct {
 	// MaxRows bounds the requests that run at once; zero means the engine's default.
 	MaxRows int
 	Adapter string // folder of a LoRA adapter
-	Draft   string // folder of a draft model
-	KVBits  int    // quantisation of live keys and values: 4, 8, or 0 for none
+	// Draft is the folder of a smaller model of the same vocabulary, which guesses for a request that runs alone. Its
+	// memory counts as well.
+	Draft string
+	// KVBits are those of keys and values of running requests: 4 or 8, or zero for what the model computes in. With 4
+	// or 8 requests share no batch: each takes less memory, and many are slower.
+	KVBits  int
 	Options LaunchOptions
 }
 
@@ -90,7 +102,7 @@ func (e *OutOfMemoryError) Unwrap() error { return e.Cause }
 type Info struct {
 	PID             int               `json:"pid"`
 	Device          string            `json:"device"`   // "gpu", "cpu"
-	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, …
+	Versions        map[string]string `json:"versions"` // mlx, mlx_lm, python, blas, …
 	WeightBytes     int64             `json:"weight_bytes"`
 	KVBytesPerToken int64             `json:"kv_bytes_per_token"`
 	Context         int               `json:"context"` // tokens
@@ -113,6 +125,14 @@ type Stats struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"` // prefix store
 	PrefixEntries int              `json:"prefix_entries"`
-	// StepTimes are what was measured of decode steps, ordered by rows; empty before.
-	StepTimes []StepTime `json:"step_times,omitempty"`
+	// Prefixes are digests of what the prefix store holds, as cluster.PrefixChain computes them, most recently used first.
+	Prefixes    []string       `json:"prefixes,omitempty"`
+	Curve       *cluster.Curve `json:"curve,omitempty"` // nil before anything was measured
+	Speculation Speculation    `json:"speculation"`
+}
+
+// Speculation counts the tokens that were guessed ahead since the model was loaded. Both only grow.
+type Speculation struct {
+	Proposed int64 `json:"proposed"`
+	Accepted int64 `json:"accepted"` // guesses that were what the model drew
 }

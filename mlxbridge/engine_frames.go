@@ -34,17 +34,27 @@ func (e *workerEngine) readFrames() {
 
 func (e *workerEngine) dispatch(f *workerFrame) {
 	switch f.Type {
+	case "step", "done", "error", "accepted", "progress":
+		e.advance()
+	}
+	switch f.Type {
 	case "step":
 		e.addStep(f.Rows)
 	case "done", "error":
-		e.endStream(f)
+		if !e.endCall(f) {
+			e.endStream(f)
+		}
+	case "embedding", "tokens", "text":
+		e.endCall(f)
 	case "accepted":
 		e.report(f.ID, cluster.Progress{Phase: cluster.PhasePrefill, Done: f.CachedTokens, Total: f.PromptTokens})
 	case "progress":
 		e.report(f.ID, cluster.Progress{Phase: cluster.PhasePrefill, Done: f.Done, Total: f.Total})
 	case "stats":
 		stats := f.stats(time.Now())
-		e.stats.Store(&stats)
+		if before := e.stats.Swap(&stats); workDone(before.Counters) != workDone(stats.Counters) {
+			e.advance()
+		}
 	case "obeyed":
 		e.obeyed(f.N)
 	case "ready", "loaded", "load_error":
@@ -59,6 +69,12 @@ func (e *workerEngine) dispatch(f *workerFrame) {
 	case "log":
 		e.slog.Log(context.Background(), level(f.Level), "worker says", "model", e.name, "text", f.Message)
 	}
+}
+
+// workDone is what changes when a worker gets something done: a step that gives nobody a token is none.
+func workDone(c cluster.Counters) cluster.Counters {
+	c.Steps = 0
+	return c
 }
 
 func level(name string) slog.Level {
@@ -107,7 +123,7 @@ func (e *workerEngine) endStream(f *workerFrame) {
 		err := cluster.Errorf(knownCode(f.Code), "%s", f.Message)
 		err.Field = f.Field
 		s.fail(err)
-	case f.Reason == "stop" || f.Reason == "length":
+	case f.Reason == "stop" || f.Reason == "length" || f.Reason == "tool_calls":
 		s.complete(cluster.FinishReason(f.Reason), f.Stop, f.usage())
 	case f.Reason == "cancelled":
 		s.fail(cluster.Errorf(cluster.CodeCancelled, "the request was cancelled"))
@@ -117,6 +133,8 @@ func (e *workerEngine) endStream(f *workerFrame) {
 }
 
 func (e *workerEngine) hear() { e.heard.Store(int64(time.Since(e.born))) }
+
+func (e *workerEngine) advance() { e.advanced.Store(int64(time.Since(e.born))) }
 
 // silence is how long no frame came.
 func (e *workerEngine) silence() time.Duration {
@@ -141,7 +159,9 @@ func (e *workerEngine) startWatchdog() {
 			late := time.Since(last) - every
 			last = time.Now()
 			if late > 2*every+100*time.Millisecond {
-				e.hear() // we slept, or starved, ourselves: what it said meanwhile has not been read yet
+				// We slept, or starved, ourselves: what it said meanwhile has not been read yet.
+				e.hear()
+				e.advance()
 				continue
 			}
 			pings = e.watch(pings)
@@ -149,15 +169,18 @@ func (e *workerEngine) startWatchdog() {
 	})
 }
 
-// watch kills a worker that has been silent for too long, and asks an idle one now and then whether it is there.
+// watch kills a worker that has been silent for too long, or talks and gets nothing done, and asks an idle one now and then whether it is there.
 func (e *workerEngine) watch(pings int64) int64 {
 	e.mu.Lock()
-	busy := len(e.streams) > 0
+	busy := e.busy()
 	e.mu.Unlock()
 	silence, idleMost := e.silence(), e.stall/3
+	idling := time.Since(e.born) - time.Duration(e.advanced.Load())
 	switch {
 	case busy && silence > e.stall:
 		e.kill(fmt.Sprintf("was stuck: it had work and said nothing for %s", silence.Round(10*time.Millisecond)))
+	case busy && e.Stats().Running > 0 && idling > e.stall:
+		e.kill(fmt.Sprintf("was stuck: it had work and did none for %s", idling.Round(10*time.Millisecond)))
 	case !busy && silence > idleMost+idleMost/5:
 		e.kill(fmt.Sprintf("was stuck: it did not answer for %s", silence.Round(10*time.Millisecond)))
 	case !busy && silence > idleMost/5:

@@ -37,12 +37,14 @@ type workerEngine struct {
 	done      chan struct{}
 	busyLoops sync.WaitGroup // all goroutines but end
 
-	heard atomic.Int64 // when the last frame came, since born
-	born  time.Time
-	stats atomic.Pointer[Stats]
+	heard    atomic.Int64 // when the last frame came, since born
+	advanced atomic.Int64 // when the last one came that tells of work, since born
+	born     time.Time
+	stats    atomic.Pointer[Stats]
 
 	mu      sync.Mutex
 	streams map[string]*stream      // rows that live in the worker
+	calls   map[string]*call        // what else it is asked
 	orders  map[int64]chan struct{} // by number, those that the worker has not obeyed yet
 	ordered int64
 	next    int64
@@ -56,7 +58,7 @@ func newWorkerEngine(name string, p *process, log *logFile, stall time.Duration,
 	e := &workerEngine{
 		name: name, process: p, log: log, out: newOutbox(), slog: l, stall: stall,
 		handshake: make(chan *workerFrame, 2), done: make(chan struct{}), born: time.Now(),
-		streams: map[string]*stream{}, orders: map[int64]chan struct{}{},
+		streams: map[string]*stream{}, calls: map[string]*call{}, orders: map[int64]chan struct{}{},
 	}
 	e.stats.Store(&Stats{})
 	read, logged := make(chan struct{}), make(chan struct{})
@@ -143,10 +145,11 @@ func (e *workerEngine) begin(req *cluster.Request) (*stream, string, error) {
 		return nil, "", cluster.Errorf(cluster.CodeInvalid, "request cannot be written as JSON: %v", err)
 	}
 	s := newStream()
-	e.streams[id] = s
-	if len(e.streams) == 1 {
+	if !e.busy() {
 		e.hear() // it was idle: its time to answer begins now
+		e.advance()
 	}
+	e.streams[id] = s
 	e.out.put(frame)
 	return s, id, nil
 }
@@ -247,6 +250,7 @@ func (e *workerEngine) end(read, logged <-chan struct{}) {
 		s.fail(each)
 		delete(e.streams, id)
 	}
+	e.failCalls(each)
 	if e.err != nil {
 		e.slog.Warn("worker died", "model", e.name, "pid", e.process.cmd.Process.Pid, "err", e.err)
 	}

@@ -84,6 +84,23 @@ func TestEnvironmentIsUsedWithoutTouchingIt(t *testing.T) {
 	}
 }
 
+// Without bytecode every start of a worker takes twice as long.
+func TestEnvironmentIsCompiledForAUserWhoCompilesNothingElse(t *testing.T) {
+	t.Setenv("PYTHONDONTWRITEBYTECODE", "1")
+	cache, packages := ownEnvironment(t)
+	compiled := filepath.Join(packages, "mlx_lm", "__pycache__")
+	if err := os.RemoveAll(compiled); err != nil {
+		t.Fatal(err)
+	}
+	env := mlxbridge.NewEnvironment(mlxbridge.EnvironmentOptions{CacheDir: cache})
+	if _, rebuilt, err := env.Repair(t.Context(), nil); err != nil || rebuilt {
+		t.Fatalf("repair: %v, %v", rebuilt, err)
+	}
+	if found, err := filepath.Glob(filepath.Join(compiled, "generate.*.pyc")); err != nil || len(found) != 1 {
+		t.Errorf("bytecode: %v, %v", found, err)
+	}
+}
+
 func TestDamagedEnvironmentIsRepaired(t *testing.T) {
 	t.Parallel()
 	cache, packages := ownEnvironment(t)

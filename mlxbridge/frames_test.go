@@ -7,12 +7,37 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
 func frameOf(body string) []byte {
 	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(body))), body...)
+}
+
+// A curve that makes no sense is none: what would be worked out from it is worse than nothing.
+func TestCurveOfAWorker(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]*cluster.Curve{
+		`{"type":"stats","curve":{"decode":[[1,20],[8,40]],"prefill":[[64,900]],"measured":true}}`: {
+			Decode: [][2]float64{{1, 20}, {8, 40}}, Prefill: [][2]float64{{64, 900}}, Measured: true,
+		},
+		`{"type":"stats","curve":{"decode":[[8,20],[1,40]],"prefill":[[64,900]],"measured":true}}`: nil,
+		`{"type":"stats","curve":{"decode":[[1,-1]],"prefill":[],"measured":false}}`:               nil,
+		`{"type":"stats","curve":{"decode":[],"prefill":[],"measured":false}}`:                     nil,
+		`{"type":"stats"}`: nil,
+	} {
+		f, err := newFrameReader(bytes.NewReader(frameOf(body))).next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, f.stats(time.Now()).Curve); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
 }
 
 func TestFramesAreReadInPieces(t *testing.T) {

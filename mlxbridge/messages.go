@@ -42,7 +42,10 @@ type (
 		Type              string                     `json:"type"` // "gen"
 		ID                string                     `json:"id"`
 		Messages          []cluster.Message          `json:"messages,omitempty"`
+		Request           string                     `json:"request,omitempty"` // of all attempts at it
 		Tools             []json.RawMessage          `json:"tools,omitempty"`
+		ToolChoice        *cluster.ToolChoice        `json:"tool_choice,omitempty"`
+		SingleToolCall    bool                       `json:"single_tool_call,omitempty"`
 		TemplateArgs      map[string]json.RawMessage `json:"template_args,omitempty"`
 		Prompt            *string                    `json:"prompt,omitempty"`
 		Continue          []int                      `json:"continue,omitempty"`
@@ -60,6 +63,7 @@ type (
 		Logprobs          bool                       `json:"logprobs,omitempty"`
 		TopLogprobs       int                        `json:"top_logprobs,omitempty"`
 		Session           string                     `json:"session,omitempty"`
+		Grammar           *cluster.Grammar           `json:"grammar,omitempty"`
 	}
 	idFrame struct {
 		Type string `json:"type"` // "cancel"
@@ -74,14 +78,21 @@ type (
 	}
 )
 
+func newLoadFrame(name string, spec *LaunchSpec) loadFrame {
+	return loadFrame{
+		Type: "load", Dir: spec.Dir, Name: name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
+		PrefixBytes: spec.PrefixBytes, Adapter: spec.Adapter, Draft: spec.Draft, KVBits: spec.KVBits, Options: spec.Options,
+	}
+}
+
 func newGenFrame(id string, r *cluster.Request) genFrame {
 	return genFrame{
-		Type: "gen", ID: id,
+		Type: "gen", ID: id, Request: string(r.ID), ToolChoice: r.ToolChoice, SingleToolCall: r.SingleToolCall,
 		Messages: r.Messages, Tools: r.Tools, TemplateArgs: r.TemplateArgs, Prompt: r.Prompt, Continue: r.Continue,
 		MaxTokens: r.MaxTokens, Temperature: r.Temperature, TopP: r.TopP, TopK: r.TopK, MinP: r.MinP,
 		RepetitionPenalty: r.RepetitionPenalty, PresencePenalty: r.PresencePenalty,
 		FrequencyPenalty: r.FrequencyPenalty, LogitBias: r.LogitBias, Seed: r.Seed, Stop: r.Stop,
-		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session,
+		Logprobs: r.Logprobs, TopLogprobs: r.TopLogprobs, Session: r.Session, Grammar: r.Grammar,
 	}
 }
 
@@ -113,10 +124,11 @@ type workerFrame struct {
 	Field   string       `json:"field"`
 	Level   string       `json:"level"`
 
-	// accepted; also inside usage
+	// accepted, embedding; also inside usage
 	frameUsage
 
-	N int64 `json:"n"` // obeyed
+	N           int64 `json:"n"` // obeyed
+	frameAnswer       // embedding, tokens, text
 
 	// progress
 	Done  int `json:"done"`
@@ -139,6 +151,9 @@ type workerFrame struct {
 	PeakBytes     int64            `json:"peak_bytes"`
 	PrefixBytes   int64            `json:"prefix_bytes"`
 	PrefixEntries int              `json:"prefix_entries"`
+	Speculation   Speculation      `json:"speculation"`
+	Prefixes      []string         `json:"prefixes"`
+	Curve         *cluster.Curve   `json:"curve"`
 }
 
 type frameUsage struct {
@@ -153,21 +168,29 @@ type frameTiming struct {
 	DecodeMS  float64 `json:"decode_ms"`
 }
 
-// stepRow is what one step adds to one request: [id, text, [token, …]] and, if asked for, [logprob, …].
+// stepRow is what one step adds to one request: [id, text, [token, …]] and, where they are needed, [logprob, …] or null,
+// and what is no text.
 type stepRow struct {
 	ID       string
 	Text     string
 	Tokens   []int
 	Logprobs []frameLogprob
+	Extra    stepExtra
+}
+
+// stepExtra is what a row adds besides text.
+type stepExtra struct {
+	Reasoning string                  `json:"reasoning"`
+	Calls     []cluster.ToolCallDelta `json:"calls"`
 }
 
 // UnmarshalJSON reads the array that a row is.
 func (r *stepRow) UnmarshalJSON(data []byte) error {
-	fields := make([]json.RawMessage, 0, 4)
+	fields := make([]json.RawMessage, 0, 5)
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return err
 	}
-	into := []any{&r.ID, &r.Text, &r.Tokens, &r.Logprobs}
+	into := []any{&r.ID, &r.Text, &r.Tokens, &r.Logprobs, &r.Extra}
 	if len(fields) < 3 || len(fields) > len(into) {
 		return fmt.Errorf("row of a step has %d fields", len(fields))
 	}
@@ -217,10 +240,15 @@ func (f *workerFrame) info(ready *workerFrame) Info {
 }
 
 func (f *workerFrame) stats(at time.Time) Stats {
+	curve := f.Curve
+	if curve != nil && (!curve.Valid() || len(curve.Decode)+len(curve.Prefill) == 0) {
+		curve = nil
+	}
 	return Stats{
 		At: at, Running: f.Running, Waiting: f.Waiting, Counters: f.Counters,
 		ActiveBytes: f.ActiveBytes, CacheBytes: f.CacheBytes, PeakBytes: f.PeakBytes,
-		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries,
+		PrefixBytes: f.PrefixBytes, PrefixEntries: f.PrefixEntries, Prefixes: f.Prefixes,
+		Curve: curve, Speculation: f.Speculation,
 	}
 }
 

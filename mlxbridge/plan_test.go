@@ -118,11 +118,11 @@ func TestSlots(t *testing.T) {
 	t.Parallel()
 	p := planOn(eightB(), ModelOptions{}, 32, measured{}, false)
 	each := int64(2 * 144 * mib) // 1,024 tokens, with the copy that a join makes
-	slow := []StepTime{{1, 40}, {4, 60}, {8, 100}}
+	slow := []stepTime{{1, 40}, {4, 60}, {8, 100}}
 	for _, c := range []struct {
 		name   string
 		claim  int64
-		curve  []StepTime
+		curve  []stepTime
 		want   int
 		target time.Duration
 		slots  int
@@ -138,7 +138,7 @@ func TestSlots(t *testing.T) {
 		{"far beyond, but not wanted", 0, slow, 10, 200, 10},
 		{"too slow with one", 0, slow, 32, 20, 1},
 		{"one point within", 0, slow[:1], 32, 50, 32},
-		{"flat", 0, []StepTime{{1, 40}, {8, 40}}, 32, 200, 32},
+		{"flat", 0, []stepTime{{1, 40}, {8, 40}}, 32, 200, 32},
 		{"memory and time", p.base() + 3*each, slow, 32, 80, 3},
 	} {
 		if got := slots(p, c.claim, c.curve, c.want, c.target*time.Millisecond); got != c.slots {

@@ -171,29 +171,12 @@ func (p *Pool) Unload(ctx context.Context, name string, force bool) error {
 func (p *Pool) Generate(
 	ctx context.Context, m cluster.Model, dir string, req *cluster.Request, emit func(cluster.Chunk),
 ) error {
-	r, l, engine, err := p.join(ctx, m, dir, emit)
-	if err != nil {
-		return err
-	}
-	defer p.leave(r)
-	if engine == nil {
-		if engine, err = l.await(ctx, emit); err != nil {
-			return err
-		}
-	}
-	err = engine.Generate(ctx, req, func(c cluster.Chunk) {
-		r.count(time.Since(p.born), len(c.Tokens))
-		emit(c)
+	return p.serve(ctx, m, dir, emit, func(r *replica, engine Engine) error {
+		return engine.Generate(ctx, req, func(c cluster.Chunk) {
+			r.count(time.Since(p.born), len(c.Tokens))
+			emit(c)
+		})
 	})
-	if cluster.CodeOf(err) == cluster.CodeWorkerCrashed {
-		// Whoever hears of the crash finds it in the replica's state, too, and may ask again.
-		select {
-		case <-engine.Done():
-			p.died(r, engine)
-		case <-ctx.Done():
-		}
-	}
-	return err
 }
 
 // join makes a request one of the users of its replica. Without an engine there is a load to wait for.

@@ -33,9 +33,9 @@ func (p *Pool) mostRows(r *replica, o ModelOptions) int {
 // slotsOf is how many requests a replica runs at once. Called with mu held.
 func (p *Pool) slotsOf(r *replica) int {
 	o := p.options(r.model.Name)
-	var curve []StepTime
+	var curve []stepTime
 	if r.engine != nil {
-		curve = r.engine.Stats().StepTimes
+		curve = stepTimes(r.engine.Stats().Curve)
 	}
 	claim := r.planned
 	if p.o.BudgetBytes <= 0 {

@@ -247,7 +247,7 @@ func TestPoolRunsFewerRowsAfterMemoryRanOut(t *testing.T) {
 func TestPoolSlotsFollowMemoryAndSpeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		script := enginetest.Script{StepTimes: []mlxbridge.StepTime{{Rows: 1, MS: 50}, {Rows: 4, MS: 125}}}
+		script := enginetest.Script{Curve: &cluster.Curve{Decode: [][2]float64{{1, 50}, {4, 125}}}}
 		b := newBench(t, script, mlxbridge.PoolOptions{BudgetBytes: 30 * gib})
 		b.mustLoad(t, elastic("m"), false)
 		if got := b.replica(t, "m").Slots; got != 7 || b.engineOf(t, "m").Told().MaxRows != 7 { // 25 ms a row

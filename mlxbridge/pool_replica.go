@@ -137,8 +137,10 @@ func (r *replica) snapshot(now time.Duration, most int) cluster.Replica {
 	if r.engine != nil {
 		info, stats := r.engine.Info(), r.engine.Stats()
 		out.Counters = stats.Counters
+		out.Curve = stats.Curve
 		out.ResidentBytes = stats.ActiveBytes + stats.CacheBytes
 		out.WorkerPID = info.PID
+		out.Prefixes = stats.Prefixes
 		if info.Context > 0 {
 			out.Context = info.Context
 		}

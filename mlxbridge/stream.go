@@ -8,17 +8,21 @@ import (
 
 // maxPendingBytes bounds what is kept for a reader who takes nothing. It is far above a whole answer without log
 // probabilities.
-const maxPendingBytes = 32 << 20
+const (
+	maxPendingBytes = 32 << 20
+	// What a chunk and a piece of a call take besides their text.
+	chunkBytes = 256
+	callBytes  = 64
+)
 
 // stream collects what the worker says about one request until its reader takes it. The frame reader never waits for
-// it: what comes while the reader is busy is merged into one chunk.
+// it: what comes while the reader is busy is merged into one chunk, or into few where a chunk could not keep the order.
 type stream struct {
 	wake chan struct{} // holds one: something is there to be taken
 
-	mu       sync.Mutex
-	text     []byte
-	tokens   []int
-	logprobs []cluster.TokenLogprob
+	mu sync.Mutex
+	merging
+	earlier  []cluster.Chunk // that were merged as far as they can be
 	progress *cluster.Progress
 	began    bool
 	bytes    int
@@ -45,11 +49,16 @@ func (s *stream) add(r *stepRow) bool {
 		return true
 	}
 	s.began, s.progress = true, nil
-	s.text = append(s.text, r.Text...)
-	s.tokens = append(s.tokens, r.Tokens...)
-	s.bytes += len(r.Text) + 8*len(r.Tokens)
+	if !s.follows(r) {
+		s.earlier = append(s.earlier, s.chunk())
+		s.bytes += chunkBytes
+	}
+	s.merge(r)
+	s.bytes += len(r.Text) + len(r.Extra.Reasoning) + 8*len(r.Tokens)
+	for i := range r.Extra.Calls {
+		s.bytes += callBytes + len(r.Extra.Calls[i].Arguments)
+	}
 	for i := range r.Logprobs {
-		s.logprobs = append(s.logprobs, r.Logprobs[i].value())
 		s.bytes += 100 * (1 + len(r.Logprobs[i].Top))
 	}
 	s.signal()
@@ -85,15 +94,18 @@ func (s *stream) fail(err error) {
 
 func (s *stream) ended() bool { return s.finish != "" || s.err != nil }
 
-// take returns the merged chunk, if there is one, and whether the stream has ended, and how.
+// take returns the next chunk, if there is one, and whether the stream has ended, and how.
 func (s *stream) take() (chunk cluster.Chunk, some, ended bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	some = s.progress != nil || len(s.text) > 0 || len(s.tokens) > 0 || s.finish != ""
-	chunk = cluster.Chunk{
-		Text: string(s.text), Tokens: s.tokens, Logprobs: s.logprobs, Progress: s.progress,
-		Finish: s.finish, StopSequence: s.stop, Usage: s.usage,
+	if len(s.earlier) > 0 {
+		chunk, s.earlier = s.earlier[0], s.earlier[1:]
+		s.signal()
+		return chunk, true, false, nil
 	}
-	s.text, s.tokens, s.logprobs, s.progress, s.bytes = s.text[:0], nil, nil, nil, 0
+	some = s.progress != nil || s.holds() || s.finish != ""
+	chunk = s.chunk()
+	chunk.Progress, chunk.Finish, chunk.StopSequence, chunk.Usage = s.progress, s.finish, s.stop, s.usage
+	s.progress, s.bytes, s.earlier = nil, 0, nil
 	return chunk, some, s.ended(), s.err
 }

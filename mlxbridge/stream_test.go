@@ -3,6 +3,7 @@ package mlxbridge
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -28,6 +29,57 @@ func TestStreamMergesWhatIsNotTaken(t *testing.T) {
 	chunk, some, ended, err = s.take()
 	if chunk.Text != "c" || chunk.Finish != cluster.FinishStop || chunk.Usage == nil || !some || !ended || err != nil {
 		t.Errorf("%+v, %v, %v, %v", chunk, some, ended, err)
+	}
+}
+
+func TestStreamMergesOnlyWhatKeepsItsOrder(t *testing.T) {
+	t.Parallel()
+	call := func(d cluster.ToolCallDelta) stepExtra { return stepExtra{Calls: []cluster.ToolCallDelta{d}} }
+	s := newStream()
+	for i, r := range []stepRow{
+		{Extra: stepExtra{Reasoning: "I "}},
+		{Extra: stepExtra{Reasoning: "think"}},
+		{Text: "So"},
+		{Text: " it"},
+		{Extra: call(cluster.ToolCallDelta{ID: "c", Name: "f", Arguments: "{"})},
+		{Extra: call(cluster.ToolCallDelta{Arguments: "}"})},
+		{Extra: call(cluster.ToolCallDelta{Index: 1, ID: "d", Name: "g"})},
+		{Text: "late"},
+		{Extra: stepExtra{Reasoning: "again"}},
+	} {
+		r.Tokens = []int{i}
+		s.add(&r)
+	}
+	s.complete(cluster.FinishToolCalls, "", &cluster.Usage{})
+	want := []cluster.Chunk{
+		{
+			Reasoning: "I think", Text: "So it", Tokens: []int{0, 1, 2, 3, 4, 5, 6},
+			ToolCalls: []cluster.ToolCallDelta{{ID: "c", Name: "f", Arguments: "{}"}, {Index: 1, ID: "d", Name: "g"}},
+		},
+		{Text: "late", Tokens: []int{7}},
+		{Reasoning: "again", Tokens: []int{8}, Finish: cluster.FinishToolCalls, Usage: &cluster.Usage{}},
+	}
+	for i := range want {
+		<-s.wake // each that is there is announced
+		chunk, some, ended, err := s.take()
+		if !reflect.DeepEqual(chunk, want[i]) || !some || ended != (i == 2) || err != nil {
+			t.Errorf("%+v, %v, %v, %v; want %+v", chunk, some, ended, err, want[i])
+		}
+	}
+}
+
+func TestStreamBoundsWhatIsNoText(t *testing.T) {
+	t.Parallel()
+	half := maxPendingBytes / 2
+	for name, extra := range map[string]stepExtra{
+		"reasoning": {Reasoning: strings.Repeat("x", half)},
+		"arguments": {Calls: []cluster.ToolCallDelta{{Arguments: strings.Repeat("x", half-callBytes)}}},
+	} {
+		s := newStream()
+		one, two := s.add(&stepRow{Extra: extra}), s.add(&stepRow{Extra: extra})
+		if !one || !two || s.add(&stepRow{Text: "x"}) {
+			t.Errorf("%s is not counted", name)
+		}
 	}
 }
 

@@ -38,6 +38,8 @@ type WorkerOptions struct {
 	// Stall is how long a worker with work may say nothing before it is killed; without work, a third of it. Zero means
 	// 30 s.
 	Stall time.Duration
+	// Source is the workers' Python package; nil means the one that this program carries.
+	Source fs.FS
 	// Progress is told in one line what a launch waits for, such as the installation of the environment. It may be nil.
 	Progress func(string)
 	Log      *slog.Logger // nil means silence
@@ -45,8 +47,7 @@ type WorkerOptions struct {
 
 // WorkerLauncher starts Python workers. It is safe for concurrent use.
 type WorkerLauncher struct {
-	o      WorkerOptions
-	source fs.FS
+	o WorkerOptions
 }
 
 // NewWorkerLauncher returns a Launcher of Python workers.
@@ -57,7 +58,10 @@ func NewWorkerLauncher(o WorkerOptions) *WorkerLauncher {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &WorkerLauncher{o: o, source: worker.Source}
+	if o.Source == nil {
+		o.Source = worker.Source
+	}
+	return &WorkerLauncher{o: o}
 }
 
 // Launch starts a worker for one model; see Launcher. The first launch on a machine installs the environment. A worker
@@ -103,7 +107,7 @@ func engineOrNil(e *workerEngine) Engine {
 }
 
 func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchSpec) (*workerEngine, error) {
-	source, err := unpackSource(l.source, l.o.CacheDir)
+	source, err := unpackSource(l.o.Source, l.o.CacheDir)
 	if err != nil {
 		return nil, cluster.Errorf(cluster.CodeInternal, "%v", err)
 	}
@@ -111,7 +115,7 @@ func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchS
 	// The worker outlives the launch.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), python, "-X", "utf8", "-m", "mlxworker", "--name", name)
 	cmd.Dir = source
-	cmd.Env = workerEnv(l.o.Env, source)
+	cmd.Env = withFastBLAS(workerEnv(l.o.Env, source), blasFolders())
 	process, err := startProcess(cmd)
 	if err != nil {
 		return nil, &environmentError{cluster.Errorf(cluster.CodeInternal, "worker of %s: %v", name, err)}
@@ -142,11 +146,7 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 	if ready.Type != "ready" || ready.Proto != protocolVersion {
 		return cluster.Errorf(cluster.CodeInternal, "worker of %s speaks protocol %d, not %d", e.name, ready.Proto, protocolVersion)
 	}
-	e.send(loadFrame{
-		Type: "load", Dir: spec.Dir, Name: e.name, MemoryBytes: spec.MemoryBytes, MaxRows: spec.MaxRows,
-		PrefixBytes: spec.PrefixBytes, Adapter: spec.Adapter, Draft: spec.Draft, KVBits: spec.KVBits,
-		Options: spec.Options,
-	})
+	e.send(newLoadFrame(e.name, &spec))
 	wait := loadWait + time.Duration((spec.Model.WeightBytes+spec.Model.Shape.ExtraBytes)/loadBytesPerSecond)*time.Second
 	loaded, err := e.await(ctx, wait, "loading the model")
 	if err != nil {
@@ -200,8 +200,8 @@ func workerEnv(base []string, source string) []string {
 		"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
 	}
 	if runtime.GOOS != "darwin" {
-		// Without a GPU, compiled kernels would call a C++ compiler at run time, and small products lose to threads.
-		set["MLX_DISABLE_COMPILE"], set["OPENBLAS_NUM_THREADS"] = "1", "1"
+		// Read before the worker can set it: small products lose to threads.
+		set["OPENBLAS_NUM_THREADS"] = "1"
 	}
 	return mergeEnv(base, set, "PYTHONHOME", "PYTHONSTARTUP", "PYTHONWARNINGS")
 }

@@ -102,6 +102,9 @@ func TestWorkerCountsWholeAndExact(t *testing.T) {
 			if !isRunning(t, info.PID) || info.Context != 8192 || info.MaxRows != 32 || info.WeightBytes < 1e6 || info.Warmup <= 0 {
 				t.Errorf("%+v", info)
 			}
+			if info.Versions["mlx"] == "" || info.Versions["blas"] == "" {
+				t.Errorf("it does not say what it runs on: %v", info.Versions)
+			}
 			mustCount(t, engine, c.most)
 			var asking sync.WaitGroup
 			for i := range c.rows {

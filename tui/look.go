@@ -143,6 +143,8 @@ func (k *look) requestSign(s cluster.RequestState) sign {
 		return k.sign("◑", ">", k.busy)
 	case cluster.RequestLoading:
 		return k.sign("◐", "~", k.busy)
+	case cluster.RequestShared:
+		return k.sign("◍", "=", k.ok)
 	case cluster.RequestQueued:
 		return k.sign("◌", ".", k.warn)
 	}

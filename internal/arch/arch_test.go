@@ -45,7 +45,7 @@ func arrows() map[string][]string {
 		"internal/client":         {words, "internal/bus", "internal/controller/api"},
 		"internal/cluster":        {},
 		"internal/config":         {words},
-		"internal/controller":     {words, "internal/bus", "internal/controller/api", "sched"},
+		"internal/controller":     {words, "internal/bus", "internal/controller/api", "internal/share", "sched"},
 		"internal/controller/api": {words},
 		"internal/gateway":        {words, "internal/gateway/openai", "internal/gateway/wire"},
 		"internal/gateway/openai": {words, "internal/gateway/wire"},
@@ -55,6 +55,7 @@ func arrows() map[string][]string {
 		"internal/library":        {words},
 		"internal/printer":        {words, "internal/iostreams"},
 		"internal/service":        {words},
+		"internal/share":          {words},
 		"internal/trust":          {words},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,19 +9,20 @@ import (
 	"slices"
 )
 
-// figure is one thing measured. Target is a bound, from below unless AtMost; zero means that there is none yet.
+// figure is one thing measured. Target is a bound, from above with AtMost; else from below, and zero is none.
 type figure struct {
 	Name   string  `json:"name"`
 	Value  float64 `json:"value"`
 	Unit   string  `json:"unit"`
 	Target float64 `json:"target,omitempty"`
 	AtMost bool    `json:"at_most,omitempty"`
+	BLAS   string  `json:"blas,omitempty"` // that multiplied; empty where nothing was
 }
 
 // verdict is ok or short; what has no target is always ok.
 func (f figure) verdict() string {
 	switch {
-	case f.Target == 0, !f.AtMost && f.Value >= f.Target, f.AtMost && f.Value <= f.Target:
+	case f.Target == 0 && !f.AtMost, !f.AtMost && f.Value >= f.Target, f.AtMost && f.Value <= f.Target:
 		return "ok"
 	default:
 		return "short"
@@ -29,7 +31,7 @@ func (f figure) verdict() string {
 
 func (f figure) target() string {
 	switch {
-	case f.Target == 0:
+	case f.Target == 0 && !f.AtMost:
 		return "-"
 	case f.AtMost:
 		return fmt.Sprintf("<=%g", f.Target)
@@ -46,7 +48,7 @@ type report struct {
 
 func (r *report) add(f figure) {
 	r.figures = append(r.figures, f)
-	_, _ = fmt.Fprintf(r.out, "%-34s %10.3f %-7s %-8s %s\n", f.Name, f.Value, f.Unit, f.target(), f.verdict())
+	_, _ = fmt.Fprintf(r.out, "%-36s %10.3f %-7s %-8s %-5s %s\n", f.Name, f.Value, f.Unit, f.target(), f.verdict(), cmp.Or(f.BLAS, "-"))
 }
 
 // write puts the figures into a file, with what they were measured on.

@@ -1,6 +1,6 @@
-// Command bench measures mlxctl against the bare thing in the same run: the whole path against mlx-lm's own
-// batch_generate, the bridge against the same, the gateway against plain HTTP. It prints one line a figure,
-// `NAME VALUE UNIT TARGET ok|short`, and writes the same to bench.json.
+// Command bench measures mlxctl against the bare thing in the same run: the whole path and the bridge against mlx-lm's
+// own batch_generate, the worker against mlx-lm's server, the gateway against plain HTTP. It prints one line a figure,
+// `NAME VALUE UNIT TARGET ok|short BLAS`, and writes the same to bench.json.
 //
 // A figure that is short does not fail the run: speed is recorded in docs/benchmarks.md and judged by people.
 package main
@@ -20,14 +20,34 @@ import (
 	"time"
 )
 
-// part is one group of figures: `make bench-NAME` runs it alone.
+// part is one group of figures: `make bench-NAME` runs it alone, and only so where extra says that it takes long.
 type part struct {
-	name string
-	run  func(ctx context.Context, b *bench) error
+	name  string
+	run   func(ctx context.Context, b *bench) error
+	extra bool
 }
 
 func parts() []part {
-	return []part{{"gateway", benchGateway}, {"bridge", benchBridge}, {"path", benchPath}}
+	return []part{
+		{name: "gateway", run: benchGateway},
+		{name: "bridge", run: pythonPart("bench.bridge", tinyModel, smallModel)},
+		{name: "path", run: benchPath},
+		{name: "mixed", run: pythonPart("bench.mixed", smallModel)},
+		{name: "gap", run: pythonPart("bench.gap", tinyModel, smallModel)},
+		{name: "turns", run: pythonPart("bench.turns", tinyModel, smallModel)},
+		{name: "copy", run: pythonPart("bench.copying", tinyModel, smallModel)},
+		{name: "start", run: pythonPart("bench.start", tinyModel, smallModel)},
+		{name: "cancel", run: pythonPart("bench.cancel", tinyModel, smallModel)},
+		{name: "soak", run: benchSoak, extra: true},
+	}
+}
+
+func partNames() string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // bench is what parts are given.
@@ -35,32 +55,35 @@ type bench struct {
 	*report
 	root   string // of the repository
 	rounds int
+	soak   time.Duration // of the part soak
 
 	// Set by python.
 	interpreter, blas, preload string
 }
 
 func main() {
-	only := flag.String("part", "", "measure only this part: gateway, bridge or path")
-	rounds := flag.Int("rounds", 5, "measure each pair so often and take the median")
+	only := flag.String("part", "", "measure only this part: "+partNames())
+	rounds := flag.Int("rounds", 5, "measure each pair of the part path so often and take the median")
+	minutes := flag.Float64("minutes", 30, "how long the part soak lasts")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *only, *rounds); err != nil {
+	soak := time.Duration(*minutes * float64(time.Minute))
+	if err := run(ctx, *only, &bench{rounds: max(1, *rounds), soak: soak}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string, rounds int) error {
+func run(ctx context.Context, only string, b *bench) error {
 	root, err := filepath.Abs(".")
 	if err != nil {
 		return fmt.Errorf("find the repository: %w", err)
 	}
-	b := &bench{report: &report{out: os.Stdout}, root: root, rounds: max(1, rounds)}
+	b.report, b.root = &report{out: os.Stdout}, root
 	known := false
 	for _, p := range parts() {
-		if only != "" && only != p.name {
+		if (only == "" && p.extra) || (only != "" && only != p.name) {
 			continue
 		}
 		known = true
@@ -69,7 +92,7 @@ func run(ctx context.Context, only string, rounds int) error {
 		}
 	}
 	if !known {
-		return fmt.Errorf("no part %q; there are gateway, bridge and path", only)
+		return fmt.Errorf("no part %q; there are %s", only, partNames())
 	}
 	return b.write("bench.json", machine(ctx, b.blas))
 }

@@ -12,10 +12,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/mlxbridge"
 )
+
+// endWait is how long a program may take to end when it is told to.
+const endWait = 15 * time.Second
 
 //go:embed bare.py
 var bareSource string
@@ -40,7 +44,7 @@ func (b *bench) python(ctx context.Context) (string, error) {
 // chooseBLAS finds a fast matrix library for MLX's CPU backend, for both sides of every comparison.
 func (b *bench) chooseBLAS(ctx context.Context) error {
 	if runtime.GOOS == "darwin" {
-		b.blas = "none: Metal"
+		b.blas = "accelerate"
 		return nil
 	}
 	worker := workerDir(b.root)
@@ -50,9 +54,9 @@ func (b *bench) chooseBLAS(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for a BLAS: %w", err)
 	}
-	b.blas = "reference, of the mlx-cpu wheel"
+	b.blas = "reference"
 	if b.preload = strings.TrimSpace(string(out)); b.preload != "" {
-		b.blas = "OpenBLAS, preloaded"
+		b.blas = "openblas"
 	}
 	return nil
 }
@@ -75,6 +79,8 @@ func pythonEnv(extra ...string) []string {
 	}
 	return append(env, extra...)
 }
+
+func tinyModel(root string) string { return filepath.Join(root, "internal", "library", "tiny") }
 
 func smallModel(root string) string { return filepath.Join(root, "testdata", "models", "small") }
 

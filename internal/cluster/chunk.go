@@ -4,10 +4,16 @@ import "time"
 
 // Chunk is one ordered piece of an answer. Chunks of one stream come in order, without gaps; the last one has Finish
 // set and carries Usage. A stream that fails ends with an error instead and has no last chunk.
+//
+// Within a chunk Reasoning comes before Text, and Text before ToolCalls; where the model has another order, it is that of
+// several chunks.
 type Chunk struct {
-	Text string `json:"text,omitempty"`
-	// Tokens are the ids behind Text, so that another node can continue the stream. They may run ahead of Text while
-	// an incomplete character or a possible stop sequence is held back.
+	// Text is the answer proper: no reasoning, no calls.
+	Text      string          `json:"text,omitempty"`
+	Reasoning string          `json:"reasoning,omitempty"`
+	ToolCalls []ToolCallDelta `json:"tool_calls,omitempty"`
+	// Tokens are the ids behind all that, so that another node can continue the stream. They may run ahead of it
+	// while an incomplete character, a possible stop sequence or a possible tool call is held back.
 	Tokens   []int          `json:"tokens,omitempty"`
 	Logprobs []TokenLogprob `json:"logprobs,omitempty"`
 	Finish   FinishReason   `json:"finish,omitempty"`
@@ -44,6 +50,8 @@ type FinishReason string
 const (
 	FinishStop   FinishReason = "stop"   // the model ended it, or a stop sequence
 	FinishLength FinishReason = "length" // max_tokens, or the end of the context
+	// FinishToolCalls is FinishStop of an answer that calls tools.
+	FinishToolCalls FinishReason = "tool_calls"
 )
 
 // TokenLogprob is one generated token with its log probability.
@@ -64,4 +72,6 @@ type Usage struct {
 	Queue   time.Duration `json:"queue_ns"`
 	Prefill time.Duration `json:"prefill_ns"`
 	Decode  time.Duration `json:"decode_ns"`
+	// Shared says that an identical request's generation was read: the counts and durations are those of that one.
+	Shared bool `json:"shared,omitempty"`
 }

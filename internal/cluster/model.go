@@ -15,7 +15,12 @@ type Model struct {
 	WeightBytes     int64 `json:"weight_bytes"`
 	KVBytesPerToken int64 `json:"kv_bytes_per_token"`
 	Context         int   `json:"context"` // tokens
-	Shape           Shape `json:"shape,omitzero"`
+	// Layers, Parameters and ActiveParameters, those that one token uses, say how much there is to compute; 0 where the
+	// files do not tell. They are counted from configuration and headers, and good enough to estimate a speed.
+	Layers           int   `json:"layers,omitempty"`
+	Parameters       int64 `json:"parameters,omitempty"`
+	ActiveParameters int64 `json:"active_parameters,omitempty"`
+	Shape            Shape `json:"shape,omitzero"`
 }
 
 // Shape is what the memory of a model is planned from, beside its weights. A zero field is not known, or there is

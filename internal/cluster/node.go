@@ -27,6 +27,8 @@ type Hardware struct {
 	CPUs        int    `json:"cpus,omitempty"`
 	GPUCores    int    `json:"gpu_cores,omitempty"`
 	MemoryBytes int64  `json:"memory_bytes,omitempty"`
+	// GPULimitBytes is what an operator lets the GPU wire (iogpu.wired_limit_mb); 0 is the system's own choice.
+	GPULimitBytes int64 `json:"gpu_limit_bytes,omitempty"`
 }
 
 // Load is one reading of a machine. A nil pointer means that the machine does not offer that reading.
@@ -36,8 +38,8 @@ type Load struct {
 	CPUPercent      *float64 `json:"cpu_percent,omitempty"`     // of all cores together, 0 to 100
 	GPUPercent      *float64 `json:"gpu_percent,omitempty"`
 	GPUMemoryBytes  *int64   `json:"gpu_memory_bytes,omitempty"` // in use by everybody, of the memory above
-	PowerWatts      *float64 `json:"power_watts,omitempty"`
-	Thermal         *string  `json:"thermal,omitempty"` // nominal, fair, serious, critical
+	PowerWatts      *float64 `json:"power_watts,omitempty"`      // of the whole machine
+	Thermal         *string  `json:"thermal,omitempty"`          // nominal, fair, serious, critical
 }
 
 // Node is a machine that runs our agent.
@@ -72,12 +74,16 @@ type Replica struct {
 	Waiting       int          `json:"waiting"`
 	Counters      Counters     `json:"counters"`
 	// TokensPerSecond is the decode rate of all rows together over the last second.
-	TokensPerSecond float64    `json:"tokens_per_second"`
-	WorkerPID       int        `json:"worker_pid,omitempty"`
-	Restarts        int        `json:"restarts"`
-	Pinned          bool       `json:"pinned,omitempty"`
-	IdleSince       *time.Time `json:"idle_since,omitempty"`
-	LoadedAt        *time.Time `json:"loaded_at,omitempty"`
+	TokensPerSecond float64 `json:"tokens_per_second"`
+	// Prefixes are digests of what its prefix store holds (PrefixChain), most recently used first.
+	Prefixes []string `json:"prefixes,omitempty"`
+	// Curve is how fast it computes: measured, before that what its chip makes one expect; nil where neither is known.
+	Curve     *Curve     `json:"curve,omitempty"`
+	WorkerPID int        `json:"worker_pid,omitempty"`
+	Restarts  int        `json:"restarts"`
+	Pinned    bool       `json:"pinned,omitempty"`
+	IdleSince *time.Time `json:"idle_since,omitempty"`
+	LoadedAt  *time.Time `json:"loaded_at,omitempty"`
 }
 
 // ReplicaState says whether a replica can answer.

@@ -23,6 +23,10 @@ type Request struct {
 	// Tools are JSON schemas in the shape that chat templates expect; TemplateArgs are passed to the template.
 	Tools        []json.RawMessage          `json:"tools,omitempty"`
 	TemplateArgs map[string]json.RawMessage `json:"template_args,omitempty"`
+	// ToolChoice says whether tools are called; nil is as ToolAuto.
+	ToolChoice *ToolChoice `json:"tool_choice,omitempty"`
+	// SingleToolCall ends the answer with its first call.
+	SingleToolCall bool `json:"single_tool_call,omitempty"`
 
 	// MaxTokens bounds the answer; nil means up to the end of the model's context.
 	MaxTokens         *int            `json:"max_tokens,omitempty"`
@@ -43,6 +47,8 @@ type Request struct {
 
 	// Session groups requests that share a growing prefix; empty means that it is derived from the body.
 	Session string `json:"session,omitempty"`
+	// Grammar is the form that the answer has to have; nil leaves it free.
+	Grammar *Grammar `json:"grammar,omitempty"`
 	// Node pins the request to one node; empty lets the scheduler choose.
 	Node NodeID `json:"node,omitempty"`
 	// Timeout bounds the whole request; zero means the controller's setting.
@@ -57,7 +63,8 @@ type Message struct {
 	Content    string          `json:"content"`
 	Name       string          `json:"name,omitempty"`
 	ToolCallID string          `json:"tool_call_id,omitempty"`
-	ToolCalls  json.RawMessage `json:"tool_calls,omitempty"` // in OpenAI's shape, as templates expect it
+	ToolCalls  json.RawMessage `json:"tool_calls,omitempty"`        // in OpenAI's shape, as templates expect it
+	Reasoning  string          `json:"reasoning_content,omitempty"` // of an earlier answer, under the name that templates use
 }
 
 // Limits of a request that hold for every model. Larger values are refused, never clipped.
@@ -73,7 +80,13 @@ func (r *Request) Validate() error {
 	if err := r.validatePrompt(); err != nil {
 		return err
 	}
+	if err := r.validateTools(); err != nil {
+		return err
+	}
 	if err := r.validateSampling(); err != nil {
+		return err
+	}
+	if err := r.validateGrammar(); err != nil {
 		return err
 	}
 	return r.validateLimits()

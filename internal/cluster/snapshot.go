@@ -43,6 +43,7 @@ const (
 	RequestLoading   RequestState = "loading"
 	RequestPrefill   RequestState = "prefill"
 	RequestStreaming RequestState = "streaming"
+	RequestShared    RequestState = "shared" // reads the answer that an identical request has made or is making
 )
 
 // Totals only grow while a controller lives, but for the rate.

@@ -43,8 +43,9 @@ func TestPrecedence(t *testing.T) {
 		}
 		values, ok := samples[k.Kind]
 		if k.Kind == Choice {
-			n := len(k.Choices)
-			values, ok = [4]string{k.Choices[0], k.Choices[1%n], k.Choices[2%n], k.Choices[3%n]}, true
+			for i := range values {
+				values[i], ok = k.Choices[i%len(k.Choices)], true
+			}
 		}
 		if !ok {
 			t.Fatalf("no samples for the kind of %s", k.Name)
@@ -157,7 +158,7 @@ func TestTyped(t *testing.T) {
 	if diff := cmp.Diff(want, c.Models); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(Deadlines{Accept: 2e9, FirstToken: 600e9, Gap: 3e9, Total: 3600e9}, c.Deadlines); diff != "" {
+	if diff := cmp.Diff(Deadlines{Queue: 600e9, Accept: 2e9, FirstToken: 600e9, Gap: 3e9, Token: 120e9, Total: 3600e9}, c.Deadlines); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -38,6 +38,7 @@ type Config struct {
 	HTTPURL        string    `mapstructure:"http_url"`
 	APIKeyFile     string    `mapstructure:"api_key_file"`
 	Deadlines      Deadlines `mapstructure:"deadlines"`
+	Share          Share     `mapstructure:"share"`
 	Models         Models    `mapstructure:"models"`
 
 	origins map[string]Origin
@@ -46,10 +47,19 @@ type Config struct {
 
 // Deadlines bound one request in the controller.
 type Deadlines struct {
+	Queue      time.Duration `mapstructure:"queue"`
 	Accept     time.Duration `mapstructure:"accept"`
 	FirstToken time.Duration `mapstructure:"first_token"`
 	Gap        time.Duration `mapstructure:"gap"`
+	Token      time.Duration `mapstructure:"token"`
 	Total      time.Duration `mapstructure:"total"`
+}
+
+// Share says which identical requests share an answer.
+type Share struct {
+	InFlight    string        `mapstructure:"in_flight"` // off, on
+	TTL         time.Duration `mapstructure:"ttl"`
+	MemoryBytes int64         `mapstructure:"memory"`
 }
 
 // Models says what models may use on this machine.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/share"
 )
 
 const (
@@ -30,6 +31,8 @@ type Options struct {
 	LogFile string // of this process, for those who ask for it
 
 	Deadlines Deadlines
+	// Share says which requests share their answers; none by default.
+	Share share.Options
 	// MaxWaiting is how many requests may wait for a node; zero means 4096.
 	MaxWaiting int
 	// Settle is how long after the start a request may wait for nodes that have not come back yet; zero means 1.5 s,
@@ -75,6 +78,7 @@ type Controller struct {
 	resolver *resolver
 	events   *broker
 	viewer   *viewer
+	shared   *share.Answers
 	gate     gate
 
 	settled   chan struct{} // closed when every node had the time to come back
@@ -95,7 +99,7 @@ func New(o Options) *Controller {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Controller{
-		o: o, registry: newRegistry(), ledger: &ledger{}, events: newBroker(),
+		o: o, registry: newRegistry(), ledger: &ledger{}, events: newBroker(), shared: share.New(o.Share),
 		settled: make(chan struct{}), notice: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
 	}
 	c.placer = newPlacer(c.registry.nodes, o.MaxWaiting)
@@ -132,6 +136,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	closeAll(subscriptions)
 	c.events.close()
 	c.gate.wait()
+	c.shared.Close()
 	return nil
 }
 

@@ -37,23 +37,27 @@ func (c *Controller) Dispatch(ctx context.Context, req *cluster.Request, emit fu
 	if own.ID == "" {
 		own.ID = cluster.RequestID("r-" + rand.Text()[:16])
 	}
-	total := c.o.Deadlines.Total
-	if own.Timeout > 0 {
-		total = own.Timeout
-	}
-	ctx, stop := context.WithTimeoutCause(ctx, total,
-		cluster.Errorf(cluster.CodeTimeout, "the request was not answered within %s", total))
+	ctx, stop := c.bound(ctx, &own)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &dispatch{c: c, req: &own, record: c.ledger.begin(c.now(), &own), emit: emit, leave: cancel}
-	err = d.run(ctx)
-	if err != nil {
-		err = typed(ctx, err)
+	if c.shared.Enabled() {
+		if key, ok := c.answerKey(&own); ok {
+			return d.share(ctx, key)
+		}
 	}
-	c.ledger.end(d.record, err)
-	d.report(err)
-	return err
+	return d.finish(typed(ctx, d.run(ctx)))
+}
+
+// bound returns a context that ends with the time for the request.
+func (c *Controller) bound(ctx context.Context, req *cluster.Request) (context.Context, context.CancelFunc) {
+	total := c.o.Deadlines.Total
+	if req.Timeout > 0 {
+		total = req.Timeout
+	}
+	return context.WithTimeoutCause(ctx, total,
+		cluster.Errorf(cluster.CodeTimeout, "the request was not answered within %s", total))
 }
 
 // validate checks what the request says, and that its id can stand in tables and logs.
@@ -185,24 +189,29 @@ func (d *dispatch) explain(err error) error {
 	}
 }
 
-// report tells operators of a request that failed for a reason that is not its client's.
-func (d *dispatch) report(err error) {
+// finish closes the record with how the request ended, and tells operators of a failure that is not its client's.
+func (d *dispatch) finish(err error) error {
+	d.c.ledger.end(d.record, err)
 	e := cluster.AsError(err)
 	if e == nil {
-		return
+		return nil
 	}
 	switch e.Code {
 	case cluster.CodeCancelled, cluster.CodeInvalid, cluster.CodeContext, cluster.CodeTooLarge:
-		return
+		return err
 	default:
 	}
 	d.c.events.publish(cluster.Event{
 		At: d.c.now(), Kind: cluster.EventRequestError, Node: e.Node, Model: d.req.Model, Request: d.req.ID, Message: e.Message,
 	})
+	return err
 }
 
-// typed makes a *cluster.Error of err: the reason for the end of ctx, where that is what it is.
+// typed makes a *cluster.Error of err, unless it is nil: the reason for the end of ctx, where that is what it is.
 func typed(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		err = cause
 	}

@@ -118,6 +118,20 @@ func (r *record) displaced() {
 	r.status.Node, r.status.State = "", cluster.RequestQueued
 }
 
+// shares notes that the answer comes from another request's generation.
+func (r *record) shares() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.State = cluster.RequestShared
+}
+
+// follow notes a chunk of an answer that another request has made: its tokens count there.
+func (r *record) follow(c *cluster.Chunk) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Tokens += len(c.Tokens)
+}
+
 // hasBegun says whether something of the answer came.
 func (r *record) hasBegun() bool {
 	r.mu.Lock()

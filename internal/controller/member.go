@@ -74,6 +74,9 @@ func (m *member) become(now time.Time, state cluster.NodeState, reason string) [
 		return nil
 	}
 	m.node.State, m.node.Reason = state, reason
+	if state == cluster.NodeDown { // what is in its memory nobody knows any more
+		m.node.Load, m.node.Replicas, m.node.PlannedBytes = cluster.Load{}, nil, 0
+	}
 	return []cluster.Event{stateEvent(now, &m.node)}
 }
 

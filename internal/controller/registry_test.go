@@ -279,3 +279,28 @@ func TestRegistryTakesAHeartbeatThatOvertookItsHello(t *testing.T) {
 		t.Errorf("%d heartbeats of strangers are kept, want %d", len(r.early), mostEarly)
 	}
 }
+
+func TestRegistryForgetsTheMemoryOfNodesThatAreDown(t *testing.T) {
+	t.Parallel()
+	r := newRegistry()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	r.hello(now, mac("a"), "boot", "key")
+	full := beat{
+		node: "a", boot: "boot", plannedBytes: 9, load: cluster.Load{CPUPercent: new(50.0)},
+		replicas: []cluster.Replica{{Model: "tiny", State: cluster.ReplicaReady, Running: 3}},
+	}
+	r.heartbeat(now, full)
+	r.tick(now.Add(suspectAfter))
+	if n := r.nodes().Nodes[0]; n.State != cluster.NodeSuspect || len(n.Replicas) != 1 {
+		t.Errorf("late: %+v", n)
+	}
+	r.tick(now.Add(downAfter))
+	n := r.nodes().Nodes[0]
+	if n.State != cluster.NodeDown || len(n.Replicas) != 0 || n.PlannedBytes != 0 || n.Load.CPUPercent != nil || n.Name != "mac-a" {
+		t.Errorf("down: %+v", n)
+	}
+	r.heartbeat(now.Add(time.Hour), full)
+	if n := r.nodes().Nodes[0]; n.State != cluster.NodeReady || len(n.Replicas) != 1 || n.PlannedBytes != 9 {
+		t.Errorf("back: %+v", n)
+	}
+}

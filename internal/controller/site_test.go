@@ -290,7 +290,12 @@ func code(t *testing.T, err error, want cluster.Code, says ...string) {
 
 func names(t *testing.T, err error, want cluster.NodeID) {
 	t.Helper()
-	if e := cluster.AsError(err); e == nil || e.Node != want {
+	e := cluster.AsError(err)
+	if e == nil {
+		t.Errorf("no error, want one that names node %q", want)
+		return
+	}
+	if e.Node != want {
 		t.Errorf("error %v names node %q, want %q", err, e.Node, want)
 	}
 }

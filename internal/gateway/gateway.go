@@ -107,17 +107,19 @@ type dialect interface {
 // answer is one request as its dialect understood it, and the way to render what comes back.
 type answer interface {
 	Request() *cluster.Request
+	// Choices is how many answers to Request are wanted; each chunk is of one of them.
+	Choices() int
 	Begin(id string, at time.Time)
 
 	// A stream is AppendChunk for each chunk, with AppendAlive between, or AppendFailure instead of the last.
 	Streams() bool
 	ContentType() string
-	AppendChunk(dst []byte, c *cluster.Chunk) []byte
+	AppendChunk(dst []byte, choice int, c *cluster.Chunk) []byte
 	AppendAlive(dst []byte) []byte
 	AppendFailure(dst []byte, e *cluster.Error) []byte
 
 	// A whole answer is Collect for each chunk, then AppendWhole.
-	Collect(c *cluster.Chunk)
+	Collect(choice int, c *cluster.Chunk)
 	AppendWhole(dst []byte) []byte
 }
 

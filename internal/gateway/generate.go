@@ -94,23 +94,17 @@ func (v *visit) readHeaders(req *cluster.Request) error {
 
 // whole answers when all is there.
 func (v *visit) whole(a answer) {
-	finished := false
-	err := v.g.o.Backend.Dispatch(v.r.Context(), a.Request(), func(c cluster.Chunk) error {
-		if c.Progress != nil || finished {
-			return nil
+	err := v.dispatch(v.r.Context(), a, func(choice int, c *cluster.Chunk) error {
+		if c.Progress == nil {
+			a.Collect(choice, c)
 		}
-		a.Collect(&c)
-		finished = c.Finish != ""
 		return nil
 	})
-	switch {
-	case finished: // nothing that goes wrong later takes it back
-		v.reply(http.StatusOK, a.AppendWhole(nil))
-	case err != nil:
+	if err != nil {
 		v.fail(err)
-	default:
-		v.fail(errUnfinished())
+		return
 	}
+	v.reply(http.StatusOK, a.AppendWhole(nil))
 }
 
 func errUnfinished() error {

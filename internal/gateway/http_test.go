@@ -289,7 +289,7 @@ func TestBadBodies(t *testing.T) {
 		strings.Replace(ask, `}]`, `}],"max_tokens":0`, 1):           "max_tokens",
 		strings.Replace(ask, `}]`, `}],"temperature":3`, 1):          "temperature", // found by Dispatch
 		strings.Replace(ask, `}]`, `}],"stop":["",""]`, 1):           "stop[0]",
-		strings.Replace(ask, `}]`, `}],"n":2,"stream":true`, 1):      "n",
+		strings.Replace(ask, `}]`, `}],"n":9,"stream":true`, 1):      "n",
 		strings.Replace(ask, `}]`, `}],"top_k":-1,"stream":true`, 1): "top_k",
 	} {
 		resp := s.ask(t.Context(), t, "POST", chatPath, body)

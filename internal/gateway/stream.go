@@ -24,7 +24,8 @@ type stream struct {
 	buf      []byte
 	begun    bool // the status is sent
 	done     bool // nothing may be written any more
-	finished bool // the last chunk came
+	left     int  // choices that have not ended
+	finished bool // the last chunk of the last choice came
 	broken   error
 	wrote    time.Time // last
 	extended time.Time // when the write deadline was moved last
@@ -38,18 +39,15 @@ func (v *visit) stream(a answer) {
 	s.mu.Lock()
 	s.alive = time.AfterFunc(v.g.o.Times.Hold, s.onSilence)
 	s.mu.Unlock()
-	err := v.g.o.Backend.Dispatch(ctx, a.Request(), s.emit)
-	if s.close(err) {
-		return
+	s.left = a.Choices()
+	err := v.dispatch(ctx, a, s.emit)
+	if !s.close(err) {
+		v.fail(err)
 	}
-	if err == nil {
-		err = errUnfinished()
-	}
-	v.fail(err)
 }
 
 // emit sends one chunk. Chunks without text send something only where the client would else see nothing for long.
-func (s *stream) emit(c cluster.Chunk) error {
+func (s *stream) emit(choice int, c *cluster.Chunk) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken != nil || s.finished {
@@ -62,8 +60,11 @@ func (s *stream) emit(c cluster.Chunk) error {
 		}
 		return nil
 	}
-	s.finished = c.Finish != ""
-	return s.write(s.a.AppendChunk(s.buf[:0], &c))
+	if c.Finish != "" {
+		s.left--
+		s.finished = s.left == 0
+	}
+	return s.write(s.a.AppendChunk(s.buf[:0], choice, c))
 }
 
 // onSilence runs when the status was held back long enough, and then again and again.
@@ -129,9 +130,6 @@ func (s *stream) close(err error) bool {
 	s.alive.Stop() // where it is too late for that, onSilence waits for mu and then does nothing
 	if !s.begun || s.finished || s.broken != nil {
 		return s.begun
-	}
-	if err == nil {
-		err = errUnfinished()
 	}
 	_ = s.write(s.a.AppendFailure(s.buf[:0], s.v.blame(err)))
 	return true

@@ -1,6 +1,7 @@
 package hwmon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"runtime"
@@ -15,6 +16,8 @@ type macos struct {
 	text   func(name string) (string, error) // of a kernel variable
 	number func(name string) (uint64, error)
 	run    func(ctx context.Context, name string, args ...string) ([]byte, error)
+
+	hasNoBattery bool // ioreg said so; set by load, and nothing else looks at it
 }
 
 func (m *macos) hardware(ctx context.Context) cluster.Hardware {
@@ -28,6 +31,7 @@ func (m *macos) hardware(ctx context.Context) cluster.Hardware {
 	if out, err := m.run(ctx, "/usr/sbin/ioreg", "-rc", "AGXAccelerator", "-d1", "-w0"); err == nil {
 		hw.GPUCores = parseAccelerator(out).cores
 	}
+	hw.GPULimitBytes = m.gpuLimit()
 	return hw
 }
 
@@ -52,6 +56,11 @@ func (m *macos) load(ctx context.Context) cluster.Load {
 	}, "/usr/sbin/ioreg", "-rc", "AGXAccelerator", "-d1", "-w0")
 	tool(func(b []byte) { load.MemoryFreeBytes = parseVMStat(b) }, "/usr/bin/vm_stat")
 	tool(func(b []byte) { load.Thermal = parseThermal(b) }, "/usr/bin/notifyutil", "-g", thermalKey)
+	if !m.hasNoBattery {
+		tool(func(b []byte) {
+			load.PowerWatts, m.hasNoBattery = parseBattery(b), len(bytes.TrimSpace(b)) == 0
+		}, "/usr/sbin/ioreg", "-rn", "AppleSmartBattery", "-d1", "-w0")
+	}
 	// The first line that iostat prints is the average since the start; the second is the last second.
 	tool(func(b []byte) { load.CPUPercent = parseIOStat(b) }, "/usr/sbin/iostat", "-c", "2", "-w", "1", "-n", "0")
 	wg.Wait()

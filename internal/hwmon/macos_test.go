@@ -90,6 +90,8 @@ func fakeMac(tools map[string]string) *macos {
 			key := filepath.Base(name)
 			if slices.Contains(args, "IOPlatformExpertDevice") {
 				key = "platform"
+			} else if slices.Contains(args, "AppleSmartBattery") {
+				key = "battery"
 			}
 			out, ok := tools[key]
 			if !ok || !filepath.IsAbs(name) {
@@ -171,6 +173,9 @@ func TestMacGPULimit(t *testing.T) {
 		}
 		if got := m.gpuLimit(); got != want {
 			t.Errorf("limit of %d MiB: got %d, want %d", mib, got, want)
+		}
+		if got := m.hardware(t.Context()).GPULimitBytes; got != want {
+			t.Errorf("hardware with a limit of %d MiB: got %d, want %d", mib, got, want)
 		}
 	}
 }

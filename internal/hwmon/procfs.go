@@ -46,7 +46,7 @@ func (p *procfs) hardware(context.Context) cluster.Hardware {
 }
 
 func (p *procfs) load(context.Context) cluster.Load {
-	var load cluster.Load
+	load := cluster.Load{PowerWatts: p.power()}
 	if free, ok := parseMemInfo(p.file("proc/meminfo"))["MemAvailable"]; ok {
 		if limit, ok := p.cgroupMemory(); ok && limit.free >= 0 {
 			free = min(free, limit.free)

@@ -200,6 +200,7 @@ func (l *Library) inspect(ctx context.Context, dir string, files fileSet) (clust
 	if !l.onCPU {
 		width = weights.floatBytes()
 	}
+	all, active := parameters(config, weights)
 	return cluster.Model{
 		Digest:          digest,
 		Architecture:    config.text("model_type"),
@@ -208,6 +209,8 @@ func (l *Library) inspect(ctx context.Context, dir string, files fileSet) (clust
 		KVBytesPerToken: config.kvElementsPerToken() * width,
 		Context:         config.context(readTokenizerLimit(dir)),
 		Shape:           config.shape(weights, width),
+		Layers:          int(min(config.language().number(layerKeys()...), mostNumber)),
+		Parameters:      all, ActiveParameters: active,
 	}, nil
 }
 

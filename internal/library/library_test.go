@@ -34,7 +34,8 @@ func TestTiny(t *testing.T) {
 	want := cluster.Model{
 		Name: "tiny", Digest: m.Digest, Architecture: "qwen3", Quantization: "bf16",
 		WeightBytes: 1509120, KVBytesPerToken: 2 * 2 * 2 * 64 * kvWidth(), Context: 8192,
-		Shape: cluster.Shape{HalfBytes: 1509120, Hidden: 128, Vocabulary: 2048},
+		Shape:  cluster.Shape{HalfBytes: 1509120, Hidden: 128, Vocabulary: 2048},
+		Layers: 2, Parameters: 1509120 / 2, ActiveParameters: 1509120 / 2,
 	}
 	if m != want {
 		t.Errorf("got %+v, want %+v", m, want)
@@ -146,7 +147,8 @@ func TestFolder(t *testing.T) {
 	want := cluster.Model{
 		Name: small, Digest: m.Digest, Architecture: "qwen3", Quantization: "bf16",
 		WeightBytes: 10493952, KVBytesPerToken: 6 * 2 * 2 * 64 * kvWidth(), Context: 8192,
-		Shape: cluster.Shape{HalfBytes: 10493952, Hidden: 256, Vocabulary: 2048},
+		Shape:  cluster.Shape{HalfBytes: 10493952, Hidden: 256, Vocabulary: 2048},
+		Layers: 6, Parameters: 10493952 / 2, ActiveParameters: 10493952 / 2,
 	}
 	if m != want {
 		t.Errorf("got %+v, want %+v", m, want)

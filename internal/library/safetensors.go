@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // headerMost is the longest header that the format allows.
@@ -27,6 +28,9 @@ type tensor struct {
 type weights struct {
 	bytes   int64            // of all tensors
 	byDType map[string]int64 // bytes
+	experts int64            // bytes of those of which a token uses some only
+	packed  int64            // bytes that hold several numbers in a word
+	scaling int64            // bytes of what packed numbers are scaled by: no parameters of their own
 }
 
 // dtypeBits are the lengths of elements that the format knows.
@@ -118,10 +122,19 @@ func (w *weights) add(dir string, f file) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range tensors {
+	for name, t := range tensors {
 		n := t.Offsets[1] - t.Offsets[0]
 		w.bytes += n
 		w.byDType[t.DType] += n
+		if isExpert(name) {
+			w.experts += n
+		}
+		switch {
+		case t.DType == "U32":
+			w.packed += n
+		case strings.HasSuffix(name, ".scales"), strings.HasSuffix(name, ".biases"):
+			w.scaling += n
+		}
 	}
 	return nil
 }

@@ -1,11 +1,23 @@
 package enginetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
+
+// Weather makes the request that has the test models call Weather's tool for a city.
+func Weather(model, city string) *cluster.Request {
+	return &cluster.Request{
+		Model:    model,
+		Messages: []cluster.Message{{Role: "user", Content: "What is the weather in " + city + "?"}},
+		Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"get_weather",` +
+			`"description":"Get the weather of a city.","parameters":{"type":"object",` +
+			`"properties":{"city":{"type":"string"}},"required":["city"]}}}`)},
+	}
+}
 
 // Count makes the request "Count from 1 to n." for a model.
 func Count(model string, n int) *cluster.Request {
@@ -17,11 +29,13 @@ func Count(model string, n int) *cluster.Request {
 
 // Answer is what a Generate emitted, put together.
 type Answer struct {
-	Text   string
-	Tokens []int
-	Last   cluster.Chunk // with Finish, if it came
-	Chunks int
-	Err    error
+	Text      string
+	Reasoning string
+	Calls     []cluster.ToolCallDelta // whole
+	Tokens    []int
+	Last      cluster.Chunk // with Finish, if it came
+	Chunks    int
+	Err       error
 }
 
 // Collect runs generate and puts together what it emits. A chunk that breaks the order of an answer fails the test.
@@ -37,6 +51,8 @@ func Collect(tb testing.TB, generate func(emit func(cluster.Chunk)) error) Answe
 			tb.Errorf("progress came with text, or after it: %+v", c)
 		}
 		a.Text += c.Text
+		a.Reasoning += c.Reasoning
+		a.Calls = addCalls(tb, a.Calls, c.ToolCalls)
 		a.Tokens = append(a.Tokens, c.Tokens...)
 		if c.Finish != "" {
 			a.Last = c
@@ -49,4 +65,20 @@ func Collect(tb testing.TB, generate func(emit func(cluster.Chunk)) error) Answe
 		tb.Errorf("the answer has a last chunk and fails, too: %v", a.Err)
 	}
 	return a
+}
+
+// addCalls appends pieces to whole calls. A piece of a call that has not begun fails the test.
+func addCalls(tb testing.TB, calls, more []cluster.ToolCallDelta) []cluster.ToolCallDelta {
+	tb.Helper()
+	for _, d := range more {
+		switch {
+		case d.ID != "" && d.Name != "" && d.Index == len(calls):
+			calls = append(calls, d)
+		case d.ID == "" && d.Name == "" && len(calls) > 0 && d.Index == len(calls)-1:
+			calls[d.Index].Arguments += d.Arguments
+		default:
+			tb.Errorf("after %d calls there came %+v", len(calls), d)
+		}
+	}
+	return calls
 }

@@ -36,6 +36,8 @@ func Conformance(t *testing.T, launcher mlxbridge.Launcher, spec mlxbridge.Launc
 		{"max tokens", (*conformance).maxTokens},
 		{"stop sequence", (*conformance).stopSequence},
 		{"goes on after tokens of an earlier attempt", (*conformance).continues},
+		{"calls a tool", (*conformance).callsTool},
+		{"goes on in the middle of a call", (*conformance).continuesCall},
 		{"refuses what does not fit the context", (*conformance).tooLong},
 		{"refuses a request without a prompt", (*conformance).invalid},
 		{"more requests than rows", (*conformance).manyRows},
@@ -46,6 +48,9 @@ func Conformance(t *testing.T, launcher mlxbridge.Launcher, spec mlxbridge.Launc
 		{"cancel before it starts", (*conformance).cancelBefore},
 		{"deadline", (*conformance).deadline},
 		{"cause of the cancel", (*conformance).cause},
+		{"vectors", (*conformance).embeds},
+		{"vectors that cannot be", (*conformance).embedRefuses},
+		{"tokens of a text and back", (*conformance).tokenizes},
 		{"counters", (*conformance).counters},
 		{"close", (*conformance).closes},
 		{"launch is cancelled", (*conformance).launchCancelled},
@@ -327,6 +332,9 @@ func (c *conformance) closes() {
 	err := engine.Generate(t.Context(), c.count(3), func(cluster.Chunk) { t.Error("a closed engine answers") })
 	if got := cluster.CodeOf(err); got != cluster.CodeNodeLost {
 		t.Errorf("a closed engine refuses with %q: %v", got, err)
+	}
+	if _, err := engine.Tokenize(t.Context(), c.count(3)); cluster.CodeOf(err) != cluster.CodeNodeLost {
+		t.Errorf("a closed engine counts tokens: %v", err)
 	}
 	c.close(t, engine) // again is no harm
 }

@@ -31,6 +31,8 @@ type Engine struct {
 	closed bool
 	stats  mlxbridge.Stats
 	told   mlxbridge.Settings // what it was told last, of each kind
+	words  []string           // by their id
+	ids    map[string]int     // of words
 }
 
 func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
@@ -52,8 +54,9 @@ func newEngine(script Script, spec mlxbridge.LaunchSpec) *Engine {
 			KVBytesPerToken: spec.Model.KVBytesPerToken, Context: script.Context, Vocabulary: script.Context,
 			MaxRows: rows, Load: script.LoadFor,
 		},
-		slots: newSlots(rows), told: mlxbridge.Settings{MemoryBytes: spec.MemoryBytes, MaxRows: rows, Pressure: 1}, spec: spec, hung: make(chan struct{}), done: make(chan struct{}),
-		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: weights, StepTimes: script.StepTimes},
+		told: mlxbridge.Settings{MemoryBytes: spec.MemoryBytes, MaxRows: rows, Pressure: 1}, spec: spec,
+		ids: map[string]int{}, slots: newSlots(rows), hung: make(chan struct{}), done: make(chan struct{}),
+		stats: mlxbridge.Stats{At: time.Now(), ActiveBytes: weights, Curve: script.Curve},
 	}
 }
 
@@ -269,7 +272,15 @@ func (e *Engine) newRow(ctx context.Context, req *cluster.Request) (*row, error)
 	}
 	r := &row{engine: e, wake: make(chan struct{}, 1)}
 	r.usage = cluster.Usage{PromptTokens: prompt, CompletionTokens: len(req.Continue)}
-	r.plan(e.script.Reply(req), most, req.Stop)
+	if call := toolCall(req); call != nil {
+		r.calls, r.id = true, "call_"+string(req.ID) // the same in every attempt
+		r.plan(call, most, nil)
+		if r.finish == cluster.FinishStop {
+			r.finish = cluster.FinishToolCalls
+		}
+	} else {
+		r.plan(e.script.Reply(req), most, req.Stop)
+	}
 	r.first = min(len(req.Continue), len(r.answer))
 	r.next, r.made = r.first, r.first
 	return r, nil

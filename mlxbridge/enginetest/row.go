@@ -17,6 +17,8 @@ type row struct {
 	first  int      // of answer that is produced here
 	finish cluster.FinishReason
 	stop   string        // the sequence that ends it
+	calls  bool          // answer is the arguments of a call
+	id     string        // of the call
 	wake   chan struct{} // holds one: something is there to be taken
 
 	mu       sync.Mutex
@@ -214,7 +216,7 @@ func (r *row) take() (chunk cluster.Chunk, some, ended bool, err error) {
 	some = r.next < end
 	for ; r.next < end; r.next++ {
 		chunk.Tokens = append(chunk.Tokens, r.next)
-		chunk.Text += r.answer[r.next]
+		r.say(&chunk)
 	}
 	ended = r.ended && r.next == r.made
 	if !ended {
@@ -226,4 +228,17 @@ func (r *row) take() (chunk cluster.Chunk, some, ended bool, err error) {
 		some = true
 	}
 	return chunk, some, true, r.err
+}
+
+// say adds the next token's text to a chunk.
+func (r *row) say(chunk *cluster.Chunk) {
+	if !r.calls {
+		chunk.Text += r.answer[r.next]
+		return
+	}
+	d := cluster.ToolCallDelta{Arguments: r.answer[r.next]}
+	if r.next == 0 {
+		d.ID, d.Name = r.id, "get_weather"
+	}
+	chunk.ToolCalls = cluster.AppendToolCalls(chunk.ToolCalls, d)
 }

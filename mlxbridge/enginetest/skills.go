@@ -10,8 +10,23 @@ import (
 
 const mostCounted = 100_000
 
-// countOrder matches the one thing that a fake engine can do.
-var countOrder = regexp.MustCompile(`Count from (\d{1,9}) to (\d{1,9})\.`)
+// What a fake engine can do.
+var (
+	countOrder   = regexp.MustCompile(`Count from (\d{1,9}) to (\d{1,9})\.`)
+	weatherOrder = regexp.MustCompile(`^What is the weather in ([A-Za-z]+)\?$`)
+)
+
+// toolCall is the call that answers a request, in pieces of its arguments; nil for a request that none answers.
+func toolCall(req *cluster.Request) []string {
+	if len(req.Tools) == 0 || len(req.Messages) == 0 || req.ToolChoice != nil && req.ToolChoice.Mode == cluster.ToolNone {
+		return nil
+	}
+	m := weatherOrder.FindStringSubmatch(req.Messages[len(req.Messages)-1].Content)
+	if m == nil {
+		return nil
+	}
+	return []string{`{"`, "city", `": "`, m[1], `"}`}
+}
 
 // Skills answers "Count from A to B." as the test models do, "1, 2, 3", with a token for each number, and says "ok" to
 // anything else. The last message counts, or the prompt.

@@ -26,6 +26,7 @@ func ParseChat(body []byte) (*Exchange, error) {
 	readMessages(o, x.req)
 	readTools(o, x.req)
 	readTemplateArgs(o, x.req)
+	readEffort(o, x.req)
 	x.req.MaxTokens = maxTokens(o, "max_completion_tokens", "max_tokens")
 	x.req.Logprobs = o.Bool("logprobs")
 	if top := o.Size("top_logprobs"); top != nil {
@@ -63,6 +64,7 @@ func readMessage(m *wire.Object) cluster.Message {
 		Content:    content(m),
 		Name:       m.String("name"),
 		ToolCallID: m.String("tool_call_id"),
+		Reasoning:  m.String("reasoning_content"),
 	}
 	if m.Has("function_call") {
 		unsupported(m, "function_call", "is not supported: use tool_calls")
@@ -146,17 +148,59 @@ func readTools(o *wire.Object, req *cluster.Request) {
 		}
 		checkToolCall(tool)
 	})
-	kind := o.Kind("tool_choice")
-	switch {
-	case kind != "a string" && kind != "an object" && kind != "null":
-		o.Fail("tool_choice", "must be none or auto, not "+kind)
-	case kind == "a string" && o.String("tool_choice") == "none":
-		return
-	case kind == "null", kind == "a string" && o.String("tool_choice") == "auto":
+	req.SingleToolCall = o.Has("parallel_tool_calls") && !o.Bool("parallel_tool_calls")
+	readToolChoice(o, req)
+	if c := req.ToolChoice; c == nil || c.Mode != cluster.ToolNone {
 		req.Tools = o.List("tools")
-	default:
-		unsupported(o, "tool_choice", "other than none and auto is not supported")
+		return
 	}
+	req.ToolChoice = nil // as if there were no tools
+}
+
+func readToolChoice(o *wire.Object, req *cluster.Request) {
+	const claim = "must be none, auto, required or name a function"
+	switch kind := o.Kind("tool_choice"); kind {
+	case "null":
+	case "a string":
+		switch mode := cluster.ToolMode(o.String("tool_choice")); mode {
+		case cluster.ToolAuto:
+		case cluster.ToolNone, cluster.ToolRequired:
+			req.ToolChoice = &cluster.ToolChoice{Mode: mode}
+		default:
+			o.Fail("tool_choice", claim+", not "+quote(string(mode)))
+		}
+	case "an object":
+		named := o.Object("tool_choice")
+		if kind := named.String("type"); kind != "function" {
+			unsupported(named, "type", quote(kind)+" is not supported: it must be function")
+		}
+		checkToolCall(named)
+		o.Take(named)
+		if f := named.Object("function"); f != nil {
+			req.ToolChoice = &cluster.ToolChoice{Name: f.String("name")}
+		}
+	default:
+		o.Fail("tool_choice", claim+", not "+kind)
+	}
+}
+
+// readEffort gives a degree of thinking to the model's template, which says what it makes of it.
+func readEffort(o *wire.Object, req *cluster.Request) {
+	const field = "reasoning_effort"
+	switch effort := o.String(field); effort {
+	case "":
+		return
+	case "none", "minimal", "low", "medium", "high", "xhigh":
+	default:
+		o.Fail(field, "must be none, minimal, low, medium, high or xhigh, not "+quote(effort))
+	}
+	if req.TemplateArgs[field] != nil {
+		o.Fail(field, "and chat_template_kwargs."+field+" exclude each other")
+	}
+	if req.TemplateArgs == nil {
+		req.TemplateArgs = make(map[string]json.RawMessage)
+	}
+	req.TemplateArgs[field] = o.Raw(field)
 }
 
 func readTemplateArgs(o *wire.Object, req *cluster.Request) {

@@ -14,8 +14,9 @@ func ParseCompletion(body []byte) (*Exchange, error) {
 	x := &Exchange{req: &cluster.Request{}}
 	readCommon(o, x)
 	readPrompt(o, x.req)
-	if o.Bool("echo") {
-		unsupported(o, "echo", "is not supported: the answer never repeats the prompt")
+	x.echo = o.Bool("echo")
+	if x.echo && o.Has("logprobs") {
+		unsupported(o, "echo", "with logprobs is not supported: tokens of the prompt have none")
 	}
 	if o.Kind("suffix") != "a string" || o.String("suffix") != "" {
 		refuse(o, "suffix", "is not supported: the model writes only after the prompt")

@@ -23,6 +23,8 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 	dst = append(dst, kind...)
 	dst = append(dst, `","param":`...)
 	switch {
+	case strings.HasPrefix(e.Field, "grammar"): // the worker's name for it
+		dst = wire.AppendString(dst, formatField)
 	case e.Field != "":
 		dst = wire.AppendString(dst, e.Field)
 	case e.Code == cluster.CodeNoModel:

@@ -13,6 +13,7 @@ type Exchange struct {
 	isChat    bool
 	streams   bool
 	withUsage bool
+	echo      bool // the answer begins with the prompt
 	req       *cluster.Request
 
 	id      string
@@ -20,16 +21,14 @@ type Exchange struct {
 
 	// Of a stream: what every event begins with, up to its choice, and ends with.
 	prefix, suffix []byte
-	begun          bool
 
-	// Of a whole answer.
-	text   []byte
-	probs  []cluster.TokenLogprob
-	finish cluster.FinishReason
-	usage  cluster.Usage
-
-	offset int // characters in the logprobs so far; completions say where each token begins
+	choices []choice
+	ended   int // of choices
+	usage   cluster.Usage
 }
+
+// Choices is how many answers are wanted. Each is a Request of its own.
+func (x *Exchange) Choices() int { return len(x.choices) }
 
 // Request is what is asked for.
 func (x *Exchange) Request() *cluster.Request { return x.req }
@@ -72,38 +71,66 @@ func (x *Exchange) appendHead(dst []byte, object string) []byte {
 	return append(dst, `,"choices":[`...)
 }
 
-// Collect adds a chunk to a whole answer.
-func (x *Exchange) Collect(c *cluster.Chunk) {
-	x.text = append(x.text, c.Text...)
-	x.probs = append(x.probs, c.Logprobs...)
+// Collect adds a chunk to a whole answer's choice.
+func (x *Exchange) Collect(index int, c *cluster.Chunk) {
+	x.choices[index].collect(c)
 	if c.Finish != "" {
-		x.finish = c.Finish
+		x.account(c.Usage)
 	}
-	if c.Usage != nil {
-		x.usage = *c.Usage
+}
+
+// account adds the usage of a choice that ended, and says whether it was the last. All have one prompt: it counts once,
+// with what was cached of it for the first that ended.
+func (x *Exchange) account(u *cluster.Usage) bool {
+	x.ended++
+	switch {
+	case u == nil:
+	case x.usage.PromptTokens == 0:
+		x.usage = *u
+	default:
+		x.usage.CompletionTokens += u.CompletionTokens
 	}
+	return x.ended == len(x.choices)
 }
 
 // AppendWhole appends the body of the answer, when all chunks are collected.
 func (x *Exchange) AppendWhole(dst []byte) []byte {
-	if x.isChat {
-		dst = x.appendHead(dst, "chat.completion")
-		dst = append(dst, `{"index":0,"message":{"role":"assistant","content":`...)
-		dst = wire.AppendString(dst, string(x.text))
-		dst = append(dst, `,"refusal":null}`...)
-	} else {
-		dst = x.appendHead(dst, "text_completion")
-		dst = append(dst, `{"index":0,"text":`...)
-		dst = wire.AppendString(dst, string(x.text))
+	object := "chat.completion"
+	if !x.isChat {
+		object = "text_completion"
 	}
-	dst = x.appendRest(dst, x.probs, x.finish)
+	dst = x.appendHead(dst, object)
+	for i := range x.choices {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = x.appendChoice(dst, i)
+	}
 	dst = append(dst, `],"usage":`...)
 	dst = appendUsage(dst, &x.usage)
 	return append(dst, "}\n"...)
 }
 
+func (x *Exchange) appendChoice(dst []byte, index int) []byte {
+	c := &x.choices[index]
+	dst = append(dst, `{"index":`...)
+	dst = wire.AppendInt(dst, index)
+	if x.isChat {
+		dst = append(dst, `,"message":`...)
+		dst = c.appendMessage(dst)
+	} else {
+		dst = append(dst, `,"text":`...)
+		text := string(c.text)
+		if x.echo {
+			text = *x.req.Prompt + text
+		}
+		dst = wire.AppendString(dst, text)
+	}
+	return x.appendRest(dst, index, c.probs, c.finish)
+}
+
 // appendRest appends what follows the text in a choice, and its end.
-func (x *Exchange) appendRest(dst []byte, probs []cluster.TokenLogprob, finish cluster.FinishReason) []byte {
+func (x *Exchange) appendRest(dst []byte, index int, probs []cluster.TokenLogprob, finish cluster.FinishReason) []byte {
 	dst = append(dst, `,"logprobs":`...)
 	switch {
 	case !x.req.Logprobs || len(probs) == 0:
@@ -111,7 +138,8 @@ func (x *Exchange) appendRest(dst []byte, probs []cluster.TokenLogprob, finish c
 	case x.isChat:
 		dst = appendChatProbs(dst, probs)
 	default:
-		dst, x.offset = appendTextProbs(dst, probs, x.offset)
+		c := &x.choices[index]
+		dst, c.offset = appendTextProbs(dst, probs, c.offset)
 	}
 	dst = append(dst, `,"finish_reason":`...)
 	if finish == "" {

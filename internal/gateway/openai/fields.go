@@ -26,10 +26,10 @@ func readCommon(o *wire.Object, x *Exchange) {
 	req.Stop = o.Strings("stop")
 	req.LogitBias = readBias(o)
 	req.Session = readSession(o)
-	onlyOne(o, "n")
-	readFormat(o)
+	x.choices = make([]choice, readChoices(o))
+	req.Grammar = readFormat(o)
 	for _, name := range constraints() {
-		refuse(o, name, "is not supported: the form of an answer cannot be forced")
+		refuse(o, name, "is not supported: use "+formatField)
 	}
 	x.streams = o.Bool("stream")
 	if o.Has("stream_options") {
@@ -49,21 +49,6 @@ func constraints() []string {
 	return []string{
 		"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema",
 	}
-}
-
-func readFormat(o *wire.Object) {
-	format := o.Object("response_format")
-	if format == nil {
-		return
-	}
-	switch kind := format.String("type"); kind {
-	case "text":
-	case "":
-		format.Fail("type", "is missing")
-	default:
-		unsupported(format, "type", quote(kind)+" is not supported: answers are text")
-	}
-	o.Take(format)
 }
 
 // readBias reads a map from token ids, which JSON makes strings of.
@@ -120,6 +105,21 @@ func bounded(o *wire.Object, name string, top int) int {
 		return 0
 	}
 	return top
+}
+
+// mostChoices bounds what one request may start at once.
+const mostChoices = 8
+
+func readChoices(o *wire.Object) int {
+	n := o.Size("n")
+	switch {
+	case n == nil:
+		return 1
+	case *n < 1 || *n > mostChoices:
+		o.Fail("n", "must be from 1 to "+strconv.Itoa(mostChoices)+", not "+strconv.Itoa(*n))
+		return 1
+	}
+	return *n
 }
 
 func onlyOne(o *wire.Object, name string) {

@@ -49,6 +49,10 @@ func turns(list ...cluster.Message) *cluster.Request {
 	return &cluster.Request{Model: "m", Messages: list}
 }
 
+func schema(members string) string {
+	return `"response_format":{"type":"json_schema","json_schema":{` + members + `}}`
+}
+
 func TestParseChat(t *testing.T) {
 	t.Parallel()
 	const tool = `{"type":"function","function":{"name":"f","parameters":{"z":1,"a":2}}}`
@@ -88,11 +92,33 @@ func TestParseChat(t *testing.T) {
 		{"tools", chat(`"tools":[` + tool + `],"tool_choice":"auto"`), plain(func(r *cluster.Request) {
 			r.Tools = []json.RawMessage{json.RawMessage(tool)}
 		})},
+		{"tools to be used", chat(`"tools":[` + tool + `],"tool_choice":"required","parallel_tool_calls":true`), plain(func(r *cluster.Request) {
+			r.Tools = []json.RawMessage{json.RawMessage(tool)}
+			r.ToolChoice = &cluster.ToolChoice{Mode: cluster.ToolRequired}
+		})},
+		{"one tool to be used", chat(`"tools":[` + tool + `],"tool_choice":{"type":"function","function":{"name":"f"}}`), plain(func(r *cluster.Request) {
+			r.Tools = []json.RawMessage{json.RawMessage(tool)}
+			r.ToolChoice = &cluster.ToolChoice{Name: "f"}
+		})},
+		{"one call", chat(`"parallel_tool_calls":false,"tools":[` + tool + `]`), plain(func(r *cluster.Request) {
+			r.Tools, r.SingleToolCall = []json.RawMessage{json.RawMessage(tool)}, true
+		})},
+		{"effort", chat(`"reasoning_effort":"low","chat_template_kwargs":{"x":1}`), plain(func(r *cluster.Request) {
+			r.TemplateArgs = map[string]json.RawMessage{"reasoning_effort": json.RawMessage(`"low"`), "x": json.RawMessage(`1`)}
+		})},
+		{"earlier reasoning", messages(`[{"role":"assistant","content":"a","reasoning_content":"r"}]`), turns(
+			cluster.Message{Role: "assistant", Content: "a", Reasoning: "r"})},
 		{"tools not to be used", chat(`"tools":[` + tool + `],"tool_choice":"none"`), plain(nil)},
 		{"template", chat(`"chat_template_kwargs":{"enable_thinking":false}`), plain(func(r *cluster.Request) {
 			r.TemplateArgs = map[string]json.RawMessage{"enable_thinking": json.RawMessage("false")}
 		})},
 		{"n 1, text", chat(`"n":1,"response_format":{"type":"text"},"modalities":["text"]`), plain(nil)},
+		{"json_object", chat(`"response_format":{"type":"json_object"}`), plain(func(r *cluster.Request) {
+			r.Grammar = &cluster.Grammar{Kind: cluster.GrammarJSONObject}
+		})},
+		{"json_schema", chat(schema(`"name":"a","strict":true,"schema":{"type": "object"}`)), plain(func(r *cluster.Request) {
+			r.Grammar = &cluster.Grammar{Kind: cluster.GrammarJSONSchema, Value: json.RawMessage(`{"type": "object"}`)}
+		})},
 		{"unknown fields", chat(`"store":true,"metadata":{"a":"b"},"service_tier":"auto","whatever":[1]`), plain(nil)},
 		{"developer", messages(`[{"role":"developer","content":"be brief"},{"role":"user","content":"x"}]`), turns(
 			cluster.Message{Role: "system", Content: "be brief"}, cluster.Message{Role: "user", Content: "x"})},
@@ -216,18 +242,30 @@ func TestParseChatRefuses(t *testing.T) {
 		{"logprobs", chat(`"logprobs":1`), invalid, "logprobs", "true or false"},
 		{"logit_bias key", chat(`"logit_bias":{"the":1}`), invalid, "logit_bias", "token ids"},
 		{"logit_bias value", chat(`"logit_bias":{"1":101}`), invalid, "logit_bias", "-100 to 100"},
-		{"n 2", chat(`"n":2`), unsupported, "n", "other than 1"},
-		{"n 0", chat(`"n":0`), invalid, "n", "1 or more"},
+		{"n 9", chat(`"n":9`), invalid, "n", "from 1 to 8, not 9"},
+		{"n 0", chat(`"n":0`), invalid, "n", "from 1 to 8, not 0"},
 		{"tools", chat(`"tools":[{"type":"function"}]`), invalid, "tools[0].function", "is missing"},
 		{"nameless tool", chat(`"tools":[{"type":"function","function":{}}]`), invalid, "tools[0].function.name", "is missing"},
 		{"tool kind", chat(`"tools":[{"type":"custom","custom":{}}]`), unsupported, "tools[0].type", "custom"},
-		{"tool_choice required", chat(`"tool_choice":"required"`), unsupported, "tool_choice", "none and auto"},
-		{"tool_choice object", chat(`"tool_choice":{"type":"function"}`), unsupported, "tool_choice", "none and auto"},
+		{"tool_choice often", chat(`"tool_choice":"often"`), invalid, "tool_choice", "not \"often\""},
+		{"tool_choice object", chat(`"tool_choice":{"type":"function"}`), invalid, "tool_choice.function", "is missing"},
+		{"tool_choice of tools", chat(`"tool_choice":{"type":"allowed_tools"}`), unsupported, "tool_choice.type", "allowed_tools"},
+		{"parallel_tool_calls", chat(`"parallel_tool_calls":"no"`), invalid, "parallel_tool_calls", "true or false"},
+		{"reasoning_effort", chat(`"reasoning_effort":"lots"`), invalid, "reasoning_effort", "not \"lots\""},
+		{"two efforts", chat(`"reasoning_effort":"low","chat_template_kwargs":{"reasoning_effort":"high"}`), invalid, "reasoning_effort", "exclude"},
 		{"tool_choice", chat(`"tool_choice":1`), invalid, "tool_choice", "not a number"},
-		{"json_object", chat(`"response_format":{"type":"json_object"}`), unsupported, "response_format.type", "json_object"},
-		{"json_schema", chat(`"response_format":{"type":"json_schema","json_schema":{}}`), unsupported, "response_format.type", "json_schema"},
+		{"response_format kind", chat(`"response_format":{"type":"grammar"}`), unsupported, "response_format.type", `"grammar"`},
+		{"untyped response_format", chat(`"response_format":{}`), invalid, "response_format.type", "is missing"},
+		{"no json_schema", chat(`"response_format":{"type":"json_schema"}`), invalid, "response_format.json_schema", "is missing"},
+		{"no schema", chat(schema(`"name":"a"`)), invalid, "response_format.json_schema.schema", "is missing"},
+		{"schema", chat(schema(`"schema":[]`)), invalid, "response_format.json_schema.schema", "not an array"},
+		{"strict", chat(schema(`"strict":1,"schema":{}`)), invalid, "response_format.json_schema.strict", "true or false"},
+		{
+			"large schema", chat(schema(`"schema":{"a":"` + strings.Repeat("a", cluster.MaxGrammarBytes) + `"}`)), invalid,
+			"response_format.json_schema.schema", "at most 65536",
+		},
 		{"response_format", chat(`"response_format":"text"`), invalid, "response_format", "must be an object"},
-		{"guided_json", chat(`"guided_json":{}`), unsupported, "guided_json", "cannot be forced"},
+		{"guided_json", chat(`"guided_json":{}`), unsupported, "guided_json", "use response_format"},
 		{"functions", chat(`"functions":[]`), unsupported, "functions", "use tools"},
 		{"audio", chat(`"modalities":["text","audio"]`), unsupported, "modalities", "text"},
 		{"user", chat(`"user":"` + long + `"`), invalid, "user", "at most 256 bytes"},
@@ -258,7 +296,7 @@ func TestParseCompletionRefuses(t *testing.T) {
 		{"list of tokens", `{"model":"m","prompt":[[1,2]]}`, unsupported, "prompt", "token ids"},
 		{"prompt", `{"model":"m","prompt":{}}`, invalid, "prompt", "must be a string"},
 		{"object in a list", `{"model":"m","prompt":[{}]}`, invalid, "prompt[0]", "must be a string"},
-		{"echo", completion(`"echo":true`), unsupported, "echo", "not supported"},
+		{"echo with logprobs", completion(`"echo":true,"logprobs":0`), unsupported, "echo", "with logprobs"},
 		{"suffix", completion(`"suffix":"end"`), unsupported, "suffix", "not supported"},
 		{"best_of", completion(`"best_of":3`), unsupported, "best_of", "other than 1"},
 		{"logprobs", completion(`"logprobs":true`), invalid, "logprobs", "must be a number"},

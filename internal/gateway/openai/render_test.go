@@ -65,7 +65,7 @@ func probable() []cluster.Chunk {
 
 func whole(x *openai.Exchange, chunks []cluster.Chunk) []byte {
 	for i := range chunks {
-		x.Collect(&chunks[i])
+		x.Collect(0, &chunks[i])
 	}
 	return x.AppendWhole(nil)
 }
@@ -75,7 +75,7 @@ func events(t *testing.T, x *openai.Exchange, chunks []cluster.Chunk) []string {
 	t.Helper()
 	var all []byte
 	for i := range chunks {
-		all = x.AppendChunk(all, &chunks[i])
+		all = x.AppendChunk(all, 0, &chunks[i])
 	}
 	list := strings.Split(string(all), "\n\n")
 	if list[len(list)-1] != "" {
@@ -211,6 +211,90 @@ func TestCompletionStream(t *testing.T) {
 		"[DONE]")
 }
 
+// thought is an answer with all channels; one chunk has several of them.
+func thought() []cluster.Chunk {
+	return []cluster.Chunk{
+		{Reasoning: "Hm", Tokens: []int{1}},
+		{Reasoning: ".", Text: "I", ToolCalls: []cluster.ToolCallDelta{{ID: "call_1", Name: "f", Arguments: `{"a":`}}},
+		{ToolCalls: []cluster.ToolCallDelta{{Arguments: `"\n"}`}, {Index: 1, ID: "call_2", Name: "g"}}},
+		{ToolCalls: []cluster.ToolCallDelta{{Index: 1, Arguments: "{}"}}, Finish: cluster.FinishToolCalls, Usage: &cluster.Usage{PromptTokens: 3, CompletionTokens: 9}},
+	}
+}
+
+func TestWholeChatWithReasoningAndCalls(t *testing.T) {
+	t.Parallel()
+	x := begin(t, openai.ParseChat, chat(""))
+	same(t, whole(x, thought()), `{
+		"id": "chatcmpl-abc", "object": "chat.completion", "created": 1741569952, "model": "m",
+		"choices": [{"index": 0, "message": {"role": "assistant", "content": "I", "reasoning_content": "Hm.", "tool_calls": [
+				{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":\"\\n\"}"}},
+				{"id": "call_2", "type": "function", "function": {"name": "g", "arguments": "{}"}}], "refusal": null},
+			"logprobs": null, "finish_reason": "tool_calls"}],
+		"usage": {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12,
+			"prompt_tokens_details": {"cached_tokens": 0}}}`)
+	silent := thought()
+	silent[1].Text = ""
+	if got := whole(begin(t, openai.ParseChat, chat("")), silent); !strings.Contains(string(got), `"content":null`) {
+		t.Errorf("calls without text: %s", got)
+	}
+}
+
+func TestChatStreamWithReasoningAndCalls(t *testing.T) {
+	t.Parallel()
+	event := func(delta, finish string) string {
+		return `{"id":"chatcmpl-abc","object":"chat.completion.chunk","created":1741569952,"model":"m",
+			"choices":[{"index":0,"delta":` + delta + `,"logprobs":null,"finish_reason":` + finish + `}]}`
+	}
+	sameEvents(t, events(t, begin(t, openai.ParseChat, chat(`"stream":true`)), thought()),
+		event(`{"role":"assistant","content":"","refusal":null}`, "null"),
+		event(`{"reasoning_content":"Hm"}`, "null"),
+		event(`{"reasoning_content":"."}`, "null"),
+		event(`{"content":"I"}`, "null"),
+		event(`{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":"}}]}`, "null"),
+		event(`{"tool_calls":[{"index":0,"function":{"arguments":"\"\\n\"}"}},
+			{"index":1,"id":"call_2","type":"function","function":{"name":"g","arguments":""}}]}`, "null"),
+		event(`{"tool_calls":[{"index":1,"function":{"arguments":"{}"}}]}`, "null"),
+		event(`{}`, `"tool_calls"`),
+		"[DONE]")
+}
+
+func TestSeveralChoices(t *testing.T) {
+	t.Parallel()
+	chunks := []struct {
+		choice int
+		cluster.Chunk
+	}{
+		{1, cluster.Chunk{Text: "b"}},
+		{0, cluster.Chunk{Text: "a"}},
+		{1, cluster.Chunk{Finish: cluster.FinishStop, Usage: &cluster.Usage{PromptTokens: 3, CachedTokens: 1, CompletionTokens: 4}}},
+		{0, cluster.Chunk{Text: "c", Finish: cluster.FinishLength, Usage: &cluster.Usage{PromptTokens: 3, CachedTokens: 2, CompletionTokens: 5}}},
+	}
+	const usage = `{"prompt_tokens":3,"completion_tokens":9,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":1}}`
+	x := begin(t, openai.ParseCompletion, completion(`"n":2,"echo":true`))
+	for i := range chunks {
+		x.Collect(chunks[i].choice, &chunks[i].Chunk)
+	}
+	same(t, x.AppendWhole(nil), `{"id":"cmpl-abc","object":"text_completion","created":1741569952,"model":"m","choices":[
+		{"index":0,"text":"hiac","logprobs":null,"finish_reason":"length"},
+		{"index":1,"text":"hib","logprobs":null,"finish_reason":"stop"}],"usage":`+usage+`}`)
+
+	event := func(index, text, finish string) string {
+		return `{"id":"cmpl-abc","object":"text_completion","created":1741569952,"model":"m","usage":null,
+			"choices":[{"index":` + index + `,"text":` + text + `,"logprobs":null,"finish_reason":` + finish + `}]}`
+	}
+	x = begin(t, openai.ParseCompletion, completion(`"n":2,"echo":true,"stream":true,"stream_options":{"include_usage":true}`))
+	var all []byte
+	for i := range chunks {
+		all = x.AppendChunk(all, chunks[i].choice, &chunks[i].Chunk)
+	}
+	got := strings.Split(strings.TrimSuffix(strings.ReplaceAll(string(all), "data: ", ""), "\n\n"), "\n\n")
+	sameEvents(t, got,
+		event("1", `"hi"`, "null"), event("1", `"b"`, "null"), event("0", `"hi"`, "null"), event("0", `"a"`, "null"),
+		event("1", `""`, `"stop"`), event("0", `"c"`, "null"), event("0", `""`, `"length"`),
+		`{"id":"cmpl-abc","object":"text_completion","created":1741569952,"model":"m","choices":[],"usage":`+usage+`}`,
+		"[DONE]")
+}
+
 func TestFailureEndsAStream(t *testing.T) {
 	t.Parallel()
 	x := begin(t, openai.ParseChat, chat(`"stream":true`))
@@ -266,7 +350,7 @@ func BenchmarkAppendChunk(b *testing.B) {
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = x.AppendChunk(buf[:0], &chunk)
+		buf = x.AppendChunk(buf[:0], 0, &chunk)
 	}
 	if want := `"delta":{"content":" token"}`; !strings.Contains(string(buf), want) {
 		b.Fatalf("got %s", buf)

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlxworker import accelerator
+
 _NAME = "libopenblas.so.0"
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 # numpy's OpenBLAS has its own names and wide integers.
@@ -35,9 +37,11 @@ def find() -> Path | None:
 
 
 def loaded() -> str:
-    """Return which BLAS this process multiplies with: accelerate, openblas or reference."""
+    """Return which BLAS this process multiplies with: accelerate, cuda, openblas or reference."""
     if platform.system() == "Darwin":
         return "accelerate"
+    if accelerator.has_cuda():
+        return "cuda"
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:

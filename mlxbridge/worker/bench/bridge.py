@@ -4,18 +4,14 @@ Both decode the same number of rows of the same length, in one process, in block
 see the same machine. Bare is the loop of mlx-lm's batch_generate. The worker is all of it: requests come as frames
 through a pipe, each step's text and tokens go out as a frame through another.
 
-Every figure is one line on standard output; with --json it is an object {"name", "value", "unit", "target", "blas"},
-where a target of null is none. Ratios are worker ÷ bare, the median of the pairs of blocks.
+Every figure is one line on standard output; with --json it is an object {"name", "value", "unit", "target", "at_most",
+"blas"}, where a target of null is none. Ratios are worker ÷ bare, the median of the pairs of blocks.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,119 +22,13 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import blas
+from bench import part
+from bench.figure import Figure, show
+from bench.inside import Inside
 
-# What is asked of the ratio and of the worker's own time in a step (ms), by rows.
-_RATIO = {1: 0.90, 8: 0.95, 32: 0.95}
+# What is asked of the ratio and of the worker's own time in a step (ms), by model and rows.
+_RATIO = {"tiny": {1: 0.90, 8: 0.95, 32: 0.95}, "small": {1: 0.90, 8: 0.97, 32: 0.97}}
 _COST = {8: 0.25, 32: 0.6}
-
-
-@dataclass
-class Timer:
-    """Seconds spent inside mlx-lm, not counting what the worker adds there."""
-
-    seconds: float = 0.0
-
-
-class TimedGenerator:
-    """A batch generator that knows how long its steps took."""
-
-    def __init__(self, inner: Any, timer: Timer) -> None:
-        self.__dict__.update(_inner=inner, _timer=timer)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._inner, name, value)
-
-    def next(self) -> Any:
-        """Run a step."""
-        start = time.perf_counter()
-        try:
-            return self._inner.next()
-        finally:
-            self._timer.seconds += time.perf_counter() - start
-
-
-def timed_sampler(sampler: Any, timer: Timer) -> Callable[[Any], Any]:
-    """Return a sampler whose time does not count as mlx-lm's: choosing tokens is the worker's work."""
-
-    def sample(logprobs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return sampler(logprobs)
-        finally:
-            timer.seconds -= time.perf_counter() - start
-
-    return sample
-
-
-@dataclass(frozen=True)
-class TimedApi:
-    """mlx-lm as the worker knows it, with a clock in its generators."""
-
-    inner: Any
-    timer: Timer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def make_generator(self, model: object, sampler: object) -> TimedGenerator:
-        """Return a batch generator with a clock."""
-        return TimedGenerator(self.inner.make_generator(model, timed_sampler(sampler, self.timer)), self.timer)
-
-
-class Worker:
-    """The worker's loop in this process, between two pipes."""
-
-    def __init__(self, folder: Path, most_rows: int) -> None:
-        from mlxworker import adapter, frames, inbox, loop
-
-        self.timer = Timer()
-        self.own: list[float] = []
-        to_worker, self._requests = os.pipe()
-        sink, from_worker = os.pipe()
-        # Another process reads, as mlxctl does.
-        self._reader = subprocess.Popen(["cat"], stdin=sink, stdout=subprocess.DEVNULL)
-        os.close(sink)
-        incoming = inbox.Inbox(to_worker)
-        incoming.start()
-        api: Any = TimedApi(adapter.load_api(), self.timer)
-        self._loop = loop.Loop(api, incoming, frames.Writer(from_worker), os.getpid())
-        self.send({"type": "load", "dir": str(folder), "name": folder.name, "max_rows": most_rows, "prefix_bytes": 0})
-        while self._loop.engine is None:
-            self._loop.turn()
-        self.engine = self._loop.engine
-        self.model = self.engine.model
-        # A stop token that never comes costs the same and lets no row end early.
-        self.model.stop = api.make_stop([self.model.vocabulary])
-
-    def send(self, frame: dict[str, Any]) -> None:
-        """Send a frame to the worker."""
-        body = json.dumps(frame).encode()
-        os.write(self._requests, struct.pack("<I", len(body)) + body)
-
-    def start(self, prompts: list[list[int]], tokens: int) -> None:
-        """Begin to answer; return when each row decodes."""
-        for i, prompt in enumerate(prompts):
-            self.send({"type": "gen", "id": f"r{i}", "tokens": prompt, "max_tokens": tokens, "temperature": 0})
-        want = self.engine.counters.generated_tokens + len(prompts)
-        while self.engine.running < len(prompts) or self.engine.counters.generated_tokens < want:
-            self._loop.turn()
-
-    def step(self) -> None:
-        """Take one step, and note how much of it was the worker's own."""
-        inside, start = self.timer.seconds, time.perf_counter()
-        self._loop.turn()
-        self.own.append(time.perf_counter() - start - (self.timer.seconds - inside))
-
-    def stop(self, rows: int) -> None:
-        """End all rows."""
-        for i in range(rows):
-            self.send({"type": "cancel", "id": f"r{i}"})
-        while self.engine.busy:
-            self._loop.turn()
 
 
 class Bare:
@@ -173,7 +63,7 @@ class Pairs:
     own: list[float] = field(default_factory=list)
 
 
-def measure(worker: Worker, rows: int, prompt_tokens: int, pairs: int, steps: int) -> Pairs:
+def measure(worker: Inside, rows: int, prompt_tokens: int, pairs: int, steps: int) -> Pairs:
     """Decode the same with both, in turns."""
     import mlx.core as mx
     from mlx_lm.generate import generation_stream
@@ -210,37 +100,16 @@ def make_prompts(rows: int, tokens: int, vocabulary: int) -> list[list[int]]:
     return [[(31 * i + j * j) % (vocabulary - 1) + 1 for j in range(1, tokens + 1)] for i in range(rows)]
 
 
-def figures(name: str, rows: int, steps: int, pairs: Pairs) -> list[dict[str, Any]]:
+def figures(name: str, rows: int, steps: int, pairs: Pairs) -> list[Figure]:
     """Return the lines for one number of rows."""
     ratio = statistics.median(b / w for b, w in zip(pairs.bare, pairs.worker, strict=True))
     rate = {k: rows * steps / statistics.median(v) for k, v in (("bare", pairs.bare), ("worker", pairs.worker))}
-    own = statistics.median(pairs.own) * 1000
-    lines: list[tuple[str, float, str, float | None]] = [
-        (f"bridge_vs_bare_{name}_{rows}", ratio, "ratio", _RATIO.get(rows)),
-        (f"bridge_cost_{name}_{rows}", own, "ms", _COST.get(rows)),
-        (f"bridge_tokens_{name}_{rows}", rate["worker"], "tok/s", None),
-        (f"bare_tokens_{name}_{rows}", rate["bare"], "tok/s", None),
+    return [
+        Figure(f"bridge_vs_bare_{name}_{rows}", ratio, "ratio", _RATIO.get(name, {}).get(rows)),
+        Figure(f"bridge_cost_{name}_{rows}", statistics.median(pairs.own) * 1000, "ms", _COST.get(rows), at_most=True),
+        Figure(f"bridge_tokens_{name}_{rows}", rate["worker"], "tok/s"),
+        Figure(f"bare_tokens_{name}_{rows}", rate["bare"], "tok/s"),
     ]
-    which = blas.loaded()
-    return [{"name": n, "value": round(v, 4), "unit": u, "target": t, "blas": which} for n, v, u, t in lines]
-
-
-def show(line: dict[str, Any], as_json: bool) -> None:
-    """Print one figure."""
-    if as_json:
-        print(json.dumps(line), flush=True)
-        return
-    target = "-" if line["target"] is None else line["target"]
-    print(f"{line['name']:<32} {line['value']:>12} {line['unit']:<6} {target:>6}  {line['blas']}", flush=True)
-
-
-def use_fast_blas() -> None:
-    """Start again with a fast BLAS where one is found and none was chosen."""
-    library = blas.find()
-    if library is not None and "LD_PRELOAD" not in os.environ:
-        module = ["-m", "bench.bridge"] if __package__ else [str(Path(__file__).resolve())]
-        environment = {**os.environ, "LD_PRELOAD": str(library)}
-        os.execve(sys.executable, [sys.executable, *module, *sys.argv[1:]], environment)
 
 
 def main() -> int:
@@ -251,19 +120,12 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--pairs", type=int, default=15, help="pairs of blocks")
     parser.add_argument("--steps", type=int, default=10, help="steps of a block")
-    parser.add_argument(
-        "--blas", choices=("fast", "wheel"), default="fast", help="on a Linux CPU: OpenBLAS, or MLX's own"
-    )
     parser.add_argument("--json", action="store_true", help="one object a line")
+    part.add_blas(parser)
     chosen = parser.parse_args()
-    if chosen.blas == "fast":
-        use_fast_blas()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if sys.platform != "darwin":
-        os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    part.prepare(chosen.blas, ["-m", "bench.bridge"] if __package__ else [str(Path(__file__).resolve())])
     rows = [int(n) for n in chosen.rows.split(",")]
-    worker = Worker(chosen.model, max(rows))
+    worker = Inside(chosen.model, max(rows))
     for n in rows:
         pairs = measure(worker, n, chosen.prompt, chosen.pairs, chosen.steps)
         for line in figures(chosen.model.name, n, chosen.steps, pairs):
@@ -272,7 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # The reader of frames ends the process when its pipe does; there is nothing to wait for.
-    os._exit(code)
+    part.leave(main())

@@ -10,6 +10,8 @@ import signal
 import sys
 import traceback
 
+from mlxworker import accelerator
+
 _FRAMES_IN, _FRAMES_OUT, _LIFELINE = 3, 4, 0
 
 
@@ -34,7 +36,7 @@ def main() -> int:
 def _set_environment() -> None:
     """Set what has to be known before MLX and its companions are imported."""
     defaults = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-    if platform.system() != "Darwin":
+    if platform.system() != "Darwin" and not accelerator.has_cuda():
         # Without a GPU, compiled kernels would call a C++ compiler at run time, and small products lose to threads.
         defaults |= {"MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in defaults.items():
@@ -49,11 +51,11 @@ def _serve() -> int:
     incoming.start()
     inbox.watch_lifeline(_LIFELINE)
 
-    from mlxworker import adapter, loop
+    from mlxworker import loop
     from mlxworker.errors import LoadError
 
     try:
-        loop.Loop(adapter.load_api(), incoming, writer, os.getpid()).run()
+        loop.Loop(None, incoming, writer, os.getpid()).run()
     except loop.Shutdown:
         return 0
     except LoadError as e:

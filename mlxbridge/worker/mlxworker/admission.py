@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from mlxworker import policy
 from mlxworker.errors import TOO_LARGE, RequestError
-from mlxworker.lane import Lane
 from mlxworker.memory import Budget
+from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.rows import Row
+from mlxworker.solo import AnyLane
 
 # A row is admitted when this much of its answer fits too. What grows beyond is dealt with when it does.
 _AHEAD_TOKENS = 256
@@ -17,8 +18,12 @@ _AHEAD_TOKENS = 256
 _MOST_PASSED = 16
 # From how many of those who wait a group is chosen.
 _MOST_LOOKED_AT = 256
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 # Prompts that start together while nobody decodes hold at most this many chunks.
 _IDLE_CHUNKS = 8
+# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
+_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 
 @dataclass
@@ -29,7 +34,7 @@ class Admission:
     prefix: PrefixStore
     most_padding: int  # tokens of padding that cost as much as a second lane
 
-    def next_in_line(self, lanes: list[Lane], waiting: list[Row]) -> tuple[int, int] | None:
+    def next_in_line(self, lanes: list[AnyLane], waiting: list[Row]) -> tuple[int, int] | None:
         """Return the first waiting row whose lane is free to take one, and that lane; None when there is none.
 
         A lane that computes prompts takes no more of them, so a row may pass a few others that wait for that.
@@ -49,7 +54,7 @@ class Admission:
         lengths = [r.length for r in waiting[:_MOST_LOOKED_AT]]
         return [waiting[i] for i in policy.group(lengths, room, tokens)]
 
-    def fitting(self, lanes: list[Lane], into: int, rows: list[Row], chunk: int) -> list[Row]:
+    def fitting(self, lanes: list[AnyLane], into: int, rows: list[Row], chunk: int) -> list[Row]:
         """Return as many of the rows, from the first on, as memory holds, dropping stored prefixes for them."""
         lengths = [[ahead(r) for r in lane.rows()] for lane in lanes]
 
@@ -73,12 +78,17 @@ class Admission:
         claim = f"{row.length} tokens need {need} bytes of memory beside the weights, this worker has {free}"
         return RequestError(TOO_LARGE, claim)
 
-    def overloaded(self, lanes: list[Lane]) -> bool:
+    def overloaded(self, lanes: list[AnyLane]) -> bool:
         """Say whether running rows have outgrown memory even without stored prefixes."""
         used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
         return not self._make_room(used)
 
-    def mergeable(self, lanes: list[Lane]) -> bool:
+    def room_for(self, lanes: list[AnyLane], more: int) -> bool:
+        """Say whether so many bytes fit beside the running rows, dropping stored prefixes for them."""
+        live = self.budget.live([lane.lengths() for lane in lanes])
+        return self._make_room(self.budget.weights + live + self.budget.spare + more)
+
+    def mergeable(self, lanes: list[AnyLane]) -> bool:
         """Say whether the rows of two lanes would do well in one."""
         lengths = [lane.lengths() for lane in lanes if len(lane)]
         if len(lengths) != 2 or any(lane.prefilling for lane in lanes):
@@ -94,7 +104,7 @@ class Admission:
         surplus = self.budget.surplus(used)
         if surplus > 0:
             return False
-        if self.budget.limit and self.prefix.nbytes > -surplus:
+        if self.budget.limit and self.prefix.held > -surplus:
             self.prefix.trim_to(-surplus)
         return True
 
@@ -102,3 +112,9 @@ class Admission:
 def ahead(row: Row) -> int:
     """Return the length that a row is planned with."""
     return row.length + min(row.max_tokens - len(row.tokens), _AHEAD_TOKENS)
+
+
+def most_padding(model: Model) -> int:
+    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
+    each = max(model.kv.for_one_token(), 1)
+    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

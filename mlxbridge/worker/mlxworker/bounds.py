@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from mlxworker.detok import Vocabulary
+from mlxworker.plain import Tokenizer
 
 # Canonical composition makes a text at most three times shorter, in UTF-8: the jamo of a syllable.
 _NFC_SHRINKS = 3
@@ -23,10 +24,11 @@ def most_token_bytes(tokenizer: Any, words: Vocabulary) -> int | None:
     backend = getattr(inner, "backend_tokenizer", None)
     if longest is None or backend is None or type(backend.model).__name__ != "BPE":
         return None
-    kind: Any = type(inner)
-    usual = importlib.import_module("transformers").PreTrainedTokenizerBase
-    if kind.apply_chat_template is not usual.apply_chat_template:
-        return None  # its templates may be no texts
+    if not isinstance(inner, Tokenizer):
+        kind: Any = type(inner)
+        usual = importlib.import_module("transformers").PreTrainedTokenizerBase
+        if kind.apply_chat_template is not usual.apply_chat_template:
+            return None  # its templates may be no texts
     if any(t.lstrip or t.rstrip for t in inner.added_tokens_decoder.values()):
         return None
     shrinks = _shrinks(_parts(backend.normalizer, "normalizers"))

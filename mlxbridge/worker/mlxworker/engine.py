@@ -10,8 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import logprobs, policy, prefix, rows
-from mlxworker.admission import Admission
+from mlxworker import borders, logprobs, policy, prefix, rows, spill
+from mlxworker.admission import Admission, most_padding
+from mlxworker.curve import Curve
 from mlxworker.errors import (
     BUSY,
     EXIT_INTERNAL,
@@ -23,12 +24,17 @@ from mlxworker.errors import (
     describe,
     is_out_of_memory,
 )
-from mlxworker.lane import Lane, Token
+from mlxworker.lane import Token
+from mlxworker.lanes import Lanes
+from mlxworker.memory import Budget
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
-from mlxworker.report import Counters, Output
+from mlxworker.report import Counters, Output, joined
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
+from mlxworker.sharing import Sharing
+from mlxworker.solo import AnyLane, SoloLane
+from mlxworker.speculation import Speculation
 
 MOST_WAITING = 4096
 _PROGRESS_SECONDS = 0.1
@@ -37,8 +43,6 @@ _TIDY_TURNS = 16
 # What a cancelled row has computed is kept from this many tokens on.
 _KEEP_TOKENS = 256
 _LANES = 2
-# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
-_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 log = logging.getLogger("mlxworker")
 
@@ -53,6 +57,12 @@ class Options:
     gap_seconds: float = 0.0
     memory_bytes: int = 0
     lanes: int = _LANES
+    speculate: bool = True
+    session_seconds: float = prefix.SESSION_SECONDS
+    stored_bits: int = 0
+    spill_dir: str = ""
+    spill_bytes: int = 0
+    adapter: str = ""
 
 
 class Engine:
@@ -64,9 +74,16 @@ class Engine:
         self.max_rows = options.max_rows
         self.admitting = True  # else only running rows go on
         self.counters = Counters()
-        self.prefix = prefix.PrefixStore(options.prefix_bytes)
+        self.prefix = prefix.PrefixStore(
+            options.prefix_bytes, session_seconds=options.session_seconds, bits=options.stored_bits
+        )
         self.waiting: list[Row] = []
         self.pace = policy.Pace(model.device == "gpu", options.prefill_chunk, options.gap_seconds)
+        self.curve = Curve()
+        self._spill = spill.of_model(
+            model, options.adapter, options.spill_dir, options.spill_bytes, self.prefix, options.stored_bits
+        )
+        self._sharing = Sharing(model, self.prefix, self.pace, self._spill)
         self._live: dict[str, Row] = {}
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
@@ -74,18 +91,29 @@ class Engine:
         self._strikes = 0
         self._turns = 0
         self._untidy = False
-        self._lanes = [Lane(model) for _ in range(options.lanes)]
-        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, _most_padding(model))
+        self.speculation = Speculation(model, options.speculate)
+        self._all = Lanes(model, self.speculation, options.lanes)
+        self._lanes = self._all.taking
+        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
 
     @property
     def running(self) -> int:
         """Return how many rows are in a batch."""
-        return sum(len(lane) for lane in self._lanes)
+        return len(self._all.rows())
+
+    @property
+    def budget(self) -> Budget:
+        """Return the memory plan."""
+        return self._admission.budget
 
     @property
     def busy(self) -> bool:
         """Say whether a step has something to do."""
         return bool((self.waiting and self.admitting) or self._cancelled or self._instant or self.running)
+
+    def room_for(self, more: int) -> bool:
+        """Say whether so many bytes are free for something beside the rows."""
+        return self._admission.room_for(self._all.every(), more)
 
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
@@ -98,6 +126,7 @@ class Engine:
         if len(self.waiting) >= MOST_WAITING:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
+        row.borders = borders.of_prompt(self.model, ask.source, row.prompt)
         ended = self._replay(row)
         self._live[row.id] = row
         if ended is None:
@@ -127,20 +156,38 @@ class Engine:
         self._fail(row, error, out)
         return error
 
+    def poll(self) -> None:
+        """Take in what was written to disk or read from there. A step does that too."""
+        if self._spill is not None:
+            self._spill.poll()
+
+    def close(self, seconds: float) -> None:
+        """Write what is worth most to a next worker of this model, for at most that long. The engine is done then."""
+        if self._spill is not None:
+            self._spill.close(seconds)
+
     def step(self) -> Output:
         """Give every row its next token. Raises FatalError when the model cannot go on."""
         out = Output()
+        self.poll()
         self._apply_cancels(out)
         for row, reason in self._instant:
             if row.id in self._live:
                 out.accepted.append(row)
                 self._end(row, reason, out)
         self._instant.clear()
+        moving = self._all.advise(bool(self.waiting))
+        if moving is not None:
+            self._move(*moving, out)
         self._admit(out)
-        decoding = any(lane.decoding for lane in self._lanes)
-        for i, lane in enumerate(self._lanes):
+        every = self._all.every()
+        decoding = sum(len(lane.decoding) for lane in every)
+        pure = decoding == self.running
+        for lane in every:
             if len(lane):
-                self._run(i, lane, self.pace.chunk(decoding, len(lane.prefilling)), out)
+                self._run(lane, decoding > 0, out)
+        # A guessed step gives more than a token a row: it says nothing of plain ones.
+        self.curve.stepped(decoding if pure and not self._all.guessing else 0)
         self._turns += 1
         if self._untidy or self._turns % _TIDY_TURNS == 0:
             self._untidy = False
@@ -155,7 +202,7 @@ class Engine:
             if token in self.model.eos:
                 del row.tokens[i:]
                 return Reason.STOP
-            _, stopped = row.feed(token)
+            _, stopped = row.feed(token)  # what it gave, the reader has
             if stopped:
                 del row.tokens[i + 1 :]
                 return Reason.STOP
@@ -178,13 +225,14 @@ class Engine:
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
         while self.admitting and self.waiting and self.running < self.max_rows:
-            found = self._admission.next_in_line(self._lanes, self.waiting)
+            ready = self._sharing.ready(self.waiting, self._all.every())
+            found = self._admission.next_in_line(self._lanes, ready)
             if found is None:
                 return
             first, into = found
             decoding = any(lane.decoding for lane in self._lanes)
             chunk = self.pace.chunk(decoding)
-            wanted = self._admission.group(self.waiting[first:], self.max_rows - self.running, chunk, decoding)
+            wanted = self._admission.group(ready[first:], self.max_rows - self.running, chunk, decoding)
             joining = self._admission.fitting(self._lanes, into, wanted, chunk)
             if not joining and self.running:
                 return
@@ -202,8 +250,8 @@ class Engine:
         if self._admission.mergeable(self._lanes):
             small, large = sorted(self._lanes, key=len)[-2:]
             self._move(small, large, out)
-        while self._admission.overloaded(self._lanes) and self.running:
-            running = [r for lane in self._lanes for r in lane.rows()]
+        while self._admission.overloaded(self._all.every()) and self.running:
+            running = self._all.rows()
             row = max(running, key=lambda r: r.admitted)
             lane = self._lane_of(row)
             if lane is not None:
@@ -215,20 +263,21 @@ class Engine:
                 row.remaining = 0
                 self.waiting.insert(0, row)
 
-    def _move(self, source: Lane, target: Lane, out: Output) -> None:
+    def _move(self, source: AnyLane, target: AnyLane, out: Output) -> None:
         moving, caches = list(source.decoding), []
         for row in moving:
             kept = source.remove(row, keep=True)
-            whole = kept is not None and len(kept[1]) == row.length and all(c.is_trimmable() for c in kept[0])
+            whole = kept is not None and len(kept[1]) >= row.length - 1 and all(c.is_trimmable() for c in kept[0])
             # The last token is computed again: what follows it was not drawn yet, as far as anybody knows.
-            caches.append(prefix.cut(kept[0], row.length, row.length - 1) if kept is not None and whole else None)
+            caches.append(prefix.cut(kept[0], len(kept[1]), row.length - 1) if kept is not None and whole else None)
         known = [0 if c is None else r.length - 1 for r, c in zip(moving, caches, strict=True)]
         self._start(target, moving, caches, known, out)
 
-    def _insert(self, lane: Lane, joining: list[Row], out: Output) -> None:
+    def _insert(self, lane: AnyLane, joining: list[Row], out: Output) -> None:
         now = time.perf_counter()
         caches, known = [], []
         for row in joining:
+            self._sharing.prepare(row, self.waiting)
             cache, n = self.prefix.fetch(row.sequence(), row.session)
             caches.append(cache)
             known.append(n)
@@ -239,7 +288,7 @@ class Engine:
         self._start(lane, joining, caches, known, out)
 
     def _start(
-        self, lane: Lane, joining: list[Row], caches: list[list[Any] | None], known: list[int], out: Output
+        self, lane: AnyLane, joining: list[Row], caches: list[list[Any] | None], known: list[int], out: Output
     ) -> None:
         try:
             lane.insert(joining, caches, known)
@@ -248,49 +297,62 @@ class Engine:
             for row in joining:
                 self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
-    def _run(self, i: int, lane: Lane, chunk: int, out: Output) -> None:
+    def _run(self, lane: AnyLane, decoding: bool, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
+        alone = not decoding and all(n > 1 for _, n in before)
         started = time.perf_counter()
         try:
-            tokens = lane.next(chunk)
+            tokens = lane.next(self.pace.chunk(decoding, len(before)))
         except Exception as e:
-            self._recover(i, e, out)
+            self._recover(lane, e, out)
             return
         self._strikes = 0
         self.counters.steps += 1
         computed = sum(remaining - row.remaining for row, remaining in before)
+        self._all.learn(lane, computed, time.perf_counter() - started)
         if computed:
             self.counters.prompt_tokens += computed
-            self.pace.learn(computed, time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self.pace.learn(computed, took)
+            if alone:
+                known = sum(row.length - remaining for row, remaining in before) // len(before)
+                self.curve.computed(known, computed, took, len(before))
             self._report_progress(lane, out)
+            self._sharing.collect(lane)
         self._absorb(lane, tokens, out)
 
-    def _report_progress(self, lane: Lane, out: Output) -> None:
+    def _report_progress(self, lane: AnyLane, out: Output) -> None:
         now = time.perf_counter()
         for row in lane.prefilling:
             if now - row.last_progress >= _PROGRESS_SECONDS:
                 row.last_progress = now
                 out.progress.append((row, row.length - row.remaining, row.length))
 
-    def _absorb(self, lane: Lane, tokens: list[Token], out: Output) -> None:
+    def _absorb(self, lane: AnyLane, tokens: list[Token], out: Output) -> None:
         """Turn tokens into text and find out which rows ended."""
         now = time.perf_counter()
         asked = [t for t in tokens if t.row.logprobs is not None and t.ended != Reason.STOP]
-        details: dict[str, dict[str, Any]] = {}
+        details: dict[int, dict[str, Any]] = {}
         if asked:
             wanted = [t.row.logprobs or 0 for t in asked]
             found = logprobs.gather(self.model.words, [t.logprobs for t in asked], [t.token for t in asked], wanted)
-            details = {t.row.id: entry for t, entry in zip(asked, found, strict=True)}
-        self.counters.generated_tokens += len(tokens)
+            details = {id(t): entry for t, entry in zip(asked, found, strict=True)}
         for t in tokens:
             row = t.row
+            if row.id not in self._live:
+                continue  # it ended with a token before, of the same step
+            self.counters.generated_tokens += 1
             row.first_token = row.first_token or now
-            reason = self._take(t, details.get(row.id), out)
-            if reason is None and t.ended is not None:
+            reason = self._take(t, details.get(id(t)), out)
+            if row.fault is not None and isinstance(lane, SoloLane):
+                lane.remove(row, keep=False)  # at once: more tokens of this row may follow
+                self._fault(row, out)
+            elif reason is None and t.ended is not None:
                 self._fault(row, out)
             elif reason is not None:
                 self._keep(lane, t)
                 self._end(row, reason, out)
+        out.texts = joined(out.texts) if isinstance(lane, SoloLane) else out.texts
         for row in [r for r in lane.rows() if r.fault is not None]:
             self._take_out(lane, row, keep=False)
             self._fault(row, out)
@@ -306,41 +368,40 @@ class Engine:
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
-        entry = [row.id, text, [t.token]]
-        if detail is not None:
-            entry.append([detail])
-        out.texts.append(entry)
+        out.add(row, text, [t.token], detail)
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None
 
-    def _keep(self, lane: Lane, t: Token) -> None:
+    def _keep(self, lane: AnyLane, t: Token) -> None:
         """Store what an ended row computed; take it out of the batch where the generator has not."""
         if t.ended is None:
             self._take_out(lane, t.row, keep=True)
         elif t.cache is not None and t.sequence is not None and self.prefix.budget:
             self.prefix.insert(list(t.sequence), t.cache, t.row.session)
 
-    def _take_out(self, lane: Lane, row: Row, keep: bool) -> None:
+    def _take_out(self, lane: AnyLane, row: Row, keep: bool) -> None:
         kept = lane.remove(row, keep and self.prefix.budget > 0)
         if kept is not None:
             cache, tokens = kept
             self.prefix.insert(tokens, cache, row.session)
 
-    def _lane_of(self, row: Row) -> Lane | None:
-        return next((lane for lane in self._lanes if row in lane.decoding or row in lane.prefilling), None)
+    def _lane_of(self, row: Row) -> AnyLane | None:
+        return self._all.of(row)
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush()
+            text = row.flush(reason is Reason.STOP)
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text:
-            out.texts.append([row.id, text, []])
+        if text or row.pieces:
+            out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
+        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
+            reason = Reason.TOOL_CALLS
         del self._live[row.id]
         if reason is Reason.CANCELLED:
             self.counters.cancelled += 1
@@ -349,14 +410,16 @@ class Engine:
         out.ended.append((row, reason))
 
     def _fault(self, row: Row, out: Output) -> None:
-        self._fail(row, RequestError(INTERNAL, f"row failed: {describe(row.fault or Exception())}"), out)
+        fault = row.fault or Exception()
+        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
+        self._fail(row, known, out)
 
     def _fail(self, row: Row, error: RequestError, out: Output) -> None:
         del self._live[row.id]
         self.counters.failed += 1
         out.failed.append((row, error))
 
-    def _recover(self, i: int, error: Exception, out: Output) -> None:
+    def _recover(self, old: AnyLane, error: Exception, out: Output) -> None:
         """Start a lane's rows again from their tokens: after an exception their keys and values are not to be used."""
         self._strikes += 1
         exhausted = is_out_of_memory(error)
@@ -367,23 +430,16 @@ class Engine:
             ) from error
         log.warning("a step failed, its rows start again: %s", describe(error))
         self._alone = self._alone or isinstance(error, OrderError)
-        old = self._lanes[i]
-        old.close()
-        self._lanes[i] = lane = Lane(self.model, self._alone)
+        stranded = old.rows()
+        lane = self._all.replace(old, self._alone)
         if exhausted:
             self.prefix.clear()
             mx.clear_cache()
         again = []
-        for row in old.rows():
+        for row in stranded:
             if row.fault is not None:
                 self._fault(row, out)
             else:
                 again.append(row)
         if again:
             self._insert(lane, again, out)
-
-
-def _most_padding(model: Model) -> int:
-    """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
-    each = max(model.kv.for_one_token(), 1)
-    return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])

@@ -6,6 +6,7 @@ sampler that draws for the whole batch at once and has to know whose line is who
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class Lane:
         }
         if self._alone:
             arguments["samplers"] = [_alone(r.draw) for r in rows]
-        segments = [[t[n:]] for t, n in zip(sequences, known, strict=True)]
+        segments = [_segments(t, n, r.borders) for r, t, n in zip(rows, sequences, known, strict=True)]
         uids = self._generator.insert_segments(segments, **arguments)
         for row, uid in zip(rows, uids, strict=True):
             row.uid = uid
@@ -88,6 +89,11 @@ class Lane:
             return None
         cache, tokens = kept[row.uid]
         return cache, list(tokens)
+
+    def snapshot(self, row: Row) -> tuple[list[Any], list[int]]:
+        """Return a copy of a row's keys and values, and the tokens that they cover. The row goes on."""
+        cache, tokens = self._generator.extract_cache([row.uid])[row.uid]
+        return cache, list(tokens)  # the generator's own list grows with the row
 
     def next(self, chunk: int) -> list[Token]:
         """Run one decode step of all rows, then at most chunk prompt tokens of each row that is prefilling.
@@ -111,8 +117,20 @@ class Lane:
         for row in joining:
             row.remaining = 0
         for row in self.prefilling:
-            row.remaining -= min(chunk, row.remaining - 1)
+            row.remaining -= min(chunk, _to_border(row))
         return out
+
+
+def _segments(tokens: list[int], known: int, borders: list[int]) -> list[list[int]]:
+    """Return what is still to be computed, in parts that end at borders; the generator stops at the end of each."""
+    at = [known, *(b for b in borders if known < b < len(tokens)), len(tokens)]
+    return [tokens[a:b] for a, b in itertools.pairwise(at)]
+
+
+def _to_border(row: Row) -> int:
+    """Return how many tokens the generator takes of a row before it stops: the last one always stands alone."""
+    position = row.length - row.remaining
+    return min([row.remaining - 1, *(b - position for b in row.borders if b > position)])
 
 
 def _alone(draw: Draw) -> Any:

@@ -7,13 +7,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import frames, orders, protocol, template, tokenizing, warmup
+from mlxworker import adapter, asides, blas, embedding, frames, grammar, orders, protocol, tokenizing, warmup
 from mlxworker import model as models
-from mlxworker.adapter import Api
+from mlxworker.asides import Asides
+from mlxworker.calibration import Calibration
 from mlxworker.engine import Engine
 from mlxworker.errors import (
     EXIT_INTERNAL,
@@ -28,11 +30,13 @@ from mlxworker.errors import (
 from mlxworker.frames import Frame, FrameError, Writer
 from mlxworker.inbox import Inbox
 from mlxworker.report import Counters, Output
-from mlxworker.rows import Reason
 from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
     "continue",
+    "detokenize",
+    "embed",
+    "grammar",
     "logit_bias",
     "logprobs",
     "min_p",
@@ -40,11 +44,15 @@ CAPS = [
     "prefix",
     "seed",
     "stop",
+    "thinking",
     "tokenize",
+    "tool_calls",
     "tools_in_template",
 ]
 STATS_SECONDS = 1.0
 STATS_LEAST_SECONDS = 0.1
+# The other side waits longer than this before it ends the process.
+_FAREWELL_SECONDS = 1.0
 # The type of the frame that brings a prompt back whose tokens were made on another thread. No peer sends it.
 _TOKENIZED = "tokenized\0"
 
@@ -56,16 +64,18 @@ class Shutdown(Exception):  # noqa: N818 - it is no error
 
 
 class Loop:
-    """Serves one model until it is told to end."""
+    """Serves one model until it is told to end. Without an api it imports what the model needs of mlx-lm."""
 
-    def __init__(self, api: Api, inbox: Inbox, writer: Writer, pid: int) -> None:
+    def __init__(self, api: adapter.Api | None, inbox: Inbox, writer: Writer, pid: int) -> None:
         self._api = api
         self._inbox = inbox
         self._writer = writer
         self._pid = pid
         self._engine: Engine | None = None
+        self._calibration: Calibration | None = None
         self._tokenizing: Tokenizing | None = None
         self._orders: orders.Orders | None = None
+        self._asides: Asides | None = None
         self._long: dict[str, Job] = {}  # requests whose prompts are being tokenised
         self._stats_at = 0.0
         self._stats_rows = (0, 0, 0)
@@ -75,7 +85,9 @@ class Loop:
             "gen": self._generate,
             "cancel": self._cancel,
             "set": self._set,
-            "tokenize": self._tokenize,
+            "tokenize": self._aside,
+            "embed": self._aside,
+            "detokenize": self._aside,
             "ping": lambda frame: self._writer.put({"type": "pong", "n": frame.get("n")}),
             "shutdown": self._shutdown,
             frames.UNREADABLE: self._unreadable,
@@ -93,7 +105,7 @@ class Loop:
             {
                 "type": "ready",
                 "proto": protocol.VERSION,
-                "versions": self._api.versions,
+                "versions": {**adapter.versions(), "blas": blas.running()},
                 "device": models.device(),
                 "pid": self._pid,
                 "caps": CAPS,
@@ -106,7 +118,7 @@ class Loop:
     def turn(self) -> None:
         """Handle what came, take one step, say what happened."""
         engine = self._engine
-        busy = engine is not None and engine.busy
+        busy = engine is not None and (engine.busy or self._is_aside_busy())
         frames_in = self._inbox.take(0 if busy else self._idle_seconds())
         if frames_in and not busy and engine is not None:
             frames_in = self._inbox.gather(frames_in)
@@ -114,17 +126,32 @@ class Loop:
             self._handle(frame)
         engine = self._engine
         if engine is not None:
+            if self._calibration is not None:
+                self._calibration.turn(self._is_occupied(engine))
             if engine.busy:
                 self._emit(engine.step())
+            else:
+                engine.poll()
+            failed = self._asides.step() if self._asides is not None and self._asides.busy else None
+            if failed is not None:
+                self._error(*failed)
             self._stats(engine)
         self._writer.flush()
+
+    def _is_occupied(self, engine: Engine) -> bool:
+        tight = self._orders is not None and self._orders.is_tight
+        return tight or engine.busy or self._is_aside_busy() or bool(self._long)
+
+    def _is_aside_busy(self) -> bool:
+        return self._asides is not None and self._asides.busy
 
     def _idle_seconds(self) -> float:
         engine = self._engine
         if engine is None:
             return STATS_SECONDS
         due = self._stats_at + (STATS_SECONDS if self._rows(engine) == self._stats_rows else STATS_LEAST_SECONDS)
-        return max(due - time.monotonic(), 0.001)
+        wait = max(due - time.monotonic(), 0.001)
+        return wait if self._calibration is None else min(wait, self._calibration.wait_seconds())
 
     def _handle(self, frame: Frame) -> None:
         handler = self._handlers.get(frame["type"])
@@ -142,21 +169,25 @@ class Loop:
             self._error(None, RequestError(INVALID, "a model is loaded already", "type"))
             return
         order = protocol.parse_load(frame)
+        api = self._api or adapter.load_for(*(Path(f) for f in (order.folder, order.draft) if f))
         started = time.perf_counter()
-        model = models.load(self._api, order)
+        model = models.load(api, order)
         loaded = time.perf_counter()
         engine = Engine(model, orders.options(order))
         warmup.produce_token(engine)
+        warmup.compile_kernels(engine)
         engine.counters = Counters()
         engine.prefix.clear()
         self._engine = engine
         self._orders = orders.Orders(engine, order.memory_bytes, order.prefix_bytes)
+        self._calibration = Calibration(engine)
         self._tokenizing = Tokenizing(model, lambda job: self._inbox.put({"type": _TOKENIZED, "job": job}))
+        self._asides = Asides(engine, self._tokenizing, self._writer)
         tokenizer = model.tokenizer
         self._writer.put(
             {
                 "type": "loaded",
-                "weight_bytes": model.weight_bytes,
+                "weight_bytes": model.weight_bytes + (model.draft.weight_bytes if model.draft is not None else 0),
                 "kv_bytes_per_token": model.kv.for_one_token(),
                 "context": model.context,
                 "vocabulary": model.vocabulary,
@@ -167,6 +198,13 @@ class Loop:
                 "load_ms": round((loaded - started) * 1000, 3),
                 "warm_ms": round((time.perf_counter() - loaded) * 1000, 3),
                 "eos": model.eos,
+                "features": {
+                    "grammar": model.grammars.available,
+                    "embeddings": embedding.hidden_part(model.net) is not None,
+                    "tools": model.channels.tools.kind if model.channels.tools is not None else None,
+                    "thinking": model.channels.think is not None,
+                    "draft": model.draft is not None,
+                },
             }
         )
 
@@ -190,7 +228,8 @@ class Loop:
                 request = None
                 raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
             ask = protocol.parse_generate(frame)
-            if self._tokenizing is None or not tokenizing.is_long(ask.source):
+            slow = tokenizing.is_long(ask.source) or grammar.is_slow(engine.model, ask)
+            if self._tokenizing is None or not slow:
                 engine.add(ask)
                 return
             job = Job(request, ask.source, ask)
@@ -220,6 +259,8 @@ class Loop:
         job = self._long.pop(request, None)
         if job is not None:
             self._cancel_long(job)
+        elif self._asides is not None and self._asides.cancel(request):
+            return
         elif self._engine is not None:
             self._engine.cancel(request)
 
@@ -227,17 +268,7 @@ class Loop:
         """End a request that has no row yet."""
         job.cancelled = True
         self._need_engine().counters.cancelled += 1
-        waited = round((time.perf_counter() - job.added) * 1000, 3)
-        self._writer.put(
-            {
-                "type": "done",
-                "id": job.id,
-                "reason": Reason.CANCELLED,
-                "stop": None,
-                "usage": {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0},
-                "timing": {"queue_ms": waited, "prefill_ms": 0.0, "decode_ms": 0.0},
-            }
-        )
+        self._writer.put(asides.cancelled(job.id, job.added))
 
     def _tokenized(self, frame: Frame) -> None:
         """Go on with a prompt that was tokenised on another thread."""
@@ -245,43 +276,46 @@ class Loop:
         if not isinstance(job, Job) or job.cancelled:
             return
         try:
-            if job.ask is not None:
-                del self._long[job.id]
+            if job.ask is None:
+                if self._asides is not None:
+                    self._asides.tokenized(job)
+                return
+            del self._long[job.id]
             if job.error is not None:
                 raise job.error
-            if job.ask is None:
-                self._put_tokens(job.id, job.tokens)
-            else:
-                row = self._need_engine().add(dataclasses.replace(job.ask, source=protocol.Source(tokens=job.tokens)))
-                row.added = job.added
+            source = protocol.Source(tokens=job.tokens, borders=job.borders)
+            row = self._need_engine().add(dataclasses.replace(job.ask, source=source))
+            row.added = job.added
         except RequestError as e:
             self._error(job.id, e)
         except Exception as e:  # as above
             log.exception("a request could not be taken in")
             self._error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
 
-    def _tokenize(self, frame: Frame) -> None:
+    def _aside(self, frame: Frame) -> None:
+        """Answer what is no generation."""
         request: str | None = None
         try:
             request = protocol.frame_id(frame)
-            model, source = self._need_engine().model, protocol.parse_source(frame)
-            if self._tokenizing is not None and tokenizing.is_long(source):
-                self._tokenizing.submit(Job(request, source))
-            else:
-                self._put_tokens(request, template.tokens_of(model, source))
+            self._need_engine()
+            if self._is_live(request):
+                request = None
+                raise RequestError(INVALID, f"id {frame['id']} is in use", "id")
+            if self._asides is not None:
+                self._asides.handle(frame)
         except RequestError as e:
             self._error(request, e)
-
-    def _put_tokens(self, request: str, tokens: list[int]) -> None:
-        try:
-            self._writer.put({"type": "tokens", "id": request, "tokens": tokens})
-        except FrameError as e:
-            self._error(request, RequestError(INVALID, f"the tokens cannot be sent: {describe(e)}"))
+        except Exception as e:  # one request's fault must not end the others
+            log.exception("a request could not be answered")
+            self._error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
 
     def _is_live(self, request: str) -> bool:
-        return request in self._long or (self._engine is not None and self._engine.is_live(request))
+        aside = self._asides is not None and self._asides.is_live(request)
+        return aside or request in self._long or (self._engine is not None and self._engine.is_live(request))
 
     def _shutdown(self, _: Frame) -> None:
+        if self._engine is not None:
+            self._engine.close(_FAREWELL_SECONDS)
         raise Shutdown
 
     def _need_engine(self) -> Engine:
@@ -366,6 +400,9 @@ class Loop:
                 "peak_bytes": mx.get_peak_memory(),
                 "prefix_bytes": engine.prefix.nbytes,
                 "prefix_entries": len(engine.prefix),
+                "prefixes": engine.prefix.known(),
+                "curve": engine.curve.as_frame(),
+                "speculation": {"proposed": engine.speculation.proposed, "accepted": engine.speculation.accepted},
             }
         )
 

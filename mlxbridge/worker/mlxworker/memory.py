@@ -82,6 +82,9 @@ def measure_kv(cache: list[Any]) -> KVPlan:
         if keys is None or values is None:
             fixed += int(layer.nbytes)
             continue
+        if isinstance(keys, (list, tuple)):  # quantised: numbers, scales, biases
+            per_token += sum(int(part.nbytes) for part in (*keys, *values)) // keys[0].shape[2]
+            continue
         each = (keys.nbytes + values.nbytes) // keys.shape[2]
         most = getattr(layer, "max_size", None)
         if most:
@@ -109,14 +112,20 @@ class Budget:
     vocabulary: int
     hidden: int
     spare: int  # for what is not counted: buffers, kernels
+    padded: bool = True  # rows share batches, each padded to the longest
+    drafted: KVPlan | None = None  # of a draft model, which reads one row at most
 
     def live(self, lanes: Sequence[Sequence[int]]) -> int:
         """Return what rows of these lengths take: each is padded to the longest of its lane."""
-        return sum(len(lane) * self.kv.bytes(max(lane)) for lane in lanes if lane)
+        longest = max((max(lane) for lane in lanes if lane), default=0)
+        drafted = self.drafted.bytes(longest) if self.drafted is not None else 0
+        if not self.padded:
+            return drafted + sum(self.kv.bytes(length) for lane in lanes for length in lane)
+        return drafted + sum(len(lane) * self.kv.bytes(max(lane)) for lane in lanes if lane)
 
     def peak(self, lanes: Sequence[Sequence[int]], joined: int, chunk: int, joining: int) -> int:
         """Return the most that is in use while rows join a lane, which is copied by that unless it was empty."""
-        copied = self.live([lanes[joined]]) if len(lanes[joined]) > joining else 0
+        copied = self.live([lanes[joined]]) if self.padded and len(lanes[joined]) > joining else 0
         scratch = chunk * joining * (self.vocabulary * 4 + 48 * self.hidden)
         return self.weights + self.live(lanes) + copied + scratch + self.spare
 

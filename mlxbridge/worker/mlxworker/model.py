@@ -10,10 +10,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import bounds, memory
+from mlxworker import bounds, channels, memory, quantised, standins
 from mlxworker.adapter import Api
 from mlxworker.detok import Vocabulary
+from mlxworker.draft import Draft, check_vocabulary, refused
 from mlxworker.errors import BAD_MODEL, INTERNAL, TOO_BIG, UNSUPPORTED, LoadError, describe
+from mlxworker.grammar import Grammars
 from mlxworker.protocol import Load
 
 _CONTEXT_KEYS = (
@@ -48,19 +50,30 @@ class Model:
     kv: memory.KVPlan
     device: str
     architecture: str
+    grammars: Grammars
+    channels: channels.Format
     stop: Any = field(repr=False)
+    kv_bits: int = 0  # of keys and values of running rows; 0: as the model computes them
+    kv_group: int = 0  # how many of these numbers share a scale
+    draft: Draft | None = None
 
     def budget(self, limit: int) -> memory.Budget:
         """Return the memory plan of a worker that may use that many bytes; 0 is no limit."""
         inner = self.config.get("text_config")
         hidden = self.config.get("hidden_size") or (inner or {}).get("hidden_size") or 4096
         spare = memory.GIB // 2 if self.device == "gpu" else 8 << 20
-        return memory.Budget(limit, self.weight_bytes, self.kv, self.vocabulary, int(hidden), spare)
+        weights = self.weight_bytes + (self.draft.weight_bytes if self.draft is not None else 0)
+        drafted = self.draft.kv if self.draft is not None else None
+        return memory.Budget(limit, weights, self.kv, self.vocabulary, int(hidden), spare, not self.kv_bits, drafted)
 
     def new_cache(self) -> list[Any]:
         """Return an empty cache for one row."""
-        caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(self.net)
-        return caches
+        cache = _new_cache(self.net)
+        return quantised.quantised(cache, self.kv_bits, self.kv_group) if self.kv_bits else cache
+
+    def new_draft_cache(self) -> list[Any]:
+        """Return an empty cache of the draft model for one row."""
+        return _new_cache(self.draft.net) if self.draft is not None else []
 
 
 def device() -> str:
@@ -74,20 +87,27 @@ def load(api: Api, order: Load) -> Model:
     config = _read_config(folder)
     on_cpu = device() == "cpu"
     need = memory.weight_bytes(folder, as_float32=on_cpu)
+    if order.draft is not None:
+        need += _draft_bytes(order.draft, on_cpu)
     if order.memory_bytes and need > order.memory_bytes:
         raise LoadError(TOO_BIG, f"the weights of {order.name} need {need} bytes, {order.memory_bytes} are given")
     memory.set_limits(order.memory_bytes)
     net, config = _load_net(folder, order.adapter)
-    if on_cpu:
-        net.set_dtype(mx.float32)
-        mx.eval(net.parameters())
-    weights = sum(a.nbytes for a in _leaves(net.parameters()))
+    weights = _settle(net)
     wired = weights if order.wired == "weights" else 0
     memory.wire_weights(wired)
-    tokenizer = _load_tokenizer(folder, config)
+    tokenizer = _load_tokenizer(api, folder, config)
     eos = sorted(t for t in tokenizer.eos_token_ids if isinstance(t, int))
     words = Vocabulary(tokenizer, _decoder(folder))
     vocabulary, plan = _probe(net)
+    if order.draft is not None:
+        _check_cuttable(plan, f"a draft is of no use to {order.name}")
+    group = 0
+    if order.kv_bits:
+        group, plan = _probe_quantised(net, order.kv_bits)
+    draft = _load_draft(api, order.draft, tokenizer) if order.draft is not None else None
+    if wired and draft is not None:
+        wired += draft.weight_bytes
     return Model(
         api=api,
         folder=folder,
@@ -105,8 +125,66 @@ def load(api: Api, order: Load) -> Model:
         kv=plan,
         device=device(),
         architecture=str(config.get("model_type", "")),
+        grammars=Grammars(folder, vocabulary, eos),
+        channels=channels.format_of(tokenizer),
         stop=api.make_stop(eos),
+        kv_bits=order.kv_bits,
+        kv_group=group,
+        draft=draft,
     )
+
+
+def _check_cuttable(plan: memory.KVPlan, what: str) -> None:
+    if plan.windows or plan.fixed:
+        claim = "its state is not only keys and values, so a wrong guess cannot be taken back"
+        raise LoadError(UNSUPPORTED, f"{what}: {claim}")
+
+
+def _draft_bytes(folder: str, on_cpu: bool) -> int:
+    try:
+        _read_config(Path(folder))
+        return memory.weight_bytes(Path(folder), as_float32=on_cpu)
+    except LoadError as e:
+        raise refused(folder, e) from e
+
+
+def _load_draft(api: Api, folder: str, tokenizer: Any) -> Draft:
+    """Load a draft model. Raises LoadError also when it does not fit the model with that tokenizer."""
+    try:
+        net, config = _load_net(Path(folder), None)
+        check_vocabulary(_load_tokenizer(api, Path(folder), config).get_vocab(), tokenizer.get_vocab())
+        weights = _settle(net)
+        vocabulary, plan = _probe(net)
+        _check_cuttable(plan, "it cannot guess")
+    except LoadError as e:
+        raise refused(folder, e) from e
+    return Draft(net, vocabulary, weights, plan)
+
+
+def _settle(net: Any) -> int:
+    """Give the weights of a model the type that they are used in; return their bytes."""
+    if device() == "cpu":
+        net.set_dtype(mx.float32)
+        mx.eval(net.parameters())
+    return sum(a.nbytes for a in _leaves(net.parameters()))
+
+
+def _new_cache(net: Any) -> list[Any]:
+    caches: list[Any] = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(net)
+    return caches
+
+
+def _probe_quantised(net: Any, bits: int) -> tuple[int, memory.KVPlan]:
+    """Run a few tokens with quantised keys and values; return the size of a group and what a row's state takes."""
+    tokens, cache = mx.zeros((1, 4), mx.int32), _new_cache(net)
+    mx.eval(net(tokens, cache=cache))
+    group = quantised.group_size(cache, bits)
+    cache = quantised.quantised(cache, bits, group)
+    try:
+        mx.eval(net(tokens, cache=cache))
+    except Exception as e:
+        raise quantised.does_not_run(bits, describe(e)) from e
+    return group, memory.measure_kv(cache)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -141,10 +219,11 @@ def _load_net(folder: Path, adapter: str | None) -> tuple[Any, dict[str, Any]]:
     return net, config
 
 
-def _load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+def _load_tokenizer(api: Api, folder: Path, config: dict[str, Any]) -> Any:
     utils = importlib.import_module("mlx_lm.utils")
     try:
-        tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        with standins.for_tokenizer(folder, api.versions, api.whole):
+            tokenizer = utils.load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
         # The first use settles padding and truncation; from then on it is only read, and threads may share it.
         tokenizer.encode("a")
         return tokenizer

@@ -18,6 +18,11 @@ class Orders:
         self._prefix = prefix_bytes
         self._pressure = NORMAL
 
+    @property
+    def is_tight(self) -> bool:
+        """Say whether the machine is short of memory: nothing is to be done then that nobody asked for."""
+        return self._pressure > NORMAL
+
     def obey(self, change: Change) -> None:
         """Apply a change. What can be dropped is given back to the machine before this returns."""
         engine = self._engine
@@ -60,4 +65,10 @@ def options(order: Load) -> Options:
         memory_bytes=order.memory_bytes,
         gap_seconds=order.gap_ms / 1000,
         lanes=order.lanes or Options.lanes,
+        session_seconds=order.session_seconds or Options.session_seconds,
+        stored_bits=order.stored_bits,
+        spill_dir=order.spill_dir,
+        spill_bytes=order.spill_bytes,
+        adapter=order.adapter or "",
+        speculate=order.speculate,
     )

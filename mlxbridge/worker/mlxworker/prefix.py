@@ -1,223 +1,200 @@
 """The prefix store: keys and values of what was computed before, found by the longest common beginning.
 
-A radix trie over tokens. Its bytes are bounded; what was least recently used goes first, what a session used lately
-goes last. What is handed out is a copy, so an entry may be dropped while a request still uses it.
+Its bytes are bounded; what was least recently used goes first, what a session used lately goes last. What is handed
+out is a copy, so an entry may be dropped while a request still uses it.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
+from mlxworker import digests, stored
+from mlxworker.stored import cut as cut
+from mlxworker.trie import Node, Trie
+
 # Shorter beginnings cost less to compute than to keep.
 LEAST_TOKENS = 8
 SESSION_SECONDS = 300.0
+# What is told of the contents: so many digests, and of one entry so many (16,384 tokens).
+MOST_DIGESTS = 256
+_MOST_OF_ONE = 64
 
 
 @dataclass(eq=False)
-class _Entry:
+class Entry:
+    """Keys and values of one sequence of tokens, which is the way to node."""
+
     cache: list[Any]
     length: int
     nbytes: int
     trimmable: bool
-    used: int
-    node: _Node
+    node: Node[Entry]
+    used: int = 0
+    session: str = ""
     pinned_until: float = 0.0
+    digests: list[str] | None = None
+
+    def chain(self) -> list[str]:
+        """Return the digests by which others can know of it: of what can only be used whole, the last."""
+        if self.digests is None:
+            if self.trimmable:
+                self.digests = digests.chain(self.node.tokens(), _MOST_OF_ONE)
+            else:
+                self.digests = digests.chain(self.node.tokens(), self.length)[-1:]
+        return self.digests
 
 
-@dataclass(eq=False)
-class _Node:
-    label: list[int]  # tokens on the way from the parent
-    parent: _Node | None
-    depth: int  # tokens from the root to the end of label
-    children: dict[int, _Node] = field(default_factory=dict)
-    entry: _Entry | None = None
-
-    def below(self) -> Iterator[_Entry]:
-        """Return the entries at and under this node, nearest first."""
-        level = [self]
-        while level:
-            yield from (n.entry for n in level if n.entry is not None)
-            level = [c for n in level for c in n.children.values()]
-
-
+@dataclass
 class PrefixStore:
-    """Not safe for concurrent use. A budget of 0 bytes keeps nothing."""
+    """Not safe for concurrent use. A budget of 0 bytes keeps nothing.
 
-    def __init__(self, budget: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.budget = budget
-        self.nbytes = 0
-        self._root = _Node([], None, 0)
-        self._entries: set[_Entry] = set()
-        self._clock = clock
-        self._ticks = itertools.count(1)
+    bits is 0, or what keys and values are quantised to while they are kept. evicted is told of an entry that the
+    budget pushes out, before it is gone.
+    """
+
+    budget: int
+    clock: Callable[[], float] = time.monotonic
+    session_seconds: float = SESSION_SECONDS
+    bits: int = 0
+    evicted: Callable[[Entry], object] | None = None
+    nbytes: int = 0
+    outside: int = 0  # bytes on their way to disk or from there, beside nbytes
+    version: int = 0  # changes with the contents
+    _used: int = 0  # last of _ticks
+    _cuttable: int = 0  # entries that are
+    _trie: Trie[Entry] = field(default_factory=Trie)
+    _entries: set[Entry] = field(default_factory=set)
+    _told: tuple[tuple[int, int], list[str]] = ((0, 0), [])
+    _ticks: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __len__(self) -> int:
         """Return the number of entries."""
         return len(self._entries)
+
+    @property
+    def held(self) -> int:
+        """Return the bytes that the store is the reason for."""
+        return self.nbytes + self.outside
+
+    def match(self, tokens: list[int]) -> int:
+        """Return how many tokens fetch would give, without using them."""
+        return self._find(tokens)[1]
 
     def fetch(self, tokens: list[int], session: str = "") -> tuple[list[Any] | None, int]:
         """Return the keys and values of the longest known beginning, and its length in tokens.
 
         It is always shorter than tokens: the last one has to be computed again to know what follows it.
         """
-        limit = len(tokens) - 1
-        node, depth = self._walk(tokens)
-        entry = next(node.below(), None)
-        best = min(depth, limit)
-        if entry is None or not (entry.trimmable or entry.length <= best):
-            entry = self._exact(node, limit)
-            best = entry.length if entry is not None else 0
-        if entry is None or best < LEAST_TOKENS:
+        entry, best = self._find(tokens)
+        if entry is None:
             return None, 0
-        best = min(best, entry.length)
         self._touch(entry, session)
         return cut(entry.cache, entry.length, best), best
 
     def insert(self, tokens: list[int], cache: list[Any], session: str = "") -> bool:
         """Keep a row's keys and values, which must cover exactly these tokens. Say whether they were kept."""
-        nbytes = sum(int(layer.nbytes) for layer in cache)
-        if len(tokens) < LEAST_TOKENS or nbytes > self.budget:
+        if len(tokens) < LEAST_TOKENS or not self.budget:
             return False
-        node, depth = self._walk(tokens)
-        if depth == len(tokens):
-            covering = next(node.below(), None)
-            if covering is not None and (covering.trimmable or covering.length == depth):
-                self._touch(covering, session)
-                return True
-        trimmable = all(layer.is_trimmable() for layer in cache)
-        node = self._place(tokens)
+        covering = self._trie.covering(tokens)
+        if covering is not None:
+            self._touch(covering, session)
+            return True
+        cache = stored.pack(cache, self.bits)
+        nbytes = sum(int(layer.nbytes) for layer in cache)
+        if nbytes > self.budget:
+            return False
+        node = self._trie.place(tokens)
         if node.entry is not None:
             self._drop(node.entry, prune=False)
-        entry = _Entry(cache, len(tokens), nbytes, trimmable, 0, node)
+        entry = Entry(cache, len(tokens), nbytes, all(layer.is_trimmable() for layer in cache), node)
         node.entry = entry
         self._entries.add(entry)
+        self.version += 1
+        self._cuttable += entry.trimmable
         self.nbytes += nbytes
         self._touch(entry, session)
         # Without this the entry would keep the whole batch alive that it was cut from.
         mx.async_eval([layer.state for layer in cache])
-        if trimmable:
+        if entry.trimmable:
             self._drop_covered(entry)
         self._shrink(self.budget, keep=entry)
         return entry in self._entries
 
+    def recent(self) -> list[Entry]:
+        """Return the entries, those that are to be kept longest first: pinned ones, then by last use."""
+        return list(reversed(self._order(None)))
+
+    def known(self) -> list[str]:
+        """Return digests of the contents, most recently used first, at most MOST_DIGESTS."""
+        now = (self.version, self._used)
+        if self._told[0] != now:
+            seen: dict[str, None] = {}
+            for entry in sorted(self._entries, key=lambda e: -e.used)[:MOST_DIGESTS]:
+                seen.update(dict.fromkeys(entry.chain()))
+                if len(seen) >= MOST_DIGESTS:
+                    break
+            self._told = (now, list(seen)[:MOST_DIGESTS])
+        return self._told[1]
+
     def trim_to(self, nbytes: int) -> None:
-        """Drop entries until the store holds at most that many bytes."""
-        self._shrink(nbytes, keep=None)
+        """Drop entries until the store holds at most that many bytes, with what is outside."""
+        self._shrink(nbytes - self.outside, keep=None)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._root = _Node([], None, 0)
+        self._trie = Trie()
         self._entries.clear()
-        self.nbytes = 0
+        self.nbytes = self._cuttable = 0
+        self.version += 1
 
-    def _touch(self, entry: _Entry, session: str) -> None:
-        entry.used = next(self._ticks)
+    def _find(self, tokens: list[int]) -> tuple[Entry | None, int]:
+        return self._trie.find(tokens, LEAST_TOKENS, self._cuttable > 0)
+
+    def _touch(self, entry: Entry, session: str) -> None:
+        self._used = entry.used = next(self._ticks)
         if session:
-            entry.pinned_until = self._clock() + SESSION_SECONDS
+            entry.session, entry.pinned_until = session, self.clock() + self.session_seconds
 
-    def _walk(self, tokens: list[int]) -> tuple[_Node, int]:
-        """Return the deepest node that tokens lead into, and how many of them lead there."""
-        node, depth = self._root, 0
-        while depth < len(tokens):
-            child = node.children.get(tokens[depth])
-            if child is None:
-                break
-            same = _common(child.label, tokens, depth)
-            depth += same
-            node = child
-            if same < len(child.label):
-                break
-        return node, depth
-
-    def _exact(self, node: _Node | None, limit: int) -> _Entry | None:
-        """Return the deepest entry on the way to node that can be used whole."""
-        while node is not None:
-            if node.entry is not None and node.depth <= limit:
-                return node.entry
-            node = node.parent
-        return None
-
-    def _place(self, tokens: list[int]) -> _Node:
-        """Return the node of exactly these tokens, made if need be."""
-        node, depth = self._root, 0
-        while depth < len(tokens):
-            child = node.children.get(tokens[depth])
-            if child is None:
-                child = _Node(tokens[depth:], node, len(tokens))
-                node.children[tokens[depth]] = child
-                return child
-            same = _common(child.label, tokens, depth)
-            if same < len(child.label):
-                child = self._split(child, same)
-            node, depth = child, depth + same
-        return node
-
-    def _split(self, node: _Node, at: int) -> _Node:
-        parent = node.parent
-        upper = _Node(node.label[:at], parent, node.depth - len(node.label) + at)
-        if parent is not None:
-            parent.children[upper.label[0]] = upper
-        node.label, node.parent = node.label[at:], upper
-        upper.children[node.label[0]] = node
-        return upper
-
-    def _drop_covered(self, entry: _Entry) -> None:
+    def _drop_covered(self, entry: Entry) -> None:
         """Drop what is a beginning of a new entry: the new one can be cut to it."""
-        node = entry.node.parent
-        while node is not None:
-            if node.entry is not None:
-                entry.pinned_until = max(entry.pinned_until, node.entry.pinned_until)
-                self._drop(node.entry, prune=False)
-            node = node.parent
+        for other in list(entry.node.above()):
+            if other.pinned_until > entry.pinned_until:
+                entry.session, entry.pinned_until = other.session, other.pinned_until
+            self._drop(other, prune=False)
 
-    def _shrink(self, budget: int, keep: _Entry | None) -> None:
+    def _shrink(self, budget: int, keep: Entry | None) -> None:
         if self.nbytes <= budget:
             return
-        now = self._clock()
-        order = sorted(self._entries, key=lambda e: (e is keep, e.pinned_until > now, e.used))
-        for entry in order:
+        for entry in self._order(keep):
             if self.nbytes <= budget:
                 return
+            if keep is not None and self.evicted is not None:
+                self.evicted(entry)
             self._drop(entry, prune=True)
 
-    def _drop(self, entry: _Entry, prune: bool) -> None:
+    def _order(self, keep: Entry | None) -> list[Entry]:
+        """Return the entries in the order in which they may go.
+
+        Pins of one session hold for half of the budget, or its latest entry: no session has the whole store.
+        """
+        now, held, pinned = self.clock(), dict[str, int](), set[Entry]()
+        for entry in sorted(self._entries, key=lambda e: -e.used):
+            if entry.pinned_until > now:
+                before = held.get(entry.session, 0)
+                held[entry.session] = before + entry.nbytes
+                if not before or 2 * held[entry.session] <= self.budget:
+                    pinned.add(entry)
+        return sorted(self._entries, key=lambda e: (e is keep, e in pinned, e.used))
+
+    def _drop(self, entry: Entry, prune: bool) -> None:
         self._entries.discard(entry)
+        self._cuttable -= entry.trimmable
         self.nbytes -= entry.nbytes
-        node: _Node | None = entry.node
-        entry.node.entry = None
-        while prune and node is not None and node.parent and not node.children and node.entry is None:
-            del node.parent.children[node.label[0]]
-            node = node.parent
-
-
-def _common(label: list[int], tokens: list[int], start: int) -> int:
-    """Return how many tokens of label are the same as those from start on."""
-    most = min(len(label), len(tokens) - start)
-    if label[:most] == tokens[start : start + most]:
-        return most
-    return next(i for i in range(most) if label[i] != tokens[start + i])
-
-
-def cut(cache: list[Any], length: int, wanted: int) -> list[Any]:
-    """Return a copy of a cache that ends after the wanted tokens."""
-    return [_cut_layer(layer, length - wanted) for layer in cache]
-
-
-def _cut_layer(layer: Any, surplus: int) -> Any:
-    if type(layer).__name__ != "KVCache":
-        out = copy.deepcopy(layer)
-        if surplus:
-            out.trim(surplus)
-        return out
-    # A view costs nothing; the batch that it goes into copies it.
-    out = type(layer)()
-    out.offset = layer.offset - surplus
-    out.keys, out.values = layer.keys[..., : out.offset, :], layer.values[..., : out.offset, :]
-    return out
+        self.version += 1
+        self._trie.clear(entry.node, prune)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlxworker import constraint
 from mlxworker.errors import BAD_MODEL, INVALID, UNSUPPORTED, LoadError, RequestError
 from mlxworker.frames import Frame
 
@@ -17,6 +18,7 @@ MAX_TOP_LOGPROBS = 20
 DEFAULT_ROWS = 32
 MAX_ROWS = 4096
 MAX_LANES = 8
+KV_BITS = (0, 4, 8)
 ROLES = ("system", "user", "assistant", "tool")
 WIRED = ("off", "weights")
 # Levels of memory pressure, as macOS counts them.
@@ -38,6 +40,13 @@ class Load:
     lanes: int = 0
     context: int = 0
     wired: str = "weights"
+    session_seconds: float = 0.0
+    stored_bits: int = 0
+    spill_dir: str = ""
+    spill_bytes: int = 0
+    draft: str | None = None
+    kv_bits: int = 0
+    speculate: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the prompt comes from: exactly one of messages, prompt and tokens."""
+    """Where the prompt comes from: exactly one of messages, prompt and tokens.
+
+    borders are the lengths of beginnings that others may share, where they were found already; no frame has them.
+    """
 
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     template_args: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     tokens: list[int] | None = None
+    borders: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,12 @@ class Generate:
     logprobs: bool = False
     top_logprobs: int = 0
     session: str = ""
+    grammar: constraint.Grammar | None = None
+    request: str = ""  # names all attempts at one answer: the ids of its tool calls come from it
+    is_chat: bool = False  # its prompt came through the chat template
+    tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
+    single_tool_call: bool = False  # the answer ends with its first
+    tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
 
 
 def frame_id(frame: Frame) -> str:
@@ -106,8 +125,6 @@ def parse_load(frame: Frame) -> Load:
     if not isinstance(folder, str) or not folder:
         raise LoadError(BAD_MODEL, "dir is missing")
     try:
-        if frame.get("draft"):
-            raise LoadError(UNSUPPORTED, "this worker has no speculative decoding")
         prefix = _integer(frame, "prefix_bytes", 0, 1 << 62)
         options = _object(frame, "options")
         return Load(
@@ -121,7 +138,14 @@ def parse_load(frame: Frame) -> Load:
             gap_ms=_number(options, "gap_ms", 0, 60_000) or 0.0,
             lanes=_integer(options, "lanes", 0, MAX_LANES) or 0,
             context=_integer(options, "context", 0, 1 << 31) or 0,
-            wired=_choice(options, "wired", WIRED),
+            wired=_choice(options, "wired", WIRED) or "weights",
+            session_seconds=_number(options, "session_seconds", 0, 1e9) or 0.0,
+            stored_bits=_choice(options, "stored_bits", KV_BITS) or 0,
+            spill_dir=_text(options, "spill_dir"),
+            spill_bytes=_integer(options, "spill_bytes", 0, 1 << 62) or 0,
+            draft=_text(frame, "draft") or None,
+            kv_bits=_choice(frame, "kv_bits", KV_BITS) or 0,
+            speculate=_choice(options, "speculate", ("auto", "off")) != "off",
         )
     except RequestError as e:
         raise LoadError(BAD_MODEL, e.message) from e
@@ -163,12 +187,15 @@ def parse_source(frame: Frame) -> Source:
 
 def parse_generate(frame: Frame) -> Generate:
     """Return the gen frame. Raises RequestError that names the field."""
-    for name in ("schema", "grammar", "response_format", "images"):
+    for name in ("schema", "response_format", "images"):
         if frame.get(name):
             raise RequestError(UNSUPPORTED, f"this worker has no {name}", name)
+    source, choice = parse_source(frame), constraint.parse_tool_choice(frame)
+    if choice == "none":
+        source = replace(source, tools=None)
     return Generate(
         id=frame_id(frame),
-        source=parse_source(frame),
+        source=source,
         sampling=parse_sampling(frame),
         already=_tokens(frame, "continue", least=0),
         max_tokens=_integer(frame, "max_tokens", 1, 1 << 63),
@@ -176,6 +203,12 @@ def parse_generate(frame: Frame) -> Generate:
         logprobs=bool(frame.get("logprobs")),
         top_logprobs=_integer(frame, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0,
         session=_text(frame, "session"),
+        grammar=constraint.parse_grammar(frame),
+        request=_text(frame, "request"),
+        is_chat=source.messages is not None,
+        tools=source.tools or [],
+        single_tool_call=bool(frame.get("single_tool_call")),
+        tool_choice=choice,
     )
 
 
@@ -219,20 +252,23 @@ def _number(frame: Frame, name: str, least: float, most: float) -> float | None:
     return float(value)
 
 
+def _choice(frame: Frame, name: str, known: tuple[Any, ...]) -> Any:
+    value = frame.get(name)
+    if value is None:
+        return None
+    for one in known:
+        if type(value) is type(one) and value == one:
+            return one
+    *most, last = map(str, known)
+    raise RequestError(INVALID, f"{name} must be {', '.join(most)} or {last}, not {str(value)[:40]}", name)
+
+
 def _text(frame: Frame, name: str) -> str:
     value = frame.get(name)
     if value is None:
         return ""
     if not isinstance(value, str):
         raise RequestError(INVALID, f"{name} must be a text", name)
-    return value
-
-
-def _choice(frame: Frame, name: str, choices: tuple[str, ...]) -> str:
-    """Return one of some words; the last of them where none is given."""
-    value = _text(frame, name) or choices[-1]
-    if value not in choices:
-        raise RequestError(INVALID, f"{name} must be {' or '.join(choices)}, not {value[:40]!r}", name)
     return value
 
 

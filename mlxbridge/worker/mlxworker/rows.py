@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxworker import processors, template
+from mlxworker import grammar, processors, template
+from mlxworker.channels import Channels, Piece, for_request
 from mlxworker.detok import Detokenizer
 from mlxworker.errors import INVALID, RequestError
 from mlxworker.model import Model
@@ -23,6 +24,7 @@ class Reason(enum.StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(eq=False)
@@ -49,6 +51,9 @@ class Row:
     stop: str | None = None  # the sequence that ended it
     fault: Exception | None = None  # raised by one of its processors
     accepted: bool = False
+    borders: list[int] = field(default_factory=list)  # lengths at which its state is kept
+    channels: Channels | None = None  # where reasoning or calls may come; stops is None then
+    pieces: list[Piece] = field(default_factory=list)  # what the last token gave, where there are channels
 
     @property
     def length(self) -> int:
@@ -62,16 +67,26 @@ class Row:
     def feed(self, token: int) -> tuple[str, bool]:
         """Take a token that is part of the text; return the text to send, and whether a stop sequence ended it."""
         text = self.text.feed(token)
+        if self.channels is not None:
+            self.pieces, self.stop = self.channels.feed(text), self.channels.stop
+            return "", self.stop is not None or self.channels.over
         if self.stops is None:
             return text, False
         text, self.stop = self.stops.feed(text)
         return text, self.stop is not None
 
-    def flush(self) -> str:
-        """Return the text that was held back, at the end of an answer."""
+    def flush(self, complete: bool) -> str:
+        """Return the text that was held back, at the end of an answer; complete says that the model ended it."""
+        self.pieces = []
         if self.stop is not None:
             return ""
         text = self.text.flush()
+        if self.channels is not None:
+            self.pieces = self.channels.feed(text)
+            if self.channels.stop is None:
+                self.pieces += self.channels.finish(complete)
+            self.stop = self.channels.stop
+            return ""
         if self.stops is None:
             return text
         text, self.stop = self.stops.feed(text)
@@ -106,6 +121,7 @@ def make_row(model: Model, ask: Generate) -> Row:
     sampling = ask.sampling
     _check_bias(sampling, model.vocabulary)
     seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(8), "little")
+    sorter = for_request(model, ask, prompt)
     row = Row(
         id=ask.id,
         prompt=prompt,
@@ -113,12 +129,16 @@ def make_row(model: Model, ask: Generate) -> Row:
         max_tokens=min(ask.max_tokens or room, room),
         draw=Draw(_policy(sampling, model.defaults), seed & ((1 << 64) - 1), len(ask.already)),
         text=model.words.detokenizer(),
-        stops=StopMatcher(StopSet(ask.stop)) if ask.stop else None,
+        stops=StopMatcher(StopSet(ask.stop)) if ask.stop and sorter is None else None,
         processors=[],
         logprobs=max(ask.top_logprobs, 0) if ask.logprobs or ask.top_logprobs else None,
         session=ask.session,
+        channels=sorter,
     )
     made = _processors(sampling, model, len(prompt))
+    constrained = grammar.processor(model, ask, row)
+    if constrained is not None:
+        made.append(constrained)  # last: nothing may make likelier again what it ruled out
     guard = _Guard(row)
     row.processors = [processors.guarded(p, guard) for p in made]
     return row

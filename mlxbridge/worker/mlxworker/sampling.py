@@ -79,6 +79,12 @@ class BatchSampler:
         return self._columns.sample(logprobs, draws)
 
 
+def sample_ahead(draw: Draw, logprobs: Any) -> Any:
+    """Return the next tokens of one row, one a line. That does not count as drawn: not all of them may be kept."""
+    draws = [Draw(draw.policy, draw.seed, draw.count + i) for i in range(logprobs.shape[0])]
+    return _Columns(tuple(d.policy for d in draws), logprobs.shape[-1]).sample(logprobs, draws)
+
+
 def sample_alone(draw: Draw, logprobs: Any) -> Any:
     """Return the token of one row, the same as in a batch."""
     return _Columns((draw.policy,), logprobs.shape[-1]).sample(logprobs, [draw])

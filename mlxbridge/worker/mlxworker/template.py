@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mlxworker import controls
 from mlxworker.errors import CONTEXT, INVALID, UNSUPPORTED, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Source
@@ -19,15 +20,18 @@ _RESERVED = frozenset((
 # fmt: on
 
 
-def tokens_of(model: Model, source: Source) -> list[int]:
-    """Return the prompt's tokens. Raises RequestError for one that this model's template cannot make."""
+def tokens_of(model: Model, source: Source, answering: bool = True) -> list[int]:
+    """Return the prompt's tokens. Raises RequestError for one that this model's template cannot make.
+
+    Without answering, messages end where they end: nothing opens an answer.
+    """
     if source.tokens is not None:
         check_ids(source.tokens, model.vocabulary, "tokens")
         return source.tokens
     if source.prompt is not None:
         tokens = _encode(model, source.prompt)
     else:
-        tokens = _apply_template(model, source)
+        tokens = _apply_template(model, source, answering)
     if not tokens:
         raise RequestError(INVALID, "the prompt is empty", "messages" if source.messages else "prompt")
     check_ids(tokens, model.vocabulary, "prompt")
@@ -64,7 +68,7 @@ def _encode(model: Model, text: str) -> list[int]:
         raise RequestError(INVALID, f"prompt cannot be tokenised: {describe(e)}", "prompt") from e
 
 
-def _apply_template(model: Model, source: Source) -> list[int]:
+def _apply_template(model: Model, source: Source, answering: bool) -> list[int]:
     if not model.tokenizer.has_chat_template:
         raise RequestError(
             UNSUPPORTED, "this model has no chat template, so it takes a prompt, not messages", "messages"
@@ -72,14 +76,13 @@ def _apply_template(model: Model, source: Source) -> list[int]:
     reserved = sorted(_RESERVED.intersection(source.template_args))
     if reserved:
         raise RequestError(INVALID, f"template_args may not set {reserved[0]}", "template_args")
+    wanted = controls.arguments(model.tokenizer, source.template_args)
     messages = [_plain(i, m) for i, m in enumerate(source.messages or [])]
     apply = model.tokenizer.apply_chat_template
     # Whoever wants control tokens kept apart needs both steps as one.
-    as_text = model.most_token_bytes is not None and not source.template_args.get("sanitize_control_tokens")
+    as_text = model.most_token_bytes is not None and not wanted.get("sanitize_control_tokens")
     try:
-        made = apply(
-            messages, tools=source.tools, add_generation_prompt=True, tokenize=not as_text, **source.template_args
-        )
+        made = apply(messages, tools=source.tools, add_generation_prompt=answering, tokenize=not as_text, **wanted)
         if isinstance(made, str):
             _check_size(model, made)
             made = model.tokenizer.encode(made, add_special_tokens=False)

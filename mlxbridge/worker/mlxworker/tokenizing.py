@@ -7,11 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mlxworker import template
-from mlxworker.errors import BUSY, INTERNAL, RequestError, describe
+from mlxworker import borders, grammar, template
+from mlxworker.errors import BUSY, CONTEXT, INTERNAL, RequestError, describe
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Source
+
+if TYPE_CHECKING:
+    from mlxworker.embedding import Embed
 
 MOST_WAITING = 4096
 # A shorter text takes less time than a step.
@@ -20,13 +24,16 @@ _LONG_CHARACTERS = 32 << 10
 
 @dataclass(eq=False)
 class Job:
-    """A prompt on its way to tokens. ask is None for one that is only counted."""
+    """A prompt on its way to tokens, or with embed, many. ask is None for one that is only counted."""
 
     id: str
     source: Source
     ask: Generate | None = None
+    embed: Embed | None = None
+    inputs: list[list[int]] = field(default_factory=list)  # of embed
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
+    borders: tuple[int, ...] = ()
     error: RequestError | None = None
     added: float = field(default_factory=time.perf_counter)
 
@@ -60,6 +67,8 @@ class Tokenizing:
 
 def is_long(source: Source) -> bool:
     """Say whether tokenising would be felt by those who wait for their next token."""
+    if source.template_args.get("sanitize_control_tokens"):
+        return True  # the first of these may import transformers
     left = _LONG_CHARACTERS
     todo: list[object] = [source.prompt, source.messages, source.tools, source.template_args]
     while todo and left > 0:
@@ -78,8 +87,28 @@ def is_long(source: Source) -> bool:
 
 def _tokenize(model: Model, job: Job) -> None:
     try:
+        if job.embed is not None:
+            _tokenize_inputs(model, job, job.embed)
+            return
         job.tokens = template.tokens_of(model, job.source)
+        if job.ask is not None:
+            job.borders = tuple(borders.of_prompt(model, job.source, job.tokens))
+            grammar.prepare(model, job.ask)
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
         job.error = RequestError(INTERNAL, f"the prompt could not be taken in: {describe(e)}")
+
+
+def _tokenize_inputs(model: Model, job: Job, ask: Embed) -> None:
+    for i, source in enumerate(ask.sources):
+        if job.cancelled:
+            return
+        try:
+            tokens = template.tokens_of(model, source)
+            if len(tokens) > model.context:
+                claim = f"it has {len(tokens)} tokens, the model's context is {model.context}"
+                raise RequestError(CONTEXT, claim)
+        except RequestError as e:
+            raise RequestError(e.code, f"inputs[{i}]: {e.message}", f"inputs[{i}]") from e
+        job.inputs.append(tokens)

@@ -46,13 +46,29 @@ class Answer:
     usage: dict[str, int] = field(default_factory=dict)
     error: RequestError | None = None
     steps: int = 0
+    reasoning: str = ""
+    calls: list[Frame] = field(default_factory=list)  # whole ones
+    pieces: list[Frame] = field(default_factory=list)  # as they came
+
+    def take(self, text: str, logprobs: list[Frame] | None = None, extra: Frame | None = None) -> None:
+        """Take what follows the id in a row of a step, without its tokens."""
+        self.text += text
+        self.logprobs += logprobs or []
+        self.reasoning += (extra or {}).get("reasoning", "")
+        for piece in (extra or {}).get("calls", []):
+            self.pieces.append(piece)
+            if "id" in piece:
+                assert piece["index"] >= len(self.calls)
+                self.calls.append(dict(piece))
+            elif piece["index"] < len(self.calls):  # else an earlier attempt began it
+                self.calls[piece["index"]]["arguments"] += piece["arguments"]
 
 
 class Driver:
-    """An engine and the answers that it gave."""
+    """An engine and the answers that it gave. It guesses nothing ahead unless told: a step is a token a row."""
 
     def __init__(self, model: Model, **options: Any) -> None:
-        self.engine = Engine(model, Options(**options))
+        self.engine = Engine(model, Options(**{"speculate": False, **options}))
         self.answers: dict[str, Answer] = {}
 
     def add(self, *asks: Generate) -> None:
@@ -66,10 +82,9 @@ class Driver:
             answer = self.answers[id_]
             assert not answer.reason, f"{id_} got text after its end"
             assert answer.error is None
-            answer.text += text
+            answer.take(text, *rest)
             answer.tokens += tokens
             answer.steps += 1
-            answer.logprobs += rest[0] if rest else []
         for row, reason in out.ended:
             answer = self.answers[row.id]
             assert not answer.reason
@@ -168,9 +183,9 @@ class Process:
             frame = self.next(timeout)
             assert frame is not None, self.log()
             if frame["type"] == "step":
-                for id_, text, tokens, *_ in frame["rows"]:
+                for id_, text, tokens, *rest in frame["rows"]:
                     assert id_ in open_
-                    answers[id_].text += text
+                    answers[id_].take(text, *rest)
                     answers[id_].tokens += tokens
             elif frame["type"] == "done" and frame["id"] in open_:
                 a = answers[frame["id"]]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from guessing import eager
 from harness import Answer, Driver, ask, ask_frame
 
 from mlxworker import rows
@@ -31,6 +32,9 @@ def kinds(draw: random.Random) -> list[dict[str, Any]]:
     out.append({"text": "Count from 1 to 9.", "logprobs": True, "top_logprobs": 2})
     for n in (150, 400):
         out.append({"tokens": [30 + (i * i) % 900 for i in range(n)], "max_tokens": 12})
+    # Tokens that a row may guess right, and others after them.
+    out.append({"tokens": [40, 41, 42, 43, 44] * 8, "max_tokens": 60})
+    out.append({"text": "Count from 95 to 118.", "stop": ["7, 1"]})
     return out
 
 
@@ -65,6 +69,13 @@ class Churn:
             self.poison(self.draw.choice(self.driver.engine.waiting))
         else:
             self.join()
+
+    def leave_one(self) -> None:
+        """Let all but one row end, and that one go on alone for some steps."""
+        engine = self.driver.engine
+        self.driver.until(lambda: engine.running + len(engine.waiting) <= 1)
+        for _ in range(self.draw.randint(1, 12)):
+            self.driver.step()
 
     def join(self) -> None:
         id_, which = f"r{len(self.made)}", self.draw.randrange(self.n)
@@ -108,7 +119,7 @@ class Churn:
 
 def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     draw = random.Random(20261124)
-    driver = Driver(tiny, max_rows=12, prefix_bytes=600 * 2048, prefill_chunk=64)
+    driver = eager(tiny, max_rows=12, prefix_bytes=600 * 2048, prefill_chunk=64)
     answers: dict[int, Answer] = {}
 
     def wanted(which: int) -> Answer:
@@ -119,6 +130,8 @@ def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     churn = Churn(driver, draw, wanted, len(kinds(random.Random(7))))
     for _ in range(EVENTS):
         churn.event()
+        if draw.random() < 0.06:
+            churn.leave_one()
         for _ in range(draw.choice([0, 0, 1, 1, 2, 6])):
             driver.step()
     driver.run()
@@ -130,6 +143,9 @@ def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     assert counters.cancelled > 80
     assert counters.failed >= 1
     assert counters.cached_tokens > 1000
+    assert 20 < driver.engine.speculation.accepted < driver.engine.speculation.proposed
+    for entry in driver.engine.prefix._entries:
+        assert {layer.offset for layer in entry.cache} == {entry.length}
     assert driver.engine.running == 0
     assert not driver.engine._live
     assert not driver.engine._alone

@@ -440,6 +440,7 @@ def test_rows_go_on_exactly_after_a_step_that_raised(tiny: Model, monkeypatch: p
     net = _raises_in_call(tiny, 2)
     monkeypatch.setattr(tiny, "net", net)
     for lane in driver.engine._lanes:
+        assert isinstance(lane, Lane)
         monkeypatch.setattr(lane._generator._generation_batch, "model", net)
         monkeypatch.setattr(lane._generator, "model", net)
     driver.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from harness import Driver, answer, ask, ask_frame
 from mlx_lm.models.cache import KVCache
 
+from mlxworker import digests
 from mlxworker.model import Model
-from mlxworker.prefix import LEAST_TOKENS, SESSION_SECONDS, PrefixStore
+from mlxworker.prefix import LEAST_TOKENS, MOST_DIGESTS, SESSION_SECONDS, PrefixStore
 
 EACH = 2 * 4 * 4  # bytes of one token below
 
@@ -118,6 +120,166 @@ def test_the_budget_holds_against_sessions_too() -> None:
     assert not store.insert(series(500, 21), cache_of(series(500, 21)))
 
 
+def test_a_pin_slides_and_lasts_as_long_as_asked() -> None:
+    clock = Clock()
+    store = PrefixStore(20 * EACH, clock, session_seconds=10)
+    store.insert(series(0, 10), cache_of(series(0, 10)), session="s")
+    for clock.now in (9.0, 18.0):
+        store.fetch(series(0, 11), "s")
+    clock.now = 27.0
+    for start in (100, 200):
+        store.insert(series(start, 10), cache_of(series(start, 10)))
+    assert store.match(series(0, 11)) == 10
+
+    clock.now = 28.0
+    store.insert(series(300, 10), cache_of(series(300, 10)))
+    assert store.match(series(0, 11)) == 0
+
+
+def test_one_session_does_not_push_out_everybody_else() -> None:
+    store = PrefixStore(40 * EACH, Clock())
+    store.insert(series(0, 10), cache_of(series(0, 10)), session="other")
+    for start in range(1000, 2000, 100):
+        store.insert(series(start, 10), cache_of(series(start, 10)), session="greedy")
+
+    assert store.match(series(0, 11)) == 10
+    assert [store.match(series(s, 11)) for s in (1700, 1800, 1900)] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_under_a_budget_it_finds_like_a_plain_list(seed: int) -> None:
+    draw = random.Random(seed)
+    budget = draw.randint(40, 300)
+    store = PrefixStore(budget * EACH)
+    plain: list[tuple[list[int], bool]] = []  # least recently used first: tokens, whether they can be cut
+    for _ in range(200):
+        base = draw.choice(plain)[0][: draw.randint(0, 60)] if plain and draw.random() < 0.7 else []
+        tokens = base + draw.choices(range(3), k=draw.randint(8, 30))
+        if draw.random() < 0.6:
+            cuttable = draw.random() < 0.7
+            kept = store.insert(tokens, cache_of(tokens, KVCache if cuttable else FixedCache))
+            assert kept == _plain_insert(plain, tokens, cuttable, budget)
+            used = max(store._entries, key=lambda e: e.used).node.tokens() if kept else None
+        else:
+            wanted = _plain_fetch(plain, tokens)
+            cache, n = store.fetch(tokens)
+            assert n == wanted
+            assert cache is None or tokens_in(cache) == tokens[:n]
+            # Which of those that are as good was used is the store's choice.
+            used = max(store._entries, key=lambda e: e.used).node.tokens() if n else None
+        plain.sort(key=lambda e: e[0] == used)
+        assert sorted(e.node.tokens() for e in store._entries) == sorted(t for t, _ in plain)
+        assert store.nbytes == sum(len(t) for t, _ in plain) * EACH <= budget * EACH
+
+
+def _plain_fetch(plain: list[tuple[list[int], bool]], tokens: list[int]) -> int:
+    limit = len(tokens) - 1
+    best = 0
+    for kept, cuttable in plain:
+        same = min(_common(tokens, kept), limit)
+        best = max(best, same if cuttable or same == len(kept) else 0)
+    return best if best >= LEAST_TOKENS else 0
+
+
+def _plain_insert(plain: list[tuple[list[int], bool]], tokens: list[int], cuttable: bool, budget: int) -> bool:
+    if len(tokens) > budget:
+        return False
+    same = [e for e in plain if e[0][: len(tokens)] == tokens and (e[1] or len(e[0]) == len(tokens))]
+    if same:
+        return True
+    if cuttable:
+        plain[:] = [e for e in plain if tokens[: len(e[0])] != e[0]]
+    plain.append((tokens, cuttable))
+    while sum(len(t) for t, _ in plain) > budget:
+        plain.pop(0)
+    return True
+
+
+def wide(tokens: list[int], dtype: Any) -> list[Any]:
+    layer = KVCache()
+    layer.keys = mx.random.normal((1, 2, len(tokens), 64)).astype(dtype)
+    layer.values, layer.offset = mx.random.normal((1, 2, len(tokens), 32)).astype(dtype), len(tokens)
+    return [layer]
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_entries_are_smaller_and_close(bits: int, dtype: Any) -> None:
+    store = PrefixStore(1 << 20, bits=bits)
+    whole = wide(series(0, 100), dtype)
+    nbytes = whole[0].nbytes
+    store.insert(series(0, 100), [whole[0]])
+    found, n = store.fetch(series(0, 61))
+
+    size = mx.array(0, dtype).itemsize
+    exact = 100 * 2 * sum(d * bits // 8 + 2 * size * d // g for d, g in ((64, 64), (32, 32)))
+    assert store.nbytes == exact < nbytes / (1.5 if bits == 8 else 2.5)
+    assert found is not None
+    assert (n, found[0].offset, found[0].keys.dtype) == (60, 60, dtype)
+    for got, want in ((found[0].keys, whole[0].keys), (found[0].values, whole[0].values)):
+        error = mx.abs(got.astype(mx.float32) - want[..., :60, :].astype(mx.float32)).max()
+        assert bool(error < (0.06 if bits == 8 else 0.6))
+
+
+def test_what_has_no_head_dimension_to_quantise_stays_exact() -> None:
+    store = PrefixStore(1 << 20, bits=8)
+    store.insert(series(0, 20), cache_of(series(0, 20)))
+    cache, _ = store.fetch(series(0, 21))
+
+    assert cache is not None
+    assert tokens_in(cache) == series(0, 20)
+
+
+def test_entries_do_not_keep_the_batch_that_they_were_cut_from() -> None:
+    batch = mx.zeros((1, 1, 100_000, 64))
+    mx.eval(batch)
+    layer = KVCache()
+    layer.keys, layer.values, layer.offset = batch[:, :, :100], batch[:, :, :100], 100
+    store = PrefixStore(1 << 20)
+    store.insert(series(0, 100), [layer])
+    mx.eval(layer.keys, layer.values)
+    before = mx.get_active_memory()
+    del batch
+
+    assert before - mx.get_active_memory() >= 100_000 * 64 * 4
+    assert store.nbytes == 2 * 100 * 64 * 4
+
+
+def test_digests_are_a_chain_over_blocks_most_recently_used_first() -> None:
+    store = PrefixStore(1 << 30)
+    first, second = series(0, 600), [*series(0, 256), *series(5000, 300)]
+    store.insert(first, cache_of(first))
+    store.insert(second, cache_of(second))
+    told = store.known()
+
+    def block(before: bytes, tokens: list[int]) -> bytes:
+        data = before + b"".join(t.to_bytes(4, "little") for t in tokens)
+        return hashlib.sha256(data).digest()[:8]
+
+    one = block(b"", series(0, 256))
+    assert told == [d.hex() for d in (one, block(one, series(5000, 256)), block(one, series(256, 256)))]
+    assert store.known() is told
+    store.fetch(first)
+    assert store.known() == [told[0], told[2], told[1]]
+    store.clear()
+    assert store.known() == []
+
+
+def test_digests_stay_few() -> None:
+    store = PrefixStore(1 << 30)
+    for start in range(0, 600_000, 100_000):
+        tokens = series(start, 20_000)
+        store.insert(tokens, cache_of(tokens))
+    fixed = series(900_000, 700)
+    store.insert(fixed, cache_of(fixed, FixedCache))
+    told = store.known()
+
+    assert len(told) == len(set(told)) == MOST_DIGESTS
+    # Of what can only be used whole, its end is all that helps.
+    assert told[0] == digests.chain(fixed, 2)[1]
+    assert told[1:65] == digests.chain(series(500_000, 20_000), 64)
+
+
 def test_what_cannot_be_cut_is_found_only_whole() -> None:
     store = PrefixStore(1 << 20)
     store.insert(series(0, 20), cache_of(series(0, 20), FixedCache))
@@ -220,3 +382,28 @@ def test_a_cancelled_long_prompt_is_not_computed_twice(tiny: Model) -> None:
     got = driver.run(ask_frame(id="b", tokens=[7, 8, 9, 10] * 300, max_tokens=1))[0]
 
     assert got.usage["cached_tokens"] == 512
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_prefixes_serve_in_the_engine(tiny: Model, bits: int) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24, stored_bits=bits)
+    driver.run(ask("a", "Count from 1 to 40."))
+
+    again = driver.run(ask("b", "Count from 1 to 40."))[0]
+
+    assert again.usage["cached_tokens"] == again.usage["prompt_tokens"] - 1
+    assert again.text == answer(tiny, "Count from 1 to 40.").text
+    assert driver.engine.prefix.nbytes < 0.4 * driver.engine.model.kv.for_one_token() * 150
+
+
+def test_eviction_while_what_was_fetched_is_in_a_batch(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=1 << 24)
+    driver.run(ask("a", "Count from 1 to 60."))
+    driver.add(*[ask(f"r{i}", f"Count from 1 to {60 + i}.") for i in range(4)])
+    driver.until(lambda: all(len(driver.answers[f"r{i}"].tokens) > 5 for i in range(4)))
+    driver.engine.prefix.clear()
+    mx.clear_cache()
+    driver.run()
+
+    for i in range(4):
+        assert driver.answers[f"r{i}"].text == ", ".join(str(n) for n in range(1, 61 + i))

@@ -1,0 +1,47 @@
+"""Rows that nobody asked for, in a lane of their own: no counter, store or reader of the engine ever sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from mlxworker.engine import Engine
+from mlxworker.lane import Lane
+from mlxworker.protocol import Generate, Sampling, Source
+from mlxworker.rows import make_row
+
+
+class Trial:
+    """Makes such rows for an engine's model. They take the same path as any other, and end at no token."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._model = dataclasses.replace(engine.model, stop=engine.model.api.make_stop([]))
+
+    @contextlib.contextmanager
+    def lane(self, rows: int, length: int, steps: int) -> Iterator[Lane]:
+        """Give a lane that holds so many rows with prompts of a length, for so many steps after those."""
+        words = self._model.vocabulary
+        asks = [
+            Generate(
+                id=f"trial {i}",
+                source=Source(tokens=[(i + 7 * j) % words for j in range(length)]),
+                sampling=Sampling(temperature=0, repetition_penalty=1),
+                max_tokens=steps + 2,  # the first token is drawn one step early, and the last step is to end no row
+            )
+            for i in range(rows)
+        ]
+        lane = Lane(self._model)
+        try:
+            lane.insert([make_row(self._model, ask) for ask in asks], [None] * rows, [0] * rows)
+            yield lane
+        finally:
+            lane.close()
+
+    def fits(self, rows: int, length: int, steps: int, chunk: int) -> bool:
+        """Say whether there is room for that beside all that is in memory, without dropping any of it."""
+        most = length + steps + 2
+        budget = self._engine.budget
+        used = budget.peak([[most] * rows], 0, chunk, rows) + self._engine.prefix.nbytes
+        return most <= self._model.context and budget.surplus(used) <= 0
