@@ -342,7 +342,7 @@ def _flat(state: Any) -> list[Any]:
     ("options", "claim"),
     [
         ({"stored_bits": 3}, "stored_bits must be 0, 4 or 8, not 3"),
-        ({"stored_bits": 16}, "stored_bits must be at most 8, not 16"),
+        ({"stored_bits": 16}, "stored_bits must be 0, 4 or 8, not 16"),
         ({"session_seconds": -1}, "session_seconds must be from 0 to 1e+09, not -1"),
         ({"spill_dir": 7}, "spill_dir must be a text"),
         ({"spill_bytes": "1G"}, "spill_bytes must be a whole number"),
