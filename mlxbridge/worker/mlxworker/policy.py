@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Sequence
 
 # Prompts are computed together when none is more than this much longer than the shortest.
 _SIMILAR_TOKENS = 64
 _SIMILAR_FACTOR = 2
+# From how many measurements the rate of prompts is taken.
+_RATES = 5
 
 
 class Pace:
     """How many prompt tokens one step computes.
 
     Nobody decodes: as many as are fastest. Somebody does: as many as fit the gap that a stream may see, by the rate
-    that was measured lately.
+    that was measured lately. Such pieces are powers of two, so that few sizes come: a GPU may build a kernel for each
+    new one, which takes longer than the piece. For the same reason the rate is a median: one that was built says
+    nothing of the next.
     """
 
     def __init__(self, on_gpu: bool, fixed: int = 0, gap_seconds: float = 0.0) -> None:
@@ -21,6 +27,7 @@ class Pace:
         self._whole = fixed or (2048 if on_gpu else 256)
         self._least, self._most = (64, 512) if on_gpu else (32, 128)
         self._gap = gap_seconds or (0.1 if on_gpu else 0.05)
+        self._rates: deque[float] = deque(maxlen=_RATES)
         self.rate = 0.0  # prompt tokens a second, 0 until known
 
     def chunk(self, decoding: bool, prompts: int = 1) -> int:
@@ -30,14 +37,15 @@ class Pace:
         if self._fixed:
             return self._fixed
         wanted = self._gap * self.rate if self.rate else self._most
-        return int(min(max(wanted, self._least), self._most, self._whole)) // max(prompts, 1) or 1
+        each = int(min(max(wanted, self._least), self._most)) // max(prompts, 1)
+        return 1 << max(each.bit_length() - 1, 0)
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Take a measurement in."""
         if tokens < 16 or seconds <= 0:
             return
-        rate = tokens / seconds
-        self.rate = rate if not self.rate else 0.7 * self.rate + 0.3 * rate
+        self._rates.append(tokens / seconds)
+        self.rate = statistics.median(self._rates)
 
 
 def group(lengths: Sequence[int], most_rows: int, most_tokens: int) -> list[int]:
