@@ -118,3 +118,13 @@ def most_padding(model: Model) -> int:
     """Return how many tokens of padding cost as much as a second lane: half the weights, read once a step."""
     each = max(model.kv.for_one_token(), 1)
     return max(model.weight_bytes // (2 * each), _LEAST_PADDING[model.device])
+
+
+def measured_padding(alone: float, short: float, long: float, tokens: int) -> int:
+    """Return how many tokens of padding cost as much as a second lane, by the milliseconds of three steps.
+
+    alone is a step of one row, which is what a lane costs whatever is in it; long has so many tokens more before its
+    rows than short has.
+    """
+    a_token = max(long - short, short / 100) / tokens  # less cannot be told from nothing
+    return int(alone / a_token)

@@ -9,9 +9,11 @@ from collections.abc import Generator
 
 import mlx.core as mx
 
+from mlxworker import admission, borders
 from mlxworker.curve import LENGTHS, ROWS
 from mlxworker.engine import Engine
 from mlxworker.errors import describe
+from mlxworker.lane import Lane
 from mlxworker.trial import Trial
 
 # Nothing is measured until the worker was idle for this long: who has just had an answer often asks again.
@@ -24,6 +26,8 @@ _STEP_SECONDS = 0.25
 _PROMPT_SECONDS = 2.0
 _MOST_ROWS, _MOST_TOKENS = 32, 2048
 _PROMPT, _LEAST_CHUNK = 2, 16
+# Rows, and tokens that each of them has, when what padding costs is measured.
+_PADDED_ROWS, _PADDED_TOKENS = 8, 512
 # Steps that are not counted, those that are at the least, and at the most.
 _SETTLING, _LEAST_STEPS, _MOST_STEPS = 2, 3, 9
 # A measured point counts as much as this many later steps.
@@ -47,6 +51,9 @@ class Calibration:
             *(("decode", n) for n in rows[1:]),
             *(("prefill", n) for n in lengths[2:]),
         ]
+        # On a CPU padding costs arithmetic, and what is planned with is as good as what could be measured.
+        if engine.model.device == "gpu" and borders.is_cuttable(engine.model) and not engine.model.kv_bits:
+            self._levels.append(("padding", _PADDED_ROWS))
         self._left = _MOST_SECONDS[engine.model.device]
         self._work: Generator[None] | None = None
         self._quiet_since = time.monotonic()
@@ -73,7 +80,7 @@ class Calibration:
         try:
             if self._work is None:
                 kind, size = self._levels[0]
-                self._work = self._decode(size) if kind == "decode" else self._prefill(size)
+                self._work = {"decode": self._decode, "prefill": self._prefill, "padding": self._padding}[kind](size)
             next(self._work)
         except StopIteration:
             self._drop()
@@ -109,19 +116,19 @@ class Calibration:
             self._leave_out("decode")
             return
         with self._trial.lane(rows, _PROMPT, steps) as lane:
-            while lane.prefilling:
-                lane.next(_PROMPT)
-                yield
-            times: list[float] = []
-            began = ended = time.perf_counter()
-            while len(times) < steps and (ended - began < _LEVEL_SECONDS or len(times) < _LEAST_STEPS):
-                yield
-                lane.next(_PROMPT)
-                now = time.perf_counter()
-                times.append(now - ended)
-                ended = now
-            counted = sorted(times[_SETTLING:])
-            curve.put(rows, counted[len(counted) // 2] * 1000, _WORTH)
+            took = yield from _steps_of(lane, steps)
+            curve.put(rows, took, _WORTH)
+
+    def _padding(self, rows: int) -> Generator[None]:
+        """Measure what tokens cost that rows have before them, and plan lanes with that."""
+        curve, steps, tokens = self._engine.curve.decode, _SETTLING + _MOST_STEPS, _PADDED_TOKENS
+        alone, short = curve.value(1), curve.value(rows)
+        fits = self._trial.fits(rows, tokens + _PROMPT, steps, _PROMPT)
+        if not alone or not short or not fits:
+            return
+        with self._trial.lane(rows, tokens + _PROMPT, steps, known=tokens) as lane:
+            long = yield from _steps_of(lane, steps)
+        self._engine.plan_padding(admission.measured_padding(alone, short, long, rows * tokens))
 
     def _prefill(self, length: int) -> Generator[None]:
         """Measure a prompt of a length, in pieces that keep no request waiting."""
@@ -155,3 +162,20 @@ class Calibration:
                 curve.learn(done, done / spent)
             if not pace.rate:
                 pace.learn(done - felt, spent)
+
+
+def _steps_of(lane: Lane, steps: int) -> Generator[None, None, float]:
+    """Run steps of a lane, one at a time; return the milliseconds of the middle one."""
+    while lane.prefilling:
+        lane.next(_PROMPT)
+        yield
+    times: list[float] = []
+    began = ended = time.perf_counter()
+    while len(times) < steps and (ended - began < _LEVEL_SECONDS or len(times) < _LEAST_STEPS):
+        yield
+        lane.next(_PROMPT)
+        now = time.perf_counter()
+        times.append(now - ended)
+        ended = now
+    counted = sorted(times[_SETTLING:])
+    return counted[len(counted) // 2] * 1000

@@ -115,6 +115,10 @@ class Engine:
         """Say whether so many bytes are free for something beside the rows."""
         return self._admission.room_for(self._all.every(), more)
 
+    def plan_padding(self, tokens: int) -> None:
+        """Plan lanes with so many tokens of padding that cost as much as another lane."""
+        self._admission.most_padding = tokens
+
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
         return request in self._live

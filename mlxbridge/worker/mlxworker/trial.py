@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
 
 from mlxworker.engine import Engine
 from mlxworker.lane import Lane
@@ -20,8 +23,11 @@ class Trial:
         self._model = dataclasses.replace(engine.model, stop=engine.model.api.make_stop([]))
 
     @contextlib.contextmanager
-    def lane(self, rows: int, length: int, steps: int) -> Iterator[Lane]:
-        """Give a lane that holds so many rows with prompts of a length, for so many steps after those."""
+    def lane(self, rows: int, length: int, steps: int, known: int = 0) -> Iterator[Lane]:
+        """Give a lane that holds so many rows with prompts of a length, for so many steps after those.
+
+        The first known tokens of each are not computed: their keys and values are zeros, which takes as long to read.
+        """
         words = self._model.vocabulary
         asks = [
             Generate(
@@ -34,10 +40,21 @@ class Trial:
         ]
         lane = Lane(self._model)
         try:
-            lane.insert([make_row(self._model, ask) for ask in asks], [None] * rows, [0] * rows)
+            caches = [self._zeros(known) if known else None for _ in range(rows)]
+            lane.insert([make_row(self._model, ask) for ask in asks], caches, [known] * rows)
             yield lane
         finally:
             lane.close()
+
+    def _zeros(self, tokens: int) -> list[Any]:
+        cache = self._model.new_cache()
+        self._model.net(mx.array([[0]]), cache=cache)  # says what shapes they have
+        for layer in cache:
+            for name in ("keys", "values"):
+                batch, heads, _, width = getattr(layer, name).shape
+                setattr(layer, name, mx.zeros((batch, heads, tokens, width), layer.keys.dtype))
+            layer.offset = tokens
+        return cache
 
     def fits(self, rows: int, length: int, steps: int, chunk: int) -> bool:
         """Say whether there is room for that beside all that is in memory, without dropping any of it."""

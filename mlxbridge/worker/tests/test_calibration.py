@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +27,7 @@ class Machine:
         self.decode, self.prefill = decode, prefill
         self.steps: list[int] = []
         self.longest = 0.0
+        self.padded = 0.0  # seconds for a token that a row has before it, or its padding
         self.closed = 0  # lanes
 
     def close(self, real: Callable[[Lane], None], lane: Lane) -> None:
@@ -36,6 +38,7 @@ class Machine:
         rows = len(lane.decoding) + sum(r.remaining == 1 for r in lane.prefilling)
         tokens = sum(min(chunk, r.remaining - 1) for r in lane.prefilling)
         took = (self.decode(rows) if rows else 0.0) + self.prefill(tokens)
+        took += self.padded * rows * max(lane.lengths(), default=0)
         self.now += took
         self.longest = max(self.longest, took)
         self.steps.append(rows)
@@ -73,6 +76,17 @@ def test_a_step_and_a_prompt_are_measured_as_they_are(tiny: Model, machine: Mach
         "measured": True,
     }
     assert engine.pace.rate == pytest.approx(8000)
+
+
+def test_on_a_gpu_lanes_are_planned_with_what_padding_costs(tiny: Model, machine: Machine) -> None:
+    engine = Engine(dataclasses.replace(tiny, device="gpu"), Options())
+    heuristic = engine._admission.most_padding
+    machine.padded = 0.000_001
+    until_done(machine, Calibration(engine))
+
+    # A lane costs the 11 ms of a step of one row, and a token a microsecond.
+    assert heuristic < 5000
+    assert engine._admission.most_padding == pytest.approx(11_000, rel=0.2)
 
 
 def test_nothing_of_it_is_seen_in_the_engine(tiny: Model, machine: Machine) -> None:
