@@ -317,7 +317,7 @@ class Engine:
         if computed:
             self.counters.prompt_tokens += computed
             took = time.perf_counter() - started
-            self.pace.learn(computed, took)
+            self.pace.learn(computed, took, decoding)
             if alone:
                 known = sum(row.length - remaining for row, remaining in before) // len(before)
                 self.curve.computed(known, computed, took, len(before))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 from collections.abc import Sequence
 
 # Prompts are computed together when none is more than this much longer than the shortest.
 _SIMILAR_TOKENS = 64
 _SIMILAR_FACTOR = 2
-# From how many measurements the rate of prompts is taken.
-_RATES = 5
+# The last so many measurements say the rate of prompts, and what a step with a piece of one takes.
+_RATES, _TIMES = 8, 3
+# For so many pieces a size that took too long is not tried again.
+_REMEMBERED = 64
+# Fewer tokens than this say more about the step around them.
+_LEAST_TOKENS = 16
 
 
 class Pace:
     """How many prompt tokens one step computes.
 
-    Nobody decodes: as many as are fastest. Somebody does: as many as fit the gap that a stream may see, by the rate
-    that was measured lately. Such pieces are powers of two, so that few sizes come: a GPU may build a kernel for each
-    new one, which takes longer than the piece. For the same reason the rate is a median: one that was built says
-    nothing of the next.
+    Nobody decodes: as many as are fastest. Somebody does: as many as fit the gap that a stream may see. The first
+    piece goes by the rate of prompts; then the time that steps take halves or doubles it. Pieces are powers of two, so
+    that few sizes come: a GPU may build a kernel for each new one, which takes longer than the piece. One such step
+    changes nothing.
     """
 
     def __init__(self, on_gpu: bool, fixed: int = 0, gap_seconds: float = 0.0) -> None:
@@ -28,24 +31,66 @@ class Pace:
         self._least, self._most = (64, 512) if on_gpu else (32, 128)
         self._gap = gap_seconds or (0.1 if on_gpu else 0.05)
         self._rates: deque[float] = deque(maxlen=_RATES)
-        self.rate = 0.0  # prompt tokens a second, 0 until known
+        self._size = 0  # of a piece while somebody decodes; 0 before there was one
+        self._times: deque[float] = deque(maxlen=_TIMES)  # of steps with such a piece
+        self._pieces = 0  # of such steps
+        self._slow: dict[int, tuple[float, int]] = {}  # sizes that took too long: seconds, and the number of the piece
+        self._told = False  # a rate was measured where nobody decoded
+        self.rate = 0.0  # prompt tokens a second, the best of late; 0 until known
 
     def chunk(self, decoding: bool, prompts: int = 1) -> int:
         """Return how many tokens of each of some prompts the next step takes."""
         if not decoding:
             return self._whole
-        if self._fixed:
-            return self._fixed
-        wanted = self._gap * self.rate if self.rate else self._most
-        each = int(min(max(wanted, self._least), self._most)) // max(prompts, 1)
-        return 1 << max(each.bit_length() - 1, 0)
+        return self._fixed or _power_of_two((self._size or self._first()) // max(prompts, 1))
 
-    def learn(self, tokens: int, seconds: float) -> None:
-        """Take a measurement in."""
-        if tokens < 16 or seconds <= 0:
+    def learn(self, tokens: int, seconds: float, decoding: bool = False) -> None:
+        """Take in how long a step took with so many tokens of prompts, and whether somebody decoded in it."""
+        if tokens < _LEAST_TOKENS or seconds <= 0:
             return
-        self._rates.append(tokens / seconds)
-        self.rate = statistics.median(self._rates)
+        if decoding and not self._fixed:
+            self._size = self._size or self._first()
+            if 2 * tokens >= self._size:
+                self._adapt(seconds)
+        if not decoding and not self._told:
+            self._told = True
+            self._rates.clear()
+        if not (decoding and self._told):
+            self._rates.append(tokens / seconds)
+        self.rate = max(self._rates)
+
+    def _first(self) -> int:
+        wanted = self._gap * self.rate if self.rate else self._most // 2
+        return _power_of_two(int(min(max(wanted, self._least), self._most)))
+
+    def _adapt(self, seconds: float) -> None:
+        self._pieces += 1
+        self._times.append(seconds)
+        if len(self._times) < 2:
+            return
+        typical = sorted(self._times)[(len(self._times) - 1) // 2]
+        size = self._size
+        if typical > self._gap:
+            self._slow[size] = (typical, self._pieces)
+            size //= 2
+        elif len(self._times) == _TIMES and self._expected(size, typical) <= self._gap:
+            size *= 2
+        size = min(max(size, self._least), self._most)
+        if size != self._size:
+            self._size = size
+            self._times.clear()
+
+    def _expected(self, size: int, typical: float) -> float:
+        """Return the seconds of a step with a piece of twice that size, which takes typical ones."""
+        seconds, at = self._slow.get(2 * size, (0.0, 0))
+        if seconds and self._pieces - at < _REMEMBERED:
+            return seconds
+        return typical + size / self.rate
+
+
+def _power_of_two(n: int) -> int:
+    """Return the largest power of two that is not above n, at least 1."""
+    return 1 << max(n.bit_length() - 1, 0)
 
 
 def group(lengths: Sequence[int], most_rows: int, most_tokens: int) -> list[int]:

@@ -35,11 +35,29 @@ def test_somebody_waits_so_pieces_fit_the_gap_by_the_measured_rate() -> None:
 
 def test_one_slow_piece_changes_nothing() -> None:
     pace = Pace(on_gpu=True)
-    for seconds in (0.02, 0.02, 0.9, 0.02, 0.7):
-        pace.learn(512, seconds)
+    pace.learn(2048, 0.08)
+    for seconds in (0.9, 0.03, 0.03, 0.7, 0.03):
+        assert pace.chunk(decoding=True) == 512
+        pace.learn(512, seconds, decoding=True)
 
-    assert pace.rate == pytest.approx(512 / 0.02)
+
+def test_pieces_follow_what_steps_take() -> None:
+    pace = Pace(on_gpu=True, gap_seconds=0.1)
+    pace.learn(512, 0.1)
+
+    def serve(step: float, rate: float, pieces: int) -> int:
+        for _ in range(pieces):
+            size = pace.chunk(decoding=True)
+            pace.learn(size, step + size / rate, decoding=True)
+        return pace.chunk(decoding=True)
+
     assert pace.chunk(decoding=True) == 512
+    assert serve(step=0.02, rate=1000, pieces=10) == 64  # 84 ms; 128 would take 148
+    assert serve(step=0.02, rate=4000, pieces=20) == 64
+    assert serve(step=0.02, rate=4000, pieces=80) == 256
+    pace.learn(2048, 0.07)
+    # What each new size costs beside its tokens makes them no smaller, as long as the gap is kept.
+    assert serve(step=0.07, rate=30_000, pieces=80) == 512
 
 
 def test_a_few_tokens_say_nothing_about_the_rate() -> None:
