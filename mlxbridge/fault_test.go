@@ -109,7 +109,9 @@ func newFaultyPool(t *testing.T, fault string) *faultyPool {
 		Env:   append(os.Environ(), "MLXBRIDGE_TEST_FAULT="+fault, "MLXBRIDGE_TEST_ARMED="+armed),
 		Stall: 5 * time.Second,
 	})
-	pool := mlxbridge.NewPool(mlxbridge.PoolOptions{Launcher: launcher})
+	pool := mlxbridge.NewPool(mlxbridge.PoolOptions{
+		Launcher: launcher, Options: mlxbridge.ModelOptions{Speculate: "off"}, // a step is a token then
+	})
 	t.Cleanup(func() { mustCode(t, pool.Close(context.WithoutCancel(t.Context())), "") })
 	return &faultyPool{pool, armed}
 }

@@ -105,6 +105,7 @@ func (c cleaner) node(n *cluster.Node) cluster.Node {
 	for i, r := range n.Replicas {
 		r.Model, r.Digest, r.Reason = c.text(r.Model), c.text(r.Digest), c.text(r.Reason)
 		r.State = cluster.ReplicaState(c.text(string(r.State)))
+		r.Prefixes = nil // nothing here shows them
 		out.Replicas[i] = r
 	}
 	return out

@@ -315,7 +315,9 @@ class Engine:
         computed = sum(remaining - row.remaining for row, remaining in before)
         self._all.learn(lane, computed, time.perf_counter() - started)
         if computed:
-            self.counters.prompt_tokens += computed
+            # What a row was given last is computed again where it moved: no token of a prompt.
+            moved = sum(remaining == 1 and row.first_token > 0 for row, remaining in before)
+            self.counters.prompt_tokens += computed - moved
             took = time.perf_counter() - started
             self.pace.learn(computed, took, decoding)
             if alone:

@@ -46,6 +46,18 @@ def same(got: Answer, want: Answer) -> None:
     assert got.usage["completion_tokens"] == want.usage["completion_tokens"]
 
 
+def test_a_row_that_moves_is_not_counted_as_a_prompt(tiny: Model) -> None:
+    driver = eager(tiny, prefix_bytes=0)
+    got = driver.run(ask("q", "Count from 1 to 60."))[0]
+    driver.add(ask("a", "Count from 1 to 60."))
+    driver.until(lambda: driver.engine._all.guessing)
+    driver.run(ask("b", "Count from 1 to 9."))  # it comes back for this one
+    counters = driver.engine.counters
+
+    prompts = 2 * got.usage["prompt_tokens"] + driver.answers["b"].usage["prompt_tokens"]
+    assert counters.prompt_tokens + counters.cached_tokens == prompts
+
+
 @pytest.mark.parametrize("which", ["tiny", "small"])
 def test_greedy_answers_are_the_same(which: str, request: pytest.FixtureRequest) -> None:
     model: Model = request.getfixturevalue(which)
