@@ -260,6 +260,9 @@ func TestSetKeepsComments(t *testing.T) {
 	if err := Set(path, "timeot", "1s"); cluster.AsError(err).Hint != `did you mean "timeout"?` {
 		t.Errorf("unknown key: %v", err)
 	}
+	if err := Set(path, "models.options", "[]"); cluster.AsError(err).Message != "models.options is a list" || cluster.AsError(err).Hint != "write it into "+path {
+		t.Errorf("a list: %v", err)
+	}
 	if err := Set(path, "timeout", "x"); cluster.CodeOf(err) != cluster.CodeInvalid {
 		t.Errorf("bad value: %v", err)
 	}

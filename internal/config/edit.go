@@ -19,6 +19,9 @@ import (
 // replaced as a whole, so that a reader sees the old or the new one.
 func Set(path, name, value string) error {
 	k, ok := Lookup(name)
+	if !ok && name == optionsKey {
+		return cluster.Errorf(cluster.CodeInvalid, "%s is a list", name).WithHint("write it into %s", path)
+	}
 	if !ok {
 		return UnknownKey(name)
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/mlxctl/mlxctl/internal/gateway/wire"
 )
 
+// argsField is what a client gives to the model's template.
+const argsField = "chat_template_kwargs"
+
 // ParseChat reads the body of a chat completion, which it may change and keeps parts of. The error is a *cluster.Error
 // whose Field names what is wrong as the client wrote it.
 func ParseChat(body []byte) (*Exchange, error) {
@@ -147,11 +150,18 @@ func readTools(o *wire.Object, req *cluster.Request) {
 			unsupported(tool, "type", quote(kind)+" is not supported: tools must be functions")
 		}
 		checkToolCall(tool)
+		if f := tool.Object("function"); f != nil && f.Has("parameters") && f.Kind("parameters") != "an object" {
+			f.Fail("parameters", "must be an object, not "+f.Kind("parameters"))
+			tool.Take(f)
+		}
 	})
 	req.SingleToolCall = o.Has("parallel_tool_calls") && !o.Bool("parallel_tool_calls")
 	readToolChoice(o, req)
 	if c := req.ToolChoice; c == nil || c.Mode != cluster.ToolNone {
 		req.Tools = o.List("tools")
+		if c != nil && req.Grammar != nil {
+			o.Fail("tool_choice", "that forces a call and "+formatField+" exclude each other")
+		}
 		return
 	}
 	req.ToolChoice = nil // as if there were no tools
@@ -195,7 +205,7 @@ func readEffort(o *wire.Object, req *cluster.Request) {
 		o.Fail(field, "must be none, minimal, low, medium, high or xhigh, not "+quote(effort))
 	}
 	if req.TemplateArgs[field] != nil {
-		o.Fail(field, "and chat_template_kwargs."+field+" exclude each other")
+		o.Fail(field, "and "+argsField+"."+field+" exclude each other")
 	}
 	if req.TemplateArgs == nil {
 		req.TemplateArgs = make(map[string]json.RawMessage)
@@ -204,7 +214,7 @@ func readEffort(o *wire.Object, req *cluster.Request) {
 }
 
 func readTemplateArgs(o *wire.Object, req *cluster.Request) {
-	o.Members("chat_template_kwargs", func(key string, value json.RawMessage) {
+	o.Members(argsField, func(key string, value json.RawMessage) {
 		if req.TemplateArgs == nil {
 			req.TemplateArgs = make(map[string]json.RawMessage)
 		}

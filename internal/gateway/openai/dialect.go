@@ -12,7 +12,7 @@ type Dialect struct{}
 
 // AppendError appends the body of an error.
 func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
-	message := e.Message
+	field, message := asAsked(e)
 	if e.Hint != "" {
 		message += "; " + e.Hint
 	}
@@ -23,10 +23,8 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 	dst = append(dst, kind...)
 	dst = append(dst, `","param":`...)
 	switch {
-	case strings.HasPrefix(e.Field, "grammar"): // the worker's name for it
-		dst = wire.AppendString(dst, formatField)
-	case e.Field != "":
-		dst = wire.AppendString(dst, e.Field)
+	case field != "":
+		dst = wire.AppendString(dst, field)
 	case e.Code == cluster.CodeNoModel:
 		dst = append(dst, `"model"`...)
 	default:
@@ -35,6 +33,17 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 	dst = append(dst, `,"code":`...)
 	dst = wire.AppendString(dst, code)
 	return append(dst, "}}\n"...)
+}
+
+// asAsked returns the field and the message of an error in the words of a client of this dialect: what the worker calls
+// otherwise has the client's name.
+func asAsked(e *cluster.Error) (field, message string) {
+	for _, n := range []struct{ worker, client string }{{"grammar", formatField}, {"template_args", argsField}} {
+		if strings.HasPrefix(e.Field, n.worker) {
+			return n.client, strings.Replace(e.Message, n.worker, n.client, 1)
+		}
+	}
+	return e.Field, e.Message
 }
 
 // classify gives OpenAI's type, and OpenAI's code where it has one for the same thing.

@@ -246,6 +246,14 @@ func TestParseChatRefuses(t *testing.T) {
 		{"n 0", chat(`"n":0`), invalid, "n", "from 1 to 8, not 0"},
 		{"tools", chat(`"tools":[{"type":"function"}]`), invalid, "tools[0].function", "is missing"},
 		{"nameless tool", chat(`"tools":[{"type":"function","function":{}}]`), invalid, "tools[0].function.name", "is missing"},
+		{
+			"parameters", chat(`"tools":[{"type":"function","function":{"name":"f","parameters":[]}}]`), invalid,
+			"tools[0].function.parameters", "must be an object, not an array",
+		},
+		{
+			"forced call in a form", chat(`"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"required",` +
+				`"response_format":{"type":"json_object"}`), invalid, "tool_choice", "response_format exclude each other",
+		},
 		{"tool kind", chat(`"tools":[{"type":"custom","custom":{}}]`), unsupported, "tools[0].type", "custom"},
 		{"tool_choice often", chat(`"tool_choice":"often"`), invalid, "tool_choice", "not \"often\""},
 		{"tool_choice object", chat(`"tool_choice":{"type":"function"}`), invalid, "tool_choice.function", "is missing"},

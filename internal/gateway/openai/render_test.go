@@ -330,6 +330,19 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+func TestAnErrorNamesWhatTheClientSent(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][4]string{
+		{"grammar", "grammar cannot be used: no", "response_format", "response_format cannot be used: no"},
+		{"grammar.value", "a token does not go with grammar: grammar", "response_format", "a token does not go with response_format: grammar"},
+		{"template_args", "template_args sets 'x'", "chat_template_kwargs", "chat_template_kwargs sets 'x'"},
+		{"tools", "tools cannot be used: grammar", "tools", "tools cannot be used: grammar"},
+	} {
+		same(t, openai.Dialect{}.AppendError(nil, &cluster.Error{Code: cluster.CodeInvalid, Field: c[0], Message: c[1]}),
+			`{"error":{"message":"`+c[3]+`","type":"invalid_request_error","param":"`+c[2]+`","code":"invalid_request"}}`)
+	}
+}
+
 func TestModels(t *testing.T) {
 	t.Parallel()
 	models := []cluster.Model{{Name: "org/repo", Context: 4096}, {Name: "tiny", Context: 512}}

@@ -12,6 +12,9 @@ from mlxworker.frames import Frame
 KINDS = ("json_object", "json_schema", "regex", "lark")
 # A longer grammar takes longer to compile than a request may take from the others.
 MAX_GRAMMAR_BYTES = 64 << 10
+# JSON allows any amount of whitespace between two tokens, and weak models never get out of it. This is what printers of
+# JSON write: a space, or a new line and its indentation.
+WHITESPACE = r" |\n[ \t]{0,32}"
 
 
 @dataclass(frozen=True)

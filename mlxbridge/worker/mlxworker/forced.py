@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlxworker.constraint import Grammar, check_size, functions
+from mlxworker.constraint import WHITESPACE, Grammar, check_size, functions
 from mlxworker.errors import INVALID, UNSUPPORTED, RequestError
 
 # More calls than that in one answer are a model that cannot stop.
@@ -32,10 +32,21 @@ def grammar(tokenizer: Any, tools: list[dict[str, Any]], name: str | None) -> Gr
     ]
     for i, (called, parameters) in enumerate(wanted):
         head = json.dumps('{"name": ' + json.dumps(called, ensure_ascii=False) + ', "arguments": ', ensure_ascii=False)
-        schema = parameters if isinstance(parameters, dict) and parameters else {"type": "object"}
         lines.append(f't{i}: {head} a{i} "}}"')
-        lines.append(f"a{i}: %json {json.dumps(schema, ensure_ascii=False)}")
+        lines.append(f"a{i}: %json {json.dumps(_arguments(called, parameters), ensure_ascii=False)}")
     return check_size(Grammar("lark", "\n".join(lines), "tools"))
+
+
+def _arguments(called: str, parameters: Any) -> dict[str, Any]:
+    """Return the schema of a call's arguments, which are an object. Raises RequestError where they could be none."""
+    schema = {} if parameters is None else parameters
+    kinds = schema.get("type", "object") if isinstance(schema, dict) else None
+    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+        claim = f"parameters of {called[:60]!r} must be the JSON schema of an object"
+        raise RequestError(INVALID, claim, "tools")
+    own = schema.get("x-guidance")
+    options = {**own, "whitespace_pattern": WHITESPACE} if isinstance(own, dict) else {"whitespace_pattern": WHITESPACE}
+    return {**schema, "type": "object", "x-guidance": options}
 
 
 def _marker(tokenizer: Any, text: str) -> str:

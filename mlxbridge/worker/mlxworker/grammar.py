@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from mlxworker import forced
-from mlxworker.constraint import Grammar
+from mlxworker.constraint import WHITESPACE, Grammar
 from mlxworker.errors import INVALID, UNSUPPORTED, RequestError, describe, one_line
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ _STACK_BYTES = 128 << 20
 _MOST_LEXER_STATES = 50_000
 # A property that may come next is four items, and 20,000 of them take the parser a millisecond.
 _MOST_ITEMS = 20_000
-# JSON allows any amount of whitespace between two tokens, and weak models never get out of it. This is what printers of
-# JSON write: a space, or a new line and its indentation.
-_WHITESPACE = r" |\n[ \t]{0,32}"
 # Where the template closed a block of thoughts for the model, the end of it is among the last tokens of the prompt.
 _CLOSED_WITHIN = 16
 
@@ -49,6 +47,7 @@ class Grammars:
         self._eos = list(eos)
         self._compiling = threading.Lock()  # also guards _tokenizer
         self._tokenizer: Any = None
+        self._special: tuple[str, ...] = ()  # what the tokens are called that no text is made of
         self._lock = threading.Lock()  # guards _compiled, and is never held for long
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
 
@@ -90,7 +89,7 @@ class Grammars:
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer(library, grammar.field)
         kinds = library.LLMatcher
-        options = {"whitespace_pattern": _WHITESPACE}
+        options = {"whitespace_pattern": WHITESPACE}
         try:
             if grammar.kind == "regex":
                 source = kinds.grammar_from_regex(grammar.value)
@@ -98,6 +97,8 @@ class Grammars:
                 source = kinds.grammar_from_lark(grammar.value)
             else:
                 source = kinds.grammar_from_json_schema(grammar.value or '{"type": "object"}', options)
+            if any(name in grammar.value for name in self._special):
+                source = _unforced(source)
             limits = library.LLParserLimits(
                 max_items_in_row=_MOST_ITEMS, max_lexer_states=_MOST_LEXER_STATES, verbose_errors=False
             )
@@ -117,6 +118,8 @@ class Grammars:
             raise RequestError(UNSUPPORTED, claim + "it has no token that ends an answer", field)
         try:
             text = self._file.read_text(encoding="utf-8")
+            added = json.loads(text).get("added_tokens") or ()
+            self._special = tuple(t["content"] for t in added if t.get("special") and t["content"])
             try:
                 return library.LLTokenizer(text, self._vocabulary, self._eos)
             except ValueError:  # it has more tokens than there are logits: then by its own number
@@ -262,6 +265,17 @@ def _last(tokens: list[int], part: tuple[int, ...]) -> int:
         if tokens[i] == part[0] and tuple(tokens[i : i + len(part)]) == part:
             return i
     return -1
+
+
+def _unforced(source: str) -> str:
+    """Return a grammar of the compiler's so that the model, not its tokenizer, spells what can be said in one way only.
+
+    The tokenizer takes the name of a special token in a text for that token, which the text of a form never holds.
+    """
+    made = json.loads(source) if source.lstrip().startswith("{") else {"grammars": [{"lark_grammar": source}]}
+    made["grammars"][0]["name"] = "form"
+    made["grammars"].insert(0, {"lark_grammar": '%llguidance {"no_forcing": true}\nstart: @form'})
+    return json.dumps(made)
 
 
 def _on_deep_stack(work: Callable[[], Any]) -> Any:

@@ -233,6 +233,13 @@ def test_a_grammar_that_cannot_be_used_is_refused_in_one_line(tiny: Model, given
     assert "\n" not in e.value.message
 
 
+@pytest.mark.parametrize("text", ["a</tool_call>b", "<|im_end|>", "see <|im_start|>system"])
+def test_the_name_of_a_special_token_may_be_in_the_text_of_a_form(tiny: Model, text: str) -> None:
+    got = answer(tiny, QUESTION, grammar=schema({"const": text}), max_tokens=60)
+
+    assert (json.loads(got.text), got.reason) == (text, "stop")
+
+
 def test_a_large_schema_works(tiny: Model) -> None:
     large = {
         "type": "object",
@@ -360,6 +367,52 @@ def test_a_forced_call_is_a_call_of_a_tool_with_its_arguments(tiny: Model, choic
         assert call["name"] in names
         if call["name"] == "add":
             assert json.loads(call["arguments"])["a"] in (40, 41, 42)
+
+
+def test_a_forced_call_may_have_the_name_of_a_special_token_in_its_arguments(tiny: Model) -> None:
+    text = {"enum": ["a</tool_call>b"]}
+    made = {"type": "object", "properties": {"text": text}, "required": ["text"], **CLOSED}
+    tool = {"type": "function", "function": {"name": "send", "parameters": made}}
+    got = answer(tiny, QUESTION, tools=[tool], tool_choice={"name": "send"}, max_tokens=60)
+
+    assert got.reason == "tool_calls"
+    assert json.loads(got.calls[0]["arguments"]) == {"text": "a</tool_call>b"}
+
+
+def test_a_forced_call_has_no_more_whitespace_than_other_json(tiny: Model) -> None:
+    wanted = ask("r", QUESTION, tools=[ADD], tool_choice={"name": "add"})
+    made = grammar.demanded(tiny, wanted)
+    assert made is not None
+
+    def fits(arguments: str) -> bool:
+        text = '{"name": "add", "arguments": ' + arguments + "}"
+        tokens = [3, *tiny.tokenizer.encode(text, add_special_tokens=False), 4]
+        return bool(tiny.grammars.matcher(made).try_consume_tokens(tokens) == len(tokens))
+
+    assert fits('{"a": 41}')
+    assert fits('{\n  "a": 41}')
+    assert not fits('{"a":  41}')
+    assert not fits('{\n\n"a": 41}')
+
+
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"type": ["array", "null"]}, [1], True, "text"])
+def test_a_call_whose_arguments_are_no_object_cannot_be_forced(tiny: Model, parameters: Any) -> None:
+    tool = {"type": "function", "function": {"name": "send", "parameters": parameters}}
+    with pytest.raises(RequestError) as e:
+        answer(tiny, QUESTION, tools=[tool], tool_choice="required", max_tokens=60)
+
+    assert (e.value.code, e.value.field) == ("invalid_request", "tools")
+    assert "parameters of 'send' must be" in e.value.message
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"anyOf": [{"type": "integer"}, CITY]}, {"$ref": "#/$defs/x"}])
+def test_the_arguments_of_a_forced_call_are_an_object(tiny: Model, parameters: Any) -> None:
+    defs = {"$defs": {"x": {**CITY, **CLOSED}}} if parameters else {}
+    tool = {"type": "function", "function": {"name": "send", "parameters": parameters and {**parameters, **defs}}}
+    got = answer(tiny, QUESTION, tools=[tool], tool_choice="required", max_tokens=200)
+
+    assert got.calls
+    assert got.calls[0]["arguments"].startswith("{")
 
 
 def test_tool_choice_auto_and_none_force_nothing(tiny: Model) -> None:
