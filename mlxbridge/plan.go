@@ -75,10 +75,10 @@ func planOn(m cluster.Model, o ModelOptions, rows int, known measured, cpu bool)
 		p.weights += s.HalfBytes
 		floatBytes, chunk = 4, chunkTokensCPU
 	}
-	if known.weights > 0 {
-		p.weights = known.weights
-	}
 	p.weights += s.ExtraBytes
+	if known.weights > 0 {
+		p.weights = known.weights // with adapter and draft
+	}
 	p.scratch = processBytes
 	if s.Vocabulary > 0 && s.Hidden > 0 {
 		p.scratch += chunk * (s.Vocabulary*4 + 12*s.Hidden*floatBytes)

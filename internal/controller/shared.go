@@ -51,7 +51,8 @@ func (d *dispatch) share(ctx context.Context, key share.Key) error {
 
 // lead makes the answer, for all who read it.
 func (d *dispatch) lead(ctx context.Context, emit func(cluster.Chunk)) error {
-	ctx, stop := d.c.bound(ctx, &cluster.Request{})
+	// Others may wait for longer than the one who came first.
+	ctx, stop := d.c.bound(ctx, &cluster.Request{Timeout: max(d.req.Timeout, d.c.o.Deadlines.Total)})
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -94,7 +94,10 @@ func (n *Answer) wake() {
 }
 
 func sizeOf(c *cluster.Chunk) int64 {
-	size := chunkBytes + int64(len(c.Text)+8*len(c.Tokens))
+	size := chunkBytes + int64(len(c.Text)+len(c.Reasoning)+8*len(c.Tokens))
+	for i := range c.ToolCalls {
+		size += chunkBytes/4 + int64(len(c.ToolCalls[i].ID)+len(c.ToolCalls[i].Name)+len(c.ToolCalls[i].Arguments))
+	}
 	for i := range c.Logprobs {
 		size += 100 * int64(1+len(c.Logprobs[i].Top))
 	}

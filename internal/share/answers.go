@@ -59,7 +59,8 @@ type Generate func(ctx context.Context, emit func(cluster.Chunk)) error
 
 // Join returns the answer for a key, and whether somebody else has begun it. Where nobody has, generate makes it on a
 // goroutine of its own; its context ends when the last reader has left, or with Close. Follow has to be called on what is
-// returned, once for each Join.
+// returned, once for each Join. After Close it is an answer that has failed with CodeUnreachable, and generate is not
+// called.
 func (a *Answers) Join(key Key, generate Generate) (*Answer, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,7 +77,9 @@ func (a *Answers) Join(key Key, generate Generate) (*Answer, bool) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	n := &Answer{set: a, key: key, readers: 1, cancel: cancel, changed: make(chan struct{})}
 	if a.closed {
-		cancel(errClosed())
+		cancel(nil)
+		n.over, n.err = true, errClosed()
+		return n, false
 	}
 	a.live[n] = struct{}{}
 	if a.o.InFlight {

@@ -344,6 +344,46 @@ func TestMemoryOfFinishedAnswersIsBounded(t *testing.T) {
 	}
 }
 
+func TestNothingBeginsAfterClose(t *testing.T) {
+	t.Parallel()
+	a := share.New(share.Options{InFlight: true})
+	var closing sync.WaitGroup
+	for i := range 50 {
+		k := key(t, greedy(func(r *cluster.Request) { r.MaxTokens = new(i + 1) }))
+		closing.Go(func() {
+			n, _ := a.Join(k, func(ctx context.Context, _ func(cluster.Chunk)) error {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			})
+			if err := n.Follow(t.Context(), func(cluster.Chunk) error { return nil }); cluster.CodeOf(err) != cluster.CodeUnreachable {
+				t.Errorf("got %v", err)
+			}
+		})
+		closing.Go(a.Close)
+	}
+	closing.Wait()
+}
+
+func TestAllOfAnAnswerCountsAsMemory(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]cluster.Chunk{
+		"reasoning": {Reasoning: strings.Repeat("x", 20_000)},
+		"calls":     {ToolCalls: []cluster.ToolCallDelta{{Arguments: strings.Repeat("x", 20_000)}}},
+	} {
+		a := share.New(share.Options{TTL: time.Hour, MaxBytes: 80_000})
+		for i := range 2 {
+			n, isShared := a.Join(key(t, greedy()), func(_ context.Context, emit func(cluster.Chunk)) error {
+				emit(c)
+				return nil
+			})
+			if err := n.Follow(t.Context(), func(cluster.Chunk) error { return nil }); err != nil || isShared {
+				t.Errorf("%s, %d: shared %v, %v", name, i, isShared, err)
+			}
+		}
+		a.Close()
+	}
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	a := share.New(share.Options{InFlight: true})
