@@ -39,6 +39,7 @@ type answerUsage struct {
 	FirstTokenMS     float64 `json:"first_token_ms"` // as this command saw it
 	TotalMS          float64 `json:"total_ms"`
 	TokensPerSecond  float64 `json:"tokens_per_second"`
+	Shared           bool    `json:"shared,omitempty"` // read from an identical request's generation
 }
 
 // answerLine is one line of jsonl, and with the whole text the object of json.
@@ -156,12 +157,31 @@ func (a *answer) finish(err error) error {
 			return err
 		}
 	}
-	if !a.opts.stats {
+	return a.remarks()
+}
+
+// remarks says on stderr what the text alone does not show. A terminal that shows both begins a line for it.
+func (a *answer) remarks() error {
+	var lines []string
+	u := a.usage()
+	if a.format == formatText && a.last.Finish == cluster.FinishLength {
+		lines = append(lines, fmt.Sprintf("the answer was cut after %d tokens, by --max-tokens or the model's context", u.CompletionTokens))
+	}
+	if a.opts.stats {
+		line := fmt.Sprintf("%d prompt tokens (%d cached), %d generated, first after %.0f ms, %s tokens/s, on %s",
+			u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.FirstTokenMS, printer.Rate(u.TokensPerSecond), a.node)
+		if u.Shared {
+			line += ", shared with an identical request"
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) == 0 {
 		return nil
 	}
-	u := a.usage()
-	_, err = fmt.Fprintf(a.opts.streams.Err, "%d prompt tokens (%d cached), %d generated, first after %.0f ms, %s tokens/s, on %s\n",
-		u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.FirstTokenMS, printer.Rate(u.TokensPerSecond), a.node)
+	if a.format == formatText && a.wrote && !a.endsLine && !a.opts.streams.OutTTY() && a.opts.streams.ErrTTY() {
+		lines[0] = "\n" + lines[0]
+	}
+	_, err := io.WriteString(a.opts.streams.Err, strings.Join(lines, "\n")+"\n")
 	return err
 }
 
@@ -180,6 +200,7 @@ func (a *answer) usage() *answerUsage {
 	}
 	if u := a.last.Usage; u != nil {
 		out.PromptTokens, out.CachedTokens, out.CompletionTokens = u.PromptTokens, u.CachedTokens, u.CompletionTokens
+		out.Shared = u.Shared
 		out.QueueMS, out.PrefillMS, out.DecodeMS = ms(u.Queue), ms(u.Prefill), ms(u.Decode)
 		if u.Decode > 0 {
 			out.TokensPerSecond = float64(u.CompletionTokens) / u.Decode.Seconds()

@@ -75,6 +75,9 @@ Settings, as the environment and as the file call them:
 	}
 	for _, k := range config.Keys() {
 		doc := k.Doc
+		if len(k.Choices) > 0 {
+			doc += ": " + strings.Join(k.Choices, ", ")
+		}
 		if k.Default != "" && k.Default != "0" && k.Default != "0s" {
 			doc += " (" + k.Default + ")"
 		}

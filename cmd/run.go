@@ -123,7 +123,7 @@ func runRun(ctx context.Context, opts *runOptions) error {
 	}
 	a := &answer{opts: opts, format: out.Format, model: req.Model, began: time.Now(), channels: newChannels(opts.deps)}
 	err = c.Generate(ctx, req, a.take)
-	return a.finish(err)
+	return a.finish(opts.inFlags(err))
 }
 
 // request makes a request of the flags and the prompt.

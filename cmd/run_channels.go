@@ -100,3 +100,21 @@ func (f *channelFlags) apply(ctx context.Context, req *cluster.Request, given fu
 	}
 	return nil
 }
+
+// inFlags says what a flag caused in the words of the flag.
+func (opts *runOptions) inFlags(err error) error {
+	e := cluster.AsError(err)
+	if e == nil || e.Code != cluster.CodeInvalid {
+		return err
+	}
+	own := *e
+	switch field, _, _ := strings.Cut(e.Field, "."); field {
+	case "template_args":
+		own.Message, own.Hint = "model "+opts.model+" has no switch for thinking", "leave out --think"
+	case "grammar":
+		own.Message = "the schema in " + opts.schema + " cannot be used: " + strings.TrimPrefix(e.Message, "grammar cannot be used: ")
+	default:
+		return err
+	}
+	return &own
+}

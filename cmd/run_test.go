@@ -207,3 +207,44 @@ func TestReadAllGivesUp(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestRunSaysWhatItsTextDoesNot(t *testing.T) {
+	t.Parallel()
+	cut := hello()
+	end := &cut.chunks[len(cut.chunks)-1]
+	end.Finish, end.Usage.Shared = cluster.FinishLength, true
+	const remark = "the answer was cut after 3 tokens, by --max-tokens or the model's context\n"
+	if r := (invocation{cluster: cut}).run(t, "run", "tiny", "x", "-q"); r != (result{0, "hello", remark}) {
+		t.Errorf("text: %+v", r)
+	}
+	r := invocation{cluster: cut}.run(t, "run", "tiny", "x", "-q", "--stats")
+	if !strings.HasPrefix(r.err, remark) || !strings.HasSuffix(r.err, "on n-studio, shared with an identical request\n") {
+		t.Errorf("stats: %+v", r)
+	}
+	if r := (invocation{cluster: cut}).run(t, "run", "tiny", "x", "-q", "-o", "json"); r.err != "" || !strings.Contains(r.out, `"shared": true`) {
+		t.Errorf("json: %+v", r)
+	}
+}
+
+func TestRunSpeaksOfFlagsNotOfFields(t *testing.T) {
+	t.Parallel()
+	schema := filepath.Join(t.TempDir(), "schema.json")
+	if err := os.WriteFile(schema, []byte(`{"type":"object"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		field string
+		args  []string
+		says  string
+	}{
+		{"template_args", []string{"--think"}, "mlxctl: run: model tiny has no switch for thinking\nhint: leave out --think\n"},
+		{"grammar", []string{"--schema", schema}, "mlxctl: run: the schema in " + schema + " cannot be used: x\n"},
+		{"top_k", nil, "mlxctl: run: x\n"},
+	} {
+		f := hello()
+		f.chunks, f.err = nil, &cluster.Error{Code: cluster.CodeInvalid, Field: c.field, Message: "x"}
+		if r := (invocation{cluster: f}).run(t, append([]string{"run", "tiny", "x", "-q"}, c.args...)...); r.err != c.says {
+			t.Errorf("%s: %q", c.field, r.err)
+		}
+	}
+}

@@ -157,5 +157,9 @@ func appendUsage(dst []byte, u *cluster.Usage) []byte {
 	dst = wire.AppendInt(dst, u.PromptTokens+u.CompletionTokens)
 	dst = append(dst, `,"prompt_tokens_details":{"cached_tokens":`...)
 	dst = wire.AppendInt(dst, u.CachedTokens)
-	return append(dst, "}}"...)
+	dst = append(dst, '}')
+	if u.Shared {
+		dst = append(dst, `,"shared":true`...)
+	}
+	return append(dst, '}')
 }
