@@ -71,6 +71,7 @@ func TestBadInputGetsOneLineAndTheClusterGoesOn(t *testing.T) {
 		{"no prompt", []string{"run", "tiny"}, exitUsage, []string{"prompt"}},
 		{"unknown node", []string{"run", "tiny", "x", "--node", "nowhere"}, exitNoSuch, []string{"nowhere"}},
 		{"not loaded", []string{"unload", "small"}, exitNoSuch, []string{"small", "mlxctl ps"}},
+		{"another name", []string{"up", "--local", "--name", "zzz"}, exitUsage, []string{"this cluster is named", "leave out the name"}},
 		{"unknown command", []string{"nods"}, exitUsage, []string{"nods", "nodes"}},
 		{"unknown flag", []string{"ps", "--nope"}, exitUsage, []string{"--nope"}},
 		{"unknown context", []string{"ps", "--context", "office"}, exitNoSuch, []string{"office"}},

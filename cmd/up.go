@@ -152,6 +152,10 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err != nil {
 		return false, err
 	}
+	if before != nil && cfg.Name != "" && cfg.Name != before.Name {
+		return false, cluster.Errorf(cluster.CodeInvalid, "this cluster is named %s; a name is given when it is first made", before.Name).
+			WithHint("leave out the name, or `mlxctl down --purge` and begin anew")
+	}
 	status, err := service.Read(opts.services(home, digest, opts.log()))
 	if err != nil {
 		return false, err

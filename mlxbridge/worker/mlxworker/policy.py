@@ -20,9 +20,9 @@ class Pace:
     """How many prompt tokens one step computes.
 
     Nobody decodes: as many as are fastest. Somebody does: as many as fit the gap that a stream may see. The first
-    piece goes by the rate of prompts; then the time that steps take halves or doubles it. Pieces are powers of two, so
-    that few sizes come: a GPU may build a kernel for each new one, which takes longer than the piece. One such step
-    changes nothing.
+    piece goes by the rate of prompts; then it is halved when steps take longer than the gap, and doubled when they do
+    not, unless that was too long of late. Pieces are powers of two, so that few sizes come: a GPU may build a kernel
+    for each new one, which takes longer than the piece. One such step changes nothing.
     """
 
     def __init__(self, on_gpu: bool, fixed: int = 0, gap_seconds: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Pace:
         self._size = 0  # of a piece while somebody decodes; 0 before there was one
         self._times: deque[float] = deque(maxlen=_TIMES)  # of steps with such a piece
         self._pieces = 0  # of such steps
-        self._slow: dict[int, tuple[float, int]] = {}  # sizes that took too long: seconds, and the number of the piece
+        self._slow: dict[int, int] = {}  # sizes that took too long, and at which piece that was
         self._told = False  # a rate was measured where nobody decoded
         self.rate = 0.0  # prompt tokens a second, the best of late; 0 until known
 
@@ -71,21 +71,19 @@ class Pace:
         typical = sorted(self._times)[(len(self._times) - 1) // 2]
         size = self._size
         if typical > self._gap:
-            self._slow[size] = (typical, self._pieces)
+            self._slow[size] = self._pieces
             size //= 2
-        elif len(self._times) == _TIMES and self._expected(size, typical) <= self._gap:
+        elif len(self._times) == _TIMES and self._may_double(size):
             size *= 2
         size = min(max(size, self._least), self._most)
         if size != self._size:
             self._size = size
             self._times.clear()
 
-    def _expected(self, size: int, typical: float) -> float:
-        """Return the seconds of a step with a piece of twice that size, which takes typical ones."""
-        seconds, at = self._slow.get(2 * size, (0.0, 0))
-        if seconds and self._pieces - at < _REMEMBERED:
-            return seconds
-        return typical + size / self.rate
+    def _may_double(self, size: int) -> bool:
+        """Say whether a piece of twice that size was not too long of late."""
+        at = self._slow.get(2 * size)
+        return at is None or self._pieces - at >= _REMEMBERED
 
 
 def _power_of_two(n: int) -> int:

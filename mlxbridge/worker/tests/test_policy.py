@@ -52,7 +52,7 @@ def test_pieces_follow_what_steps_take() -> None:
         return pace.chunk(decoding=True)
 
     assert pace.chunk(decoding=True) == 512
-    assert serve(step=0.02, rate=1000, pieces=10) == 64  # 84 ms; 128 would take 148
+    assert serve(step=0.02, rate=1000, pieces=10) == 64  # 84 ms; 128 takes 148
     assert serve(step=0.02, rate=4000, pieces=20) == 64
     assert serve(step=0.02, rate=4000, pieces=80) == 256
     pace.learn(2048, 0.07)
