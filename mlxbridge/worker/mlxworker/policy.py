@@ -10,6 +10,8 @@ _SIMILAR_TOKENS = 64
 _SIMILAR_FACTOR = 2
 # The last so many measurements say the rate of prompts, and what a step with a piece of one takes.
 _RATES, _TIMES = 8, 3
+# A piece of half the size should take less than this share, else its tokens are not what takes the time.
+_NO_GAIN = 0.8
 # For so many pieces a size that took too long is not tried again.
 _REMEMBERED = 64
 # Fewer tokens than this say more about the step around them.
@@ -35,6 +37,8 @@ class Pace:
         self._times: deque[float] = deque(maxlen=_TIMES)  # of steps with such a piece
         self._pieces = 0  # of such steps
         self._slow: dict[int, int] = {}  # sizes that took too long, and at which piece that was
+        self._halved = (0, 0.0)  # the size before it was halved, and what steps took
+        self._patient_until = 0  # the piece up to which nothing is halved
         self._told = False  # a rate was measured where nobody decoded
         self.rate = 0.0  # prompt tokens a second, the best of late; 0 until known
 
@@ -69,11 +73,16 @@ class Pace:
         if len(self._times) < 2:
             return
         typical = sorted(self._times)[(len(self._times) - 1) // 2]
-        size = self._size
-        if typical > self._gap:
+        size, (larger, before) = self._size, self._halved
+        self._halved = (0, 0.0)
+        if larger and typical > _NO_GAIN * before:
+            # It was not the tokens that took so long.
+            size, self._patient_until = larger, self._pieces + _REMEMBERED
+        elif typical > self._gap and self._pieces >= self._patient_until:
             self._slow[size] = self._pieces
+            self._halved = (size, typical)
             size //= 2
-        elif len(self._times) == _TIMES and self._may_double(size):
+        elif typical <= self._gap and len(self._times) == _TIMES and self._may_double(size):
             size *= 2
         size = min(max(size, self._least), self._most)
         if size != self._size:

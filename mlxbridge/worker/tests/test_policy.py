@@ -60,6 +60,18 @@ def test_pieces_follow_what_steps_take() -> None:
     assert serve(step=0.07, rate=30_000, pieces=80) == 512
 
 
+def test_pieces_stay_large_where_smaller_ones_take_as_long() -> None:
+    pace = Pace(on_gpu=True, gap_seconds=0.1)
+    pace.learn(2048, 0.07)
+    sizes = []
+    for _ in range(60):
+        sizes.append(pace.chunk(decoding=True))
+        pace.learn(sizes[-1], 0.12 + sizes[-1] / 100_000, decoding=True)
+
+    assert sizes.count(512) > 50
+    assert set(sizes) == {512, 256}
+
+
 def test_a_few_tokens_say_nothing_about_the_rate() -> None:
     pace = Pace(on_gpu=True)
     pace.learn(15, 100.0)
