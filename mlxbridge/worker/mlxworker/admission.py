@@ -22,8 +22,6 @@ _MOST_LOOKED_AT = 256
 _LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 # Prompts that start together while nobody decodes hold at most this many chunks.
 _IDLE_CHUNKS = 8
-# Below this many tokens a second lane does not pay: launching its kernels takes longer than reading the padding.
-_LEAST_PADDING = {"gpu": 4096, "cpu": 2048}
 
 
 @dataclass

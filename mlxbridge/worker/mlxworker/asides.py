@@ -13,6 +13,9 @@ from mlxworker.frames import Frame, FrameError, Writer
 from mlxworker.rows import Reason
 from mlxworker.tokenizing import Job, Tokenizing
 
+# Vectors are computed in pieces of this many tokens at least.
+_LEAST_TOKENS = 16
+
 
 def cancelled(request: str, added: float) -> Frame:
     """Return the last frame of a request that was cancelled before it had a row."""
@@ -101,6 +104,8 @@ class Asides:
         """Compute one piece; return what failed, and why."""
         engine = self._engine
         most = engine.pace.chunk(engine.running > 0)
+        while most > _LEAST_TOKENS and not engine.room_for(self._embedder.next_bytes(most)):
+            most //= 2  # fewer at once take less memory
         if not engine.room_for(self._embedder.next_bytes(most)):
             if engine.running:
                 return None  # answers end, and then there is room

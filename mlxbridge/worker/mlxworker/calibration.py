@@ -51,8 +51,11 @@ class Calibration:
             *(("decode", n) for n in rows[1:]),
             *(("prefill", n) for n in lengths[2:]),
         ]
+        # Rows with quantised keys and values share no batch, which is what trials measure.
+        if engine.model.kv_bits:
+            self._levels = []
         # On a CPU padding costs arithmetic, and what is planned with is as good as what could be measured.
-        if engine.model.device == "gpu" and borders.is_cuttable(engine.model) and not engine.model.kv_bits:
+        if engine.model.device == "gpu" and borders.is_cuttable(engine.model) and self._levels:
             self._levels.append(("padding", _PADDED_ROWS))
         self._left = _MOST_SECONDS[engine.model.device]
         self._work: Generator[None] | None = None

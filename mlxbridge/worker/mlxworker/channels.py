@@ -25,7 +25,7 @@ CALLS = "calls"
 _ORDER = {REASONING: 0, TEXT: 1, CALLS: 2}
 # More white space than this is not held back: a model that writes nothing else is to be seen.
 _MOST_SPACE = 256
-# Tokens at the end of a prompt that may hold an opening marker and the white space after it.
+# Tokens at the end of a prompt that may hold a marker of reasoning and the white space after it.
 _TAIL_TOKENS = 32
 
 
@@ -56,12 +56,16 @@ def format_of(tokenizer: Any) -> Format:
     return Format(think, toolcalls.notation(tokenizer), dropped)
 
 
-def opens_reasoning(form: Format, prompt: list[int], words: Any) -> bool:
-    """Say whether a prompt ends in an open block of reasoning, as some templates have it."""
+def reasoning_at_end(form: Format, prompt: list[int], words: Any) -> tuple[bool, bool]:
+    """Say whether a prompt ends in an open block of reasoning, and whether it ends in one that is closed.
+
+    Only the very end counts, which is what a template put there for the model: a marker in a message means nothing.
+    """
     if form.think is None:
-        return False
-    tail = b"".join(words.token_bytes(t) for t in prompt[-_TAIL_TOKENS:])
-    return tail.rstrip().endswith(form.think[0].encode())
+        return False, False
+    start, end = (marker.strip().encode() for marker in form.think)
+    tail = b"".join(words.token_bytes(t) for t in prompt[-_TAIL_TOKENS:]).rstrip()
+    return tail.endswith(start), tail.endswith(end)
 
 
 class Channels:
@@ -285,5 +289,5 @@ def for_request(model: Model, ask: Generate, prompt: list[int]) -> Channels | No
     if not ask.is_chat or (form.think is None and not form.dropped and (form.tools is None or not ask.tools)):
         return None
     stops = StopMatcher(StopSet(ask.stop)) if ask.stop else None
-    reasons = opens_reasoning(form, prompt, model.words)
+    reasons, _ = reasoning_at_end(form, prompt, model.words)
     return Channels(form, ask.tools, Numbering(ask.request, prompt), reasons, stops, ask.single_tool_call)

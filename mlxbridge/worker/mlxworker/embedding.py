@@ -126,11 +126,13 @@ class Embedder:
 
     def next_bytes(self, most_tokens: int) -> int:
         """Return what the keys, values and scratch of the next step take."""
-        task = self._tasks[0]
-        index = task.long.index if task.long is not None else task.todo[0]
-        budget = self._model.budget(0)
-        chunk = min(most_tokens, len(task.inputs[index]))
-        return budget.kv.bytes(max(len(task.inputs[index]), most_tokens)) + chunk * 48 * budget.hidden
+        task, budget = self._tasks[0], self._model.budget(0)
+        if task.long is None and len(task.inputs[task.todo[0]]) <= most_tokens:
+            group = _group(task, most_tokens)
+            rows, width = len(group), max(len(task.inputs[i]) for i in group)
+            return rows * (budget.kv.bytes(width) + width * 48 * budget.hidden)
+        length = len(task.inputs[task.long.index if task.long is not None else task.todo[0]])
+        return budget.kv.bytes(length) + min(most_tokens, length) * 48 * budget.hidden
 
     def refuse(self) -> tuple[Task, RequestError]:
         """Give the next request up, for which there is no memory."""
@@ -160,14 +162,9 @@ class Embedder:
             task.long = _Long(task.todo.popleft(), self._model.new_cache())
         if task.long is not None:
             return self._compute_piece(task, task.long, most)
-        group = [task.todo.popleft()]
-        shortest = len(task.inputs[group[0]])
-        longest = max(int(shortest * _SIMILAR_FACTOR), shortest + _SIMILAR_TOKENS)
-        while task.todo:
-            length = len(task.inputs[task.todo[0]])
-            if length > longest or length * (len(group) + 1) > most:
-                break
-            group.append(task.todo.popleft())
+        group = _group(task, most)
+        for _ in group:
+            task.todo.popleft()
         self._compute_group(task, group)
         return sum(len(task.inputs[i]) for i in group)
 
@@ -204,6 +201,19 @@ class Embedder:
         if getattr(hidden, "ndim", 0) != 3 or hidden.shape[:2] != (len(tokens), len(tokens[0])):
             raise RequestError(UNSUPPORTED, "this model's architecture does not give its hidden states")
         return hidden.astype(mx.float32)
+
+
+def _group(task: Task, most: int) -> list[int]:
+    """Return which inputs are computed together next: the shortest, and others that are hardly longer."""
+    group: list[int] = []
+    shortest = len(task.inputs[task.todo[0]])
+    longest = max(int(shortest * _SIMILAR_FACTOR), shortest + _SIMILAR_TOKENS)
+    for index in task.todo:
+        length = len(task.inputs[index])
+        if group and (length > longest or length * (len(group) + 1) > most):
+            break
+        group.append(index)
+    return group
 
 
 def _written(vectors: Any) -> list[str]:

@@ -12,14 +12,12 @@ import mlx.core as mx
 
 from mlxworker import borders, logprobs, policy, prefix, rows, spill
 from mlxworker.admission import Admission, most_padding
+from mlxworker.blame import Blame
 from mlxworker.curve import Curve
 from mlxworker.errors import (
     BUSY,
-    EXIT_INTERNAL,
-    EXIT_OUT_OF_MEMORY,
     INTERNAL,
     INVALID,
-    FatalError,
     RequestError,
     describe,
     is_out_of_memory,
@@ -88,12 +86,12 @@ class Engine:
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
         self._alone = False
-        self._strikes = 0
         self._turns = 0
         self._untidy = False
         self.speculation = Speculation(model, options.speculate)
         self._all = Lanes(model, self.speculation, options.lanes)
         self._lanes = self._all.taking
+        self._blame = Blame(self._all)
         self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
 
     @property
@@ -131,7 +129,7 @@ class Engine:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
         row.borders = borders.of_prompt(self.model, ask.source, row.prompt)
-        ended = self._replay(row)
+        ended = row.replay(self.model.eos)
         self._live[row.id] = row
         if ended is None:
             self.waiting.append(row)
@@ -142,7 +140,7 @@ class Engine:
     def resize(self, memory_bytes: int) -> None:
         """Set another memory limit: stored prefixes are dropped for it at once, rows in the next step."""
         self._admission.budget = dataclasses.replace(self._admission.budget, limit=memory_bytes)
-        self._untidy = self._admission.overloaded(self._lanes)
+        self._untidy = self._admission.overloaded(self._all.every())
 
     def cancel(self, request: str) -> None:
         """End a request before the next step. An id that is not live is ignored."""
@@ -177,6 +175,7 @@ class Engine:
         self._apply_cancels(out)
         for row, reason in self._instant:
             if row.id in self._live:
+                row.accepted = True
                 out.accepted.append(row)
                 self._end(row, reason, out)
         self._instant.clear()
@@ -191,7 +190,7 @@ class Engine:
             if len(lane):
                 self._run(lane, decoding > 0, out)
         # A guessed step gives more than a token a row: it says nothing of plain ones.
-        self.curve.stepped(decoding if pure and not self._all.guessing else 0)
+        self.curve.stepped(decoding if pure and not self._all.guessed else 0)
         self._turns += 1
         if self._untidy or self._turns % _TIDY_TURNS == 0:
             self._untidy = False
@@ -199,18 +198,6 @@ class Engine:
         if self._turns % _CLEAR_TURNS == 0:
             mx.clear_cache()
         return out
-
-    def _replay(self, row: Row) -> Reason | None:
-        """Bring a continued row's text to where the earlier attempt left it; say if that was the end already."""
-        for i, token in enumerate(row.tokens):
-            if token in self.model.eos:
-                del row.tokens[i:]
-                return Reason.STOP
-            _, stopped = row.feed(token)  # what it gave, the reader has
-            if stopped:
-                del row.tokens[i + 1 :]
-                return Reason.STOP
-        return Reason.LENGTH if len(row.tokens) >= row.max_tokens else None
 
     def _apply_cancels(self, out: Output) -> None:
         for request in self._cancelled:
@@ -229,7 +216,7 @@ class Engine:
     def _admit(self, out: Output) -> None:
         """Let waiting rows join: similar lengths together, one group at a time in a lane."""
         while self.admitting and self.waiting and self.running < self.max_rows:
-            ready = self._sharing.ready(self.waiting, self._all.every())
+            ready = self._ready()
             found = self._admission.next_in_line(self._lanes, ready)
             if found is None:
                 return
@@ -248,6 +235,13 @@ class Engine:
                 self._end(wanted[0], Reason.LENGTH, out)
             else:
                 self._fail(wanted[0], self._admission.refusal(wanted[0], chunk), out)
+
+    def _ready(self) -> list[Row]:
+        """Return the waiting rows that may join. Where steps failed, one at a time shows that it is not at fault."""
+        suspect = next((row for row in self.waiting if row.is_suspect), None)
+        if suspect is None:
+            return self._sharing.ready(self.waiting, self._all.every())
+        return [] if any(row.is_suspect for row in self._all.rows()) else [suspect]
 
     def _tidy(self, out: Output) -> None:
         """Put rows together that need no lanes of their own; relieve memory that running rows have outgrown."""
@@ -310,7 +304,6 @@ class Engine:
         except Exception as e:
             self._recover(lane, e, out)
             return
-        self._strikes = 0
         self.counters.steps += 1
         computed = sum(remaining - row.remaining for row, remaining in before)
         self._all.learn(lane, computed, time.perf_counter() - started)
@@ -325,6 +318,8 @@ class Engine:
                 self.curve.computed(known, computed, took, len(before))
             self._report_progress(lane, out)
             self._sharing.collect(lane)
+        if tokens:
+            self._blame.succeeded()
         self._absorb(lane, tokens, out)
 
     def _report_progress(self, lane: AnyLane, out: Output) -> None:
@@ -397,12 +392,12 @@ class Engine:
 
     def _end(self, row: Row, reason: Reason, out: Output) -> None:
         try:
-            text = row.flush(reason is Reason.STOP)
+            text = row.flush(reason is Reason.STOP) if row.accepted else ""
         except Exception as e:  # as above
             row.fault = row.fault or e
             self._fault(row, out)
             return
-        if text or row.pieces:
+        if row.accepted and (text or row.pieces):
             out.add(row, text, [])
         if row.stop is not None:
             reason = Reason.STOP
@@ -427,25 +422,21 @@ class Engine:
 
     def _recover(self, old: AnyLane, error: Exception, out: Output) -> None:
         """Start a lane's rows again from their tokens: after an exception their keys and values are not to be used."""
-        self._strikes += 1
-        exhausted = is_out_of_memory(error)
-        if self._strikes >= 2:
-            raise FatalError(
-                f"two steps in a row failed: {describe(error)}",
-                EXIT_OUT_OF_MEMORY if exhausted else EXIT_INTERNAL,
-            ) from error
+        verdict = self._blame.judge([row for row in old.rows() if row.fault is None], error)
         log.warning("a step failed, its rows start again: %s", describe(error))
         self._alone = self._alone or isinstance(error, OrderError)
         stranded = old.rows()
         lane = self._all.replace(old, self._alone)
-        if exhausted:
+        if is_out_of_memory(error):
             self.prefix.clear()
             mx.clear_cache()
-        again = []
+        if verdict.culprit is not None:
+            verdict.culprit.fault = error
         for row in stranded:
             if row.fault is not None:
                 self._fault(row, out)
-            else:
-                again.append(row)
-        if again:
-            self._insert(lane, again, out)
+        for row in verdict.later:
+            row.remaining = 0
+        self.waiting[:0] = verdict.later
+        if verdict.again:
+            self._insert(lane, verdict.again, out)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlxworker import forced
+from mlxworker import channels, forced
 from mlxworker.constraint import WHITESPACE, Grammar
 from mlxworker.errors import INVALID, UNSUPPORTED, RequestError, describe, one_line
 
@@ -34,8 +34,6 @@ _STACK_BYTES = 128 << 20
 _MOST_LEXER_STATES = 50_000
 # A property that may come next is four items, and 20,000 of them take the parser a millisecond.
 _MOST_ITEMS = 20_000
-# Where the template closed a block of thoughts for the model, the end of it is among the last tokens of the prompt.
-_CLOSED_WITHIN = 16
 
 
 class Grammars:
@@ -226,11 +224,10 @@ def is_slow(model: Model, ask: Generate) -> bool:
     return grammar is not None and not model.grammars.is_ready(grammar)
 
 
-def prepare(model: Model, ask: Generate) -> None:
-    """Compile the grammar of a request, on any thread. Raises RequestError when that cannot be."""
+def prepare(model: Model, ask: Generate) -> Any:
+    """Return the matcher of a request, on any thread; None where it is free. Raises RequestError when there is none."""
     grammar = demanded(model, ask)
-    if grammar is not None:
-        model.grammars.matcher(grammar)
+    return model.grammars.matcher(grammar) if grammar is not None else None
 
 
 def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
@@ -238,8 +235,8 @@ def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
     grammar = demanded(model, ask)
     if grammar is None:
         return None
-    matcher = model.grammars.matcher(grammar)
-    thinking = _thinking(model.tokenizer, ask, row.prompt)
+    matcher = ask.matcher if ask.matcher is not None else model.grammars.matcher(grammar)
+    thinking = _thinking(model, ask, row.prompt)
     made = Constrained(matcher, len(row.prompt), model.eos, thinking, grammar.field)
     try:
         made.follow(row.tokens)
@@ -248,23 +245,12 @@ def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
     return made
 
 
-def _thinking(tokenizer: Any, ask: Generate, prompt: list[int]) -> Thinking:
-    if not tokenizer.has_thinking:
+def _thinking(model: Model, ask: Generate, prompt: list[int]) -> Thinking:
+    if model.channels.think is None:
         return Thinking()
-    start, end = tuple(tokenizer.think_start_tokens), tuple(tokenizer.think_end_tokens)
-    opened, closed = _last(prompt, start), _last(prompt, end)
-    is_open = opened > closed
-    may_open = not is_open and ask.is_chat
-    may_open = may_open and (closed < 0 or closed < len(prompt) - _CLOSED_WITHIN)
-    return Thinking(is_open, may_open, start, end)
-
-
-def _last(tokens: list[int], part: tuple[int, ...]) -> int:
-    """Return where a sequence begins for the last time, -1 where it does not."""
-    for i in range(len(tokens) - len(part), -1, -1):
-        if tokens[i] == part[0] and tuple(tokens[i : i + len(part)]) == part:
-            return i
-    return -1
+    is_open, is_closed = channels.reasoning_at_end(model.channels, prompt, model.words)
+    start, end = tuple(model.tokenizer.think_start_tokens), tuple(model.tokenizer.think_end_tokens)
+    return Thinking(is_open, ask.is_chat and not is_open and not is_closed, start, end)
 
 
 def _unforced(source: str) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from mlxworker.alone import Alone
 from mlxworker.lane import Lane
 from mlxworker.model import Model
-from mlxworker.rows import Row
+from mlxworker.protocol import Generate, Sampling, Source
+from mlxworker.rows import Row, make_row
 from mlxworker.solo import AnyLane, SoloLane
 from mlxworker.speculation import Speculation
+
+_PROBE_CHUNK = 16
 
 
 class Lanes:
@@ -30,6 +33,11 @@ class Lanes:
     def guessing(self) -> bool:
         """Say whether a row runs where tokens are guessed."""
         return len(self._solo) > 0
+
+    @property
+    def guessed(self) -> bool:
+        """Say whether the last steps gave a row more than plain ones would."""
+        return self.guessing or any(isinstance(lane, SoloLane) and lane.guessed for lane in self.taking)
 
     def of(self, row: Row) -> AnyLane | None:
         """Return the lane that a row is in."""
@@ -58,6 +66,17 @@ class Lanes:
         lane = self._new()
         self.taking[self.taking.index(failed)] = lane
         return lane
+
+    def probe(self) -> None:
+        """Give a row that nobody asked for a token, in a lane of its own. What that raises is no request's fault."""
+        ask = Generate(id="probe", source=Source(tokens=[0, 0]), sampling=Sampling(temperature=0), max_tokens=2)
+        lane = self._new()
+        try:
+            lane.insert([make_row(self._model, ask)], [None], [0])
+            while len(lane) and not lane.next(_PROBE_CHUNK):
+                pass
+        finally:
+            lane.close()
 
     def _new(self) -> AnyLane:
         return SoloLane(self._model, self._speculation) if self._model.kv_bits else Lane(self._model, self._row_by_row)

@@ -284,7 +284,7 @@ class Loop:
             if job.error is not None:
                 raise job.error
             source = protocol.Source(tokens=job.tokens, borders=job.borders)
-            row = self._need_engine().add(dataclasses.replace(job.ask, source=source))
+            row = self._need_engine().add(dataclasses.replace(job.ask, source=source, matcher=job.matcher))
             row.added = job.added
         except RequestError as e:
             self._error(job.id, e)

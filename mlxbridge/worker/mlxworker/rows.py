@@ -51,6 +51,9 @@ class Row:
     stop: str | None = None  # the sequence that ended it
     fault: Exception | None = None  # raised by one of its processors
     accepted: bool = False
+    strikes: int = 0  # failed steps since its last token
+    exhausted: int = 0  # those of them that were out of memory
+    struck_at: int = -1  # tokens it had then
     borders: list[int] = field(default_factory=list)  # lengths at which its state is kept
     channels: Channels | None = None  # where reasoning or calls may come; stops is None then
     pieces: list[Piece] = field(default_factory=list)  # what the last token gave, where there are channels
@@ -63,6 +66,30 @@ class Row:
     def sequence(self) -> list[int]:
         """Return prompt and answer so far."""
         return self.prompt + self.tokens
+
+    @property
+    def is_suspect(self) -> bool:
+        """Say whether steps of this row failed in a row: it has to show that they are not its fault."""
+        return self.strikes > 1 and self.struck_at == len(self.tokens)
+
+    def strike(self, exhausted: bool) -> None:
+        """Take note of a failed step, and whether it was out of memory."""
+        if self.struck_at != len(self.tokens):
+            self.strikes, self.exhausted, self.struck_at = 0, 0, len(self.tokens)
+        self.strikes += not exhausted
+        self.exhausted += exhausted
+
+    def replay(self, ends: list[int]) -> Reason | None:
+        """Bring a continued row's text to where an earlier attempt left it; say if that was the end already."""
+        for i, token in enumerate(self.tokens):
+            if token in ends:
+                del self.tokens[i:]
+                return Reason.STOP
+            _, stopped = self.feed(token)  # what it gave, the reader has
+            if stopped:
+                del self.tokens[i + 1 :]
+                return Reason.STOP
+        return Reason.LENGTH if len(self.tokens) >= self.max_tokens else None
 
     def feed(self, token: int) -> tuple[str, bool]:
         """Take a token that is part of the text; return the text to send, and whether a stop sequence ended it."""

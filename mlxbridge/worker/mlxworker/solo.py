@@ -42,6 +42,7 @@ class SoloLane:
         self.decoding: list[Row] = []
         self.prefilling: list[Row] = []
         self.plain = 0  # steps in a row that had no guesses
+        self.guessed = False  # the last step had some
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -96,7 +97,7 @@ class SoloLane:
 
         After any exception the lane must not be used again: keys and values no longer fit the tokens.
         """
-        alone = len(self) == 1
+        alone, self.guessed = len(self) == 1, False
         out: list[Token] = []
         for row in list(self.decoding):
             out += self._advance(row, alone)
@@ -127,6 +128,7 @@ class SoloLane:
         if speculation.allowed(row) and speculation.watch(row):
             choice = speculation.choose(row, alone)
             guesses = speculation.guess(row, choice) if choice is not None else []
+        self.guessed = self.guessed or len(guesses) > 0
         started = time.perf_counter()
         drawn, logprobs = self._draw(row, seat, guesses)
         seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxworker import borders, grammar, template
 from mlxworker.errors import BUSY, CONTEXT, INTERNAL, RequestError, describe
@@ -34,6 +34,7 @@ class Job:
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     borders: tuple[int, ...] = ()
+    matcher: Any = None  # of the grammar, which may be forgotten again before this prompt's turn
     error: RequestError | None = None
     added: float = field(default_factory=time.perf_counter)
 
@@ -93,7 +94,7 @@ def _tokenize(model: Model, job: Job) -> None:
         job.tokens = template.tokens_of(model, job.source)
         if job.ask is not None:
             job.borders = tuple(borders.of_prompt(model, job.source, job.tokens))
-            grammar.prepare(model, job.ask)
+            job.matcher = grammar.prepare(model, job.ask)
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds

@@ -18,11 +18,20 @@ from typing import Any
 Delta = dict[str, Any]
 Parser = Callable[[str, Any], Any]
 
-# The parsers are a model library's, and made of regular expressions. Each of these texts takes them 2 seconds at worst
-# (measured on repeated beginnings of a call: gemma4 and kimi_k3 take time by the square, glm47 by the cube); a longer
-# one is no call, but text. What is streamed has no such bound.
+# The parsers are a model library's, made of regular expressions, and run between two steps. What they take grows by the
+# square on repeated beginnings of a call, and a little at a time on honest ones: 16 KiB of the worst of them takes 7 s.
+# Each limit keeps the worst text at about two seconds and lets honest calls pass, which hold whole files. A longer text
+# is no call, but text. What is streamed has no such bound.
 _MOST_CHARACTERS = 128 << 10
-_MOST_OF_SLOW = dict.fromkeys(("gemma4", "glm47", "kimi_k3"), 16 << 10)
+_MOST_OF = {
+    "gemma4": 8 << 10,
+    "kimi_k3": 8 << 10,
+    "glm47": 16 << 10,
+    "laguna": 32 << 10,
+    "function_gemma": 64 << 10,
+    "kimi_k2": 64 << 10,
+    "pythonic": 64 << 10,
+}
 _MOST_HEAD = 1 << 10
 _MOST_ID = 128
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)', re.DOTALL)
@@ -54,7 +63,7 @@ def notation(tokenizer: Any) -> Notation | None:
         end=tokenizer.tool_call_end or "",
         parser=tokenizer.tool_parser,
         kind=kind,
-        most=_MOST_OF_SLOW.get(kind, _MOST_CHARACTERS),
+        most=_MOST_OF.get(kind, _MOST_CHARACTERS),
     )
 
 

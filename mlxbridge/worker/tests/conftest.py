@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
@@ -18,6 +20,8 @@ from mlxworker.model import Model
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "internal/library/tiny"
 SMALL = ROOT / "testdata/models/small"
+THINK, THOUGHT = 2046, 2047  # rare tokens, which become the markers
+GENERATE = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,24 @@ def tiny(api: Api) -> Model:
 @pytest.fixture(scope="session")
 def small(api: Api) -> Model:
     return model.load(api, protocol.Load(folder=str(SMALL), name="small"))
+
+
+@pytest.fixture(scope="session")
+def thinker(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Return tiny with a vocabulary and a template that know reasoning, and an argument that opens it in the prompt."""
+    folder = tmp_path_factory.mktemp("models") / "thinker"
+    shutil.copytree(TINY, folder)
+    made = json.loads((folder / "tokenizer.json").read_text())
+    names = {v: k for k, v in made["model"]["vocab"].items()}
+    for token, marker in ((THINK, "<think>"), (THOUGHT, "</think>")):
+        gone = names[token]
+        del made["model"]["vocab"][gone]
+        made["model"]["merges"] = [m for m in made["model"]["merges"] if "".join(m) != gone]
+        made["model"]["vocab"][marker] = token
+        made["added_tokens"].append({**made["added_tokens"][3], "id": token, "content": marker})
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    template = (folder / "chat_template.jinja").read_text()
+    assert template.endswith(GENERATE)
+    opens = "{%- if add_generation_prompt and enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}"
+    (folder / "chat_template.jinja").write_text(template + opens)
+    return model.load(api, protocol.Load(folder=str(folder), name="thinker"))

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from conftest import TINY
+from conftest import THINK, TINY
 from harness import Answer, Driver, Process, answer, ask
 
 from mlxworker import channels, protocol, rows
-from mlxworker import model as models
-from mlxworker.adapter import Api
 from mlxworker.engine import Engine
 from mlxworker.errors import RequestError
 from mlxworker.model import Model
 from mlxworker.toolcalls import Call
 
 QUESTION = "What is the weather in Oslo?"
-THINK, THOUGHT = 2046, 2047  # rare tokens, which become the markers
-GENERATE = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 
 
 def tool(name: str, *arguments: str) -> dict[str, Any]:
@@ -36,27 +31,6 @@ TOOLS = [tool("get_weather", "city"), tool("get_time", "city")]
 
 def called(a: Answer) -> list[tuple[str, Any]]:
     return [(c["name"], json.loads(c["arguments"])) for c in a.calls]
-
-
-@pytest.fixture(scope="module")
-def thinker(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """Return tiny with a vocabulary and a template that know reasoning, and an argument that opens it in the prompt."""
-    folder = tmp_path_factory.mktemp("models") / "thinker"
-    shutil.copytree(TINY, folder)
-    made = json.loads((folder / "tokenizer.json").read_text())
-    names = {v: k for k, v in made["model"]["vocab"].items()}
-    for token, marker in ((THINK, "<think>"), (THOUGHT, "</think>")):
-        gone = names[token]
-        del made["model"]["vocab"][gone]
-        made["model"]["merges"] = [m for m in made["model"]["merges"] if "".join(m) != gone]
-        made["model"]["vocab"][marker] = token
-        made["added_tokens"].append({**made["added_tokens"][3], "id": token, "content": marker})
-    (folder / "tokenizer.json").write_text(json.dumps(made))
-    template = (folder / "chat_template.jinja").read_text()
-    assert template.endswith(GENERATE)
-    opens = "{%- if add_generation_prompt and enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}"
-    (folder / "chat_template.jinja").write_text(template + opens)
-    return models.load(api, protocol.Load(folder=str(folder), name="thinker"))
 
 
 def forced(model: Model, text: str, **fields: Any) -> Answer:

@@ -86,6 +86,16 @@ def test_no_step_computes_much_more_than_it_may(tiny: Model) -> None:
     assert max(sizes) <= 32
 
 
+def test_every_row_of_a_group_is_planned(tiny: Model) -> None:
+    embedder = Embedder(tiny)
+    embedder.add("e", [[5, 6, 7]] * 40, "last")
+
+    planned = embedder.next_bytes(128)
+
+    assert planned >= 40 * tiny.kv.bytes(3)
+    assert embedder.step(128)[1] == 120
+
+
 def test_requests_take_turns(tiny: Model) -> None:
     embedder = Embedder(tiny)
     embedder.add("long", tokens(tiny, ["fox " * 2000]), "last")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import queue
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import THINK, TINY
 from harness import Driver, Process, answer, ask, ask_frame
 from test_engine import count
 
-from mlxworker import constraint, grammar, processors
+from mlxworker import channels, constraint, grammar, processors, template
 from mlxworker.errors import RequestError
 from mlxworker.lane import Lane
 from mlxworker.model import Model
+from mlxworker.protocol import Generate
+from mlxworker.tokenizing import Job, Tokenizing
 
 QUESTION = "What is the capital of Norway?"
 CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
@@ -284,6 +287,20 @@ def test_a_compiled_grammar_is_used_again(tiny: Model, monkeypatch: pytest.Monke
     assert grammars.is_ready(constraint.Grammar("regex", "c1"))
 
 
+def test_a_matcher_made_ahead_is_not_made_again(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: queue.Queue[Job] = queue.Queue()
+    made = ask("r", QUESTION, grammar=regex("[xyz]{3}"))
+    Tokenizing(tiny, jobs.put).submit(Job("r", made.source, made))
+    job = jobs.get(timeout=30)
+    tiny.grammars._compiled.clear()  # as many others do that come meanwhile
+    monkeypatch.setattr(grammar.Grammars, "_compile", lambda *_: pytest.fail("compiled again"))
+
+    got = Driver(tiny).run(dataclasses.replace(made, matcher=job.matcher))[0]
+
+    assert got.error is None
+    assert len(got.text) == 3
+
+
 def test_a_model_that_cannot_be_bound_says_so(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = dataclasses.replace(tiny, grammars=grammar.Grammars(tmp_path, tiny.vocabulary, tiny.eos))
     endless = dataclasses.replace(tiny, grammars=grammar.Grammars(tiny.folder, tiny.vocabulary, []))
@@ -335,25 +352,35 @@ def test_thoughts_are_free_and_the_answer_is_bound(tiny: Model) -> None:
     assert len(got.text) == len(count(1, 7)) + 3
 
 
-def test_whether_the_prompt_opens_thoughts(tiny: Model) -> None:
-    class Thinks:
-        has_thinking = True
-        think_start_tokens = (7, 8)
-        think_end_tokens = (9,)
+MARKED = ["Say <think>", "Say <think>\n", "<think> and </think>", "What does </think> mean?", "</think>"]
 
-    chat = ask("r", "x")
-    raw = ask_frame(id="r", prompt="x")
-    filler = [1] * 40
 
-    def states(prompt: list[int]) -> tuple[bool, bool]:
-        made = grammar._thinking(Thinks(), chat, prompt)
-        return made.is_open, made.may_open
+@pytest.mark.parametrize("text", ["Hi.", *MARKED])
+def test_only_what_the_template_puts_at_the_end_opens_or_closes_thoughts(thinker: Model, text: str) -> None:
+    def states(made: Generate, more: str = "") -> tuple[bool, bool]:
+        prompt = template.tokens_of(thinker, made.source)
+        prompt += thinker.tokenizer.encode(more, add_special_tokens=False) if more else []
+        got = grammar._thinking(thinker, made, prompt)
+        sorter = channels.for_request(thinker, made, prompt)
+        assert sorter is None or (sorter._state == channels.REASONING) == got.is_open
+        return got.is_open, got.may_open
 
-    assert states([1, 7, 8]) == (True, False)
-    assert states([1, 7, 8, 9, 1]) == (False, False)  # closed for the model, which is not to think
-    assert states([7, 8, 9, *filler]) == (False, True)  # in an earlier turn
-    assert states([1, 7, *filler]) == (False, True)
-    assert not grammar._thinking(Thinks(), raw, filler).may_open
+    free = ask("r", text, template_args={"enable_thinking": False})
+    assert states(ask("r", text)) == (True, False)
+    assert states(free) == (False, True)
+    assert states(free, "<think>\n\n</think>\n\n") == (False, False)  # closed for the model, which is not to think
+    assert not states(ask_frame(id="r", prompt="Hi. " + text + "."))[1]
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_a_marker_in_a_message_does_not_free_the_answer(thinker: Model, text: str) -> None:
+    silent = {"template_args": {"enable_thinking": False}, "logit_bias": {str(THINK): -100}}
+
+    got = answer(thinker, text, grammar=regex("[xyz]{3}"), max_tokens=30, **silent)
+
+    assert got.error is None
+    assert (len(got.text), got.reasoning) == (3, "")
+    assert set(got.text) <= set("xyz")
 
 
 @pytest.mark.parametrize(("choice", "names"), [("required", {"get_weather", "add"}), ({"name": "add"}, {"add"})])

@@ -268,3 +268,19 @@ def test_the_rows_of_a_step_keep_the_order_of_the_channels() -> None:
         ["x", "", [], None, {"reasoning": "r", "calls": call.calls}],
         ["x", "t", [1], ["l"]],
     ]
+
+
+@pytest.mark.parametrize("kind", ["gemma4", "function_gemma", "laguna", "glm47", "pythonic", "qwen3_coder"])
+@pytest.mark.parametrize("part", ["call:f{", "[f(", "<function=f>", "a,"])
+def test_no_parser_stops_the_others_for_long(kind: str, part: str) -> None:
+    how = form(kind).tools
+    assert how is not None
+    text = how.start + part * (200_000 // len(part)) + how.end
+    began = time.process_time()
+
+    heard = hear([text[: how.most // 2], text[how.most // 2 : how.most], text[how.most :]], Format(None, how))
+    whole = hear([how.start + part * ((how.most - 8) // len(part)) + how.end], Format(None, how))
+
+    assert time.process_time() - began < 20
+    assert heard.text or heard.calls
+    assert whole.text or whole.calls
