@@ -126,7 +126,7 @@ class Embedder:
 
     def next_bytes(self, most_tokens: int) -> int:
         """Return what the keys, values and scratch of the next step take."""
-        task, budget = self._tasks[0], self._model.budget(0)
+        task, budget = self._turn(most_tokens), self._model.budget(0)
         if task.long is None and len(task.inputs[task.todo[0]]) <= most_tokens:
             group = _group(task, most_tokens)
             rows, width = len(group), max(len(task.inputs[i]) for i in group)
@@ -145,7 +145,8 @@ class Embedder:
 
         A request that is complete or has failed is not live any more.
         """
-        task = self._tasks.popleft()
+        task = self._turn(max(most_tokens, 1))
+        self._tasks.popleft()
         try:
             computed = self._compute(task, max(most_tokens, 1))
         except RequestError as e:
@@ -156,6 +157,16 @@ class Embedder:
         if task.todo or task.long is not None:
             self._tasks.append(task)  # the others get their turn, too
         return task, computed, None
+
+    def _turn(self, most: int) -> Task:
+        """Bring the next task to the front. Only one holds keys and values of a long input that is not complete."""
+        holds = any(task.long is not None for task in self._tasks)
+        for task in self._tasks:
+            if task.long is not None or not holds or len(task.inputs[task.todo[0]]) <= most:
+                self._tasks.remove(task)
+                self._tasks.appendleft(task)
+                break
+        return self._tasks[0]
 
     def _compute(self, task: Task, most: int) -> int:
         if task.long is None and len(task.inputs[task.todo[0]]) > most:

@@ -26,7 +26,7 @@ class Orders:
     def obey(self, change: Change) -> None:
         """Apply a change. What can be dropped is given back to the machine before this returns."""
         engine = self._engine
-        before = self._memory
+        before, calm = self._memory, not self.is_tight
         self._memory = change.memory_bytes or before
         if change.prefix_bytes is not None:
             self._prefix = change.prefix_bytes
@@ -39,7 +39,9 @@ class Orders:
         if change.memory_bytes is not None:
             memory.set_limits(change.memory_bytes)
             engine.resize(change.memory_bytes)
-        if self._pressure > NORMAL or self._memory <= before:
+        # A limit of 0 is none.
+        shrunk = self._memory != before and (not before or self._memory < before)
+        if shrunk or (calm and self.is_tight) or change.pressure == CRITICAL:
             mx.clear_cache()
 
     def _prefix_budget(self) -> int:

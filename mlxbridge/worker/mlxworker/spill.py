@@ -245,11 +245,13 @@ class Spill:
                     made += len(body)
                     if made >= _PIECE_BYTES:
                         return
-            if not self._store.insert(found.tokens, entryfile.put_together(found.layers, arrays)):
-                self._forget(record)
+            useful = self._store.insert(found.tokens, entryfile.put_together(found.layers, arrays))
         except Exception as e:  # whatever is in a file, it ends here
             log.warning("a stored prefix is of no use: %s", describe(e))
+            useful = False
+        if not useful and not self._jobs.full():  # else it stays, and counts
             self._forget(record)
+            self._submit(_Job(doomed=(record.file,)))
         self._restoring = None
         self._loaded(record)
 
@@ -330,7 +332,7 @@ class Spill:
             try:
                 job.found = (entryfile.read(job.record.file, self._identity, whole=True),)
                 os.utime(job.record.file)
-            except BrokenError:
+            except (BrokenError, OSError):
                 job.record.file.unlink(missing_ok=True)
                 raise
 

@@ -54,7 +54,7 @@ def compile_kernels(engine: Engine) -> None:
 
     It never raises: a token was produced, and what is not compiled here is compiled later.
     """
-    if engine.model.device != "gpu":
+    if engine.model.device != "gpu" or engine.model.kv_bits:  # such rows share no batch, and trials are batches
         return
     trial, left, rate = Trial(engine), _MOST_SECONDS, 0.0
     for rows, length in _SHAPES:

@@ -109,6 +109,22 @@ def test_requests_take_turns(tiny: Model) -> None:
     assert not embedder.busy
 
 
+def test_one_long_input_at_a_time_holds_keys_and_values(tiny: Model) -> None:
+    embedder = Embedder(tiny)
+    for i in range(4):
+        embedder.add(f"long{i}", tokens(tiny, ["fox " * 300] * 2), "last")
+    embedder.add("short", tokens(tiny, ["fox"] * 40), "last")
+    done = 0
+    while embedder.busy:
+        embedder.next_bytes(64)
+        task, _, error = embedder.step(64)
+        assert error is None
+        assert sum(t.long is not None for t in embedder._tasks) <= 1
+        done += not embedder.is_live(task.id)
+
+    assert done == 5
+
+
 def test_a_model_without_hidden_states_says_so(tiny: Model) -> None:
     class Bare:
         def __call__(self, *_: Any, **__: Any) -> None: ...

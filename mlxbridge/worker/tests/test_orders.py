@@ -41,6 +41,20 @@ def test_the_store_follows_the_memory_limit_unless_it_has_its_own() -> None:
     assert prefix_budget(GIB, 0) == 0
 
 
+def test_a_change_that_takes_no_memory_leaves_the_pool_alone(tiny: Model) -> None:
+    driver = stored(tiny)
+    orders = Orders(driver.engine, GIB, None)
+    mx.eval(mx.zeros((1 << 20,)) + 1)
+    pool = mx.get_cache_memory()
+    assert pool > 0
+
+    for change in (Change(max_rows=3), Change(pressure=1), Change(memory_bytes=2 * GIB)):
+        orders.obey(change)
+        assert mx.get_cache_memory() == pool
+    orders.obey(Change(memory_bytes=GIB))
+    assert mx.get_cache_memory() == 0
+
+
 def test_pressure_halves_the_store_then_drops_it_and_the_end_of_it_brings_it_back(tiny: Model) -> None:
     driver = stored(tiny)
     engine, orders = driver.engine, Orders(driver.engine, 0, driver.engine.prefix.nbytes)

@@ -106,6 +106,25 @@ def test_what_memory_has_no_room_for_comes_back(tiny: Model, tmp_path: Path) -> 
     assert driver.engine.prefix.nbytes <= 1700 * 2048
 
 
+def test_what_memory_refuses_when_it_was_read_is_no_file_any_more(tiny: Model, tmp_path: Path) -> None:
+    first = driver_of(tiny, tmp_path)
+    first.run(say("a", FILL))
+    ended(first)
+    second = driver_of(tiny, tmp_path)
+    settle(second)
+    assert len(disk(second)) == len(files(tmp_path)) > 0
+    second.add(say("b", FILL))
+    second.until(lambda: disk(second)._loading is not None)
+    second.engine.prefix.budget = 0
+    second.run()
+    settle(second)
+    left, records = len(files(tmp_path)), len(disk(second))
+    ended(second)
+
+    assert left == records
+    assert second.answers["b"].tokens == Driver(tiny).run(say("x", FILL))[0].tokens
+
+
 def test_while_one_is_read_others_go_on(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = driver_of(tiny, tmp_path)
     first.run(say("a", FILL))
