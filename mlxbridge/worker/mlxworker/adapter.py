@@ -49,7 +49,8 @@ class Api:
         """Return what ends a row at any of these tokens."""
         if self.stop_keyword == "stop_sequences":
             return self._module.StopSequences([(t,) for t in eos])
-        return self._module.SequenceStateMachine({"normal": [((t,), None) for t in eos]}, initial="normal")
+        # It takes no empty list: then it waits for a token that never comes.
+        return self._module.SequenceStateMachine({"normal": [((t,), None) for t in eos or [-1]]}, initial="normal")
 
 
 def load_api(whole: bool = True) -> Api:
