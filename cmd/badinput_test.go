@@ -194,6 +194,9 @@ func TestKilledKeeperAndStaleFiles(t *testing.T) {
 	h.await("another keeper", func() bool { pid := h.keeper(); return pid != 0 && pid != keeper })
 	h.await("it to answer", func() bool { return h.run("run", "tiny", countTo(4)).out == "1, 2, 3, 4" })
 
+	// Keeper, controller, agent and worker, and none that the keeper before had started.
+	h.await("the others to be gone", func() bool { return len(h.processes()) == 4 })
+
 	// All at once, as when the power goes: only files are left, and the pids in them may be a stranger's by now.
 	pids := []int{h.keeper(), h.pid("controller"), h.pid("agent")}
 	for _, pid := range pids {
