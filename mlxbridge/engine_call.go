@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
-	"strconv"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -128,25 +127,11 @@ func (e *workerEngine) ask(ctx context.Context, frame func(id string) any) (*wor
 func (e *workerEngine) beginCall(frame func(id string) any) (*call, string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closing {
-		return nil, "", e.unloaded()
-	}
-	if e.err != nil {
-		return nil, "", e.err
-	}
-	e.next++
-	id := "q" + strconv.FormatInt(e.next, 10)
-	data, err := encodeFrame(frame(id))
-	if errors.Is(err, errFrameTooLong) {
-		return nil, "", cluster.Errorf(cluster.CodeTooLarge, "request is longer than %d bytes", maxFrameBytes)
-	}
+	id, data, err := e.prepare("q", frame)
 	if err != nil {
-		return nil, "", cluster.Errorf(cluster.CodeInvalid, "request cannot be written as JSON: %v", err)
+		return nil, "", err
 	}
 	c := &call{done: make(chan struct{})}
-	if !e.busy() {
-		e.hear() // it was idle: its time to answer begins now
-	}
 	e.calls[id] = c
 	e.out.put(data)
 	return c, id, nil

@@ -129,29 +129,38 @@ func (e *workerEngine) Generate(ctx context.Context, req *cluster.Request, emit 
 func (e *workerEngine) begin(req *cluster.Request) (*stream, string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closing {
-		return nil, "", e.unloaded()
-	}
-	if e.err != nil {
-		return nil, "", e.err
-	}
-	e.next++
-	id := "r" + strconv.FormatInt(e.next, 10)
-	frame, err := encodeFrame(newGenFrame(id, req))
-	if errors.Is(err, errFrameTooLong) {
-		return nil, "", cluster.Errorf(cluster.CodeTooLarge, "request is longer than %d bytes", maxFrameBytes)
-	}
+	id, frame, err := e.prepare("r", func(id string) any { return newGenFrame(id, req) })
 	if err != nil {
-		return nil, "", cluster.Errorf(cluster.CodeInvalid, "request cannot be written as JSON: %v", err)
+		return nil, "", err
 	}
 	s := newStream()
-	if !e.busy() {
-		e.hear() // it was idle: its time to answer begins now
-		e.advance()
-	}
 	e.streams[id] = s
 	e.out.put(frame)
 	return s, id, nil
+}
+
+// prepare names what the worker is to be asked, and encodes it. Called with mu held.
+func (e *workerEngine) prepare(kind string, frame func(id string) any) (id string, data []byte, err error) {
+	if e.closing {
+		return "", nil, e.unloaded()
+	}
+	if e.err != nil {
+		return "", nil, e.err
+	}
+	e.next++
+	id = kind + strconv.FormatInt(e.next, 10)
+	data, err = encodeFrame(frame(id))
+	if errors.Is(err, errFrameTooLong) {
+		return "", nil, cluster.Errorf(cluster.CodeTooLarge, "request is longer than %d bytes", maxFrameBytes)
+	}
+	if err != nil {
+		return "", nil, cluster.Errorf(cluster.CodeInvalid, "request cannot be written as JSON: %v", err)
+	}
+	if !e.busy() { // it was idle: its time to answer begins now
+		e.hear()
+		e.advance()
+	}
+	return id, data, nil
 }
 
 func (e *workerEngine) unloaded() *cluster.Error {
