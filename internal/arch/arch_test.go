@@ -73,17 +73,17 @@ func arrows() map[string][]string {
 // owners lists the packages that alone may import an outside system.
 func owners() map[string][]string {
 	return map[string][]string{
-		"github.com/nats-io/nats.go":     {"internal/bus"},
-		"github.com/nats-io/nats-server": {"internal/bus"},
-		"github.com/nats-io/jwt":         {"internal/bus", "internal/trust"},
-		"github.com/nats-io/nkeys":       {"internal/bus", "internal/trust"},
-		"github.com/spf13/viper":         {"internal/config"},
-		"github.com/spf13/cobra":         {"cmd"},
-		"charm.land/":                    {"tui"},
-		"github.com/grandcat/zeroconf":   {"internal/bonjour"},
-		"github.com/miekg/dns":           {"internal/bonjour"},
-		"golang.org/x/crypto/ssh":        {"internal/bootstrap"},
-		"github.com/skeema/knownhosts":   {"internal/bootstrap"},
+		"github.com/nats-io/nats.go":       {"internal/bus"},
+		"github.com/nats-io/nats-server":   {"internal/bus"},
+		"github.com/nats-io/jwt":           {"internal/bus", "internal/trust"},
+		"github.com/nats-io/nkeys":         {"internal/bus", "internal/trust"},
+		"github.com/spf13/viper":           {"internal/config"},
+		"github.com/spf13/cobra":           {"cmd"},
+		"charm.land/":                      {"tui"},
+		"github.com/grandcat/zeroconf":     {"internal/bonjour"},
+		"github.com/miekg/dns":             {"internal/bonjour"},
+		"golang.org/x/crypto/ssh":          {"internal/bootstrap"},
+		"github.com/skeema/knownhosts":     {"internal/bootstrap"},
 		"github.com/kevinburke/ssh_config": {"internal/bootstrap"},
 	}
 }
