@@ -52,6 +52,11 @@ type ResolveReply struct {
 	Model cluster.Model `json:"model"`
 }
 
+// DrainRequest has a node take nothing new, or again take what comes; the reply has no body.
+type DrainRequest struct {
+	On bool `json:"on"`
+}
+
 // LogsRequest asks a node for lines of a log: a stream of LogLine.
 type LogsRequest struct {
 	Source string `json:"source,omitempty"` // "agent", or "worker-" and a model

@@ -28,6 +28,7 @@ const (
 	VerbUnload  = "unload"  // UnloadRequest → reply without body
 	VerbResolve = "resolve" // ResolveRequest → ResolveReply
 	VerbLogs    = "logs"    // LogsRequest → stream of LogLine
+	VerbDrain   = "drain"   // DrainRequest → reply without body
 )
 
 // Kinds of what a node tells unasked.
