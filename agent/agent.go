@@ -51,6 +51,8 @@ type Options struct {
 	Name    string // for people; the host's name
 	Version string // of this program
 	Home    string // the logs in <Home>/log are told to who asks
+	// Identity is what Bus connects with, where it is this node's own: then its controller can renew it.
+	Identity *Identity
 
 	Library  Library
 	Monitor  Monitor
@@ -249,6 +251,7 @@ func (a *Agent) listen() ([]*bus.Subscription, error) {
 	keep(a.conn.ServeStreams(subject(bus.VerbLogs), control, maxLogs, a.logs))
 	keep(a.conn.Handle(subject(bus.VerbUnload), a.unload))
 	keep(a.conn.Handle(subject(bus.VerbResolve), a.resolve))
+	keep(a.conn.Handle(subject(bus.VerbRejoin), a.rejoin))
 	keep(a.conn.Subscribe(bus.HelloAll(), func(string, func(any) error) { poke(a.hello) }))
 	if failed != nil {
 		return subs, fmt.Errorf("listen to the cluster: %w", failed)

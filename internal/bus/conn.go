@@ -52,7 +52,7 @@ type order struct {
 
 func newConn(o Options) *Conn {
 	return &Conn{
-		o: o, keys: &keyring{file: o.CredentialsFile, cred: o.Credentials}, dialer: &dialer{},
+		o: o, keys: &keyring{file: o.CredentialsFile, renew: o.Renew, cred: o.Credentials}, dialer: &dialer{},
 		gone: make(chan struct{}), quit: make(chan struct{}), closed: make(chan struct{}),
 		first: make(chan struct{}), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		calls: make(map[*call]struct{}), readers: make(map[*Stream]struct{}), muxes: make(map[string]*mux),

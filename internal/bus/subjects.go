@@ -28,6 +28,7 @@ const (
 	VerbUnload  = "unload"  // UnloadRequest → reply without body
 	VerbResolve = "resolve" // ResolveRequest → ResolveReply
 	VerbLogs    = "logs"    // LogsRequest → stream of LogLine
+	VerbRejoin  = "rejoin"  // RejoinRequest → RejoinReply
 )
 
 // Kinds of what a node tells unasked.
