@@ -55,6 +55,8 @@ type Options struct {
 	Version string // of this program
 	// Home is the node's folder: the logs in <Home>/log are told to who asks, <Home>/agent says whether it is drained.
 	Home string
+	// Identity is what Bus connects with, where it is this node's own: then its controller can renew it.
+	Identity *Identity
 
 	Library  Library
 	Monitor  Monitor
@@ -249,6 +251,7 @@ func (a *Agent) listen() ([]*bus.Subscription, error) {
 	keep(a.conn.Handle(subject(bus.VerbUnload), a.unload))
 	keep(a.conn.Handle(subject(bus.VerbResolve), a.resolve))
 	keep(a.conn.Handle(subject(bus.VerbDrain), a.drain))
+	keep(a.conn.Handle(subject(bus.VerbRejoin), a.rejoin))
 	keep(a.conn.Subscribe(bus.HelloAll(), func(string, func(any) error) { poke(a.hello) }))
 	if failed != nil {
 		return subs, fmt.Errorf("listen to the cluster: %w", failed)

@@ -46,7 +46,7 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 	h.clearFailure("agent")
 	defaults, each := modelOptions(models, h.home)
 	return agent.New(agent.Options{
-		Bus: o, ID: identity.ID, Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
+		Bus: o, ID: identity.ID, Identity: h.ownIdentity(identity), Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
 		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes,
 		Defaults: defaults, Models: each, StepTarget: models.StepTime, Log: h.slog,
 	}).Run(ctx)
@@ -68,6 +68,14 @@ func (h *daemonHome) agentBus(identity *agent.Identity) (bus.Options, error) {
 	o := embeddedBus(authority, []string{"tls://" + reachable(h.local.NATSAddr)})
 	o.CredentialsFile = identity.CredentialsPath
 	return o, nil
+}
+
+// ownIdentity is nil where the agent connects with credentials of the user's own, which are not the cluster's to renew.
+func (h *daemonHome) ownIdentity(identity *agent.Identity) *agent.Identity {
+	if h.local.NATSURL != "" {
+		return nil
+	}
+	return identity
 }
 
 // hubDirs are where models are looked for: the user's own cache, and what the settings add.

@@ -34,6 +34,9 @@ type Options struct {
 	// that asks for none needs neither.
 	Credentials     Credentials
 	CredentialsFile string
+	// Renew, where it is set, gives the credentials anew at each connect, for users that are signed on the spot: what
+	// signed them may have been replaced meanwhile.
+	Renew func() (Credentials, error)
 	// RootCAs and ServerName are what the server's certificate is checked against; where either is set, a server
 	// without TLS is refused. Zero values mean the system's authorities, and the host's name in the URL.
 	RootCAs    *x509.CertPool

@@ -68,3 +68,18 @@ type LogsRequest struct {
 type LogLine struct {
 	Text string `json:"text"`
 }
+
+// RejoinRequest gives a node other credentials while it serves. Without any field it only asks which it has.
+type RejoinRequest struct {
+	// NewKey has the node make a key that it will use once that is signed.
+	NewKey bool `json:"new_key,omitempty"`
+	// JWT is a token for the node's key, or for the one that it was asked to make. It counts from the next connect.
+	JWT string `json:"jwt,omitempty"`
+}
+
+// RejoinReply says which keys a node has; all are public.
+type RejoinReply struct {
+	Key  string `json:"key"`  // in its credentials, for the next connect
+	Next string `json:"next"` // that it made and has no token for; empty if there is none
+	Live string `json:"live"` // of its connection
+}

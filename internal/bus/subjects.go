@@ -29,6 +29,7 @@ const (
 	VerbResolve = "resolve" // ResolveRequest → ResolveReply
 	VerbLogs    = "logs"    // LogsRequest → stream of LogLine
 	VerbDrain   = "drain"   // DrainRequest → reply without body
+	VerbRejoin  = "rejoin"  // RejoinRequest → RejoinReply
 )
 
 // Kinds of what a node tells unasked.
