@@ -24,6 +24,15 @@ func (c *Controller) SetRoster(nodes []Admitted) {
 	}
 }
 
+// Connected says whether a node has a connection, as far as the controller knows: one that is late has.
+func (c *Controller) Connected(id cluster.NodeID) bool {
+	r := c.registry
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.members[id]
+	return m != nil && !m.away && m.node.State != cluster.NodeDown
+}
+
 // admit says whether anything changed.
 func (r *registry) admit(nodes []Admitted) (changed bool) {
 	r.mu.Lock()
