@@ -153,15 +153,7 @@ func (r *drainResult) switchTo(ctx context.Context, c clusterClient, on bool) {
 // await waits until nothing runs on the drained nodes, and says what it waits for. The end of the time is no error of
 // its own: the results say what is left.
 func (opts *drainOptions) await(ctx context.Context, c clusterClient, results []drainResult) error {
-	watched := func() bool {
-		for i := range results {
-			if results[i].Drained {
-				return true
-			}
-		}
-		return false
-	}
-	if !watched() {
+	if !slices.ContainsFunc(results, func(r drainResult) bool { return r.Drained }) {
 		return nil
 	}
 	feed, err := c.Watch(ctx)
@@ -181,21 +173,27 @@ func (opts *drainOptions) await(ctx context.Context, c clusterClient, results []
 		if s == nil {
 			continue
 		}
-		var waits []string
-		for i := range results {
-			r := &results[i]
-			if r.Drained {
-				r.Requests = requestsOn(s, r.Node)
-			}
-			if r.Requests > 0 {
-				waits = append(waits, fmt.Sprintf("%s on %s", countOf(r.Requests, "request"), r.Name))
-			}
-		}
+		waits := countWork(s, results)
 		if len(waits) == 0 {
 			return nil
 		}
 		progress.Step("waiting for what runs: %s", strings.Join(waits, ", "))
 	}
+}
+
+// countWork notes what the drained nodes still have, and returns it in words.
+func countWork(s *cluster.Snapshot, results []drainResult) []string {
+	var waits []string
+	for i := range results {
+		r := &results[i]
+		if r.Drained {
+			r.Requests = requestsOn(s, r.Node)
+		}
+		if r.Requests > 0 {
+			waits = append(waits, fmt.Sprintf("%s on %s", countOf(r.Requests, "request"), r.Name))
+		}
+	}
+	return waits
 }
 
 // requestsOn counts what a node has to finish: as the controller knows it, and as the node does.
