@@ -14,8 +14,11 @@ import (
 // validName is what may stand for one node or client in a subject: a dot or a wildcard there would mean others as well.
 var validName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// clientLabel stands before a client's name in its token.
-const clientLabel = "client-"
+// What stands before a node's id or a client's name in its token.
+const (
+	nodeLabel   = "node-"
+	clientLabel = "client-"
+)
 
 // NewUserKey makes the key of a user. The seed stays where it was made; only the public key is signed.
 func NewUserKey() (pub string, seed []byte, err error) {
@@ -33,7 +36,7 @@ func (a *Authority) SignAgent(pub string, node cluster.NodeID) (string, error) {
 	if !validName.MatchString(id) {
 		return "", cluster.Invalid("node", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.signUser(pub, "node-"+id, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.signUser(pub, nodeLabel+id, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.hb." + id, "mlx.evt." + id + ".>", "mlx.r." + id + ".>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.cmd." + id + ".>", "mlx.all.>"}},
 	})
@@ -48,6 +51,33 @@ func (a *Authority) SignClient(pub, client string) (string, error) {
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.api.>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.c." + client + ".>", "_INBOX_" + client + ".>"}},
 	})
+}
+
+// NodeOf returns the node and the key that a token of SignAgent is for. The error has CodeUnauthorized when this
+// cluster does not believe the token, whether or not the key was revoked.
+func (a *Authority) NodeOf(token string) (node cluster.NodeID, key string, err error) {
+	claims, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return "", "", cluster.Errorf(cluster.CodeUnauthorized, "read token: %v", err)
+	}
+	account, err := a.claims(a.Accounts()[a.accountPub])
+	if err != nil {
+		return "", "", err
+	}
+	id, ok := strings.CutPrefix(claims.Name, nodeLabel)
+	if !ok || claims.IssuerAccount != a.accountPub || !account.SigningKeys.Contains(claims.Issuer) {
+		return "", "", cluster.Errorf(cluster.CodeUnauthorized, "the token is of no node of this cluster")
+	}
+	return cluster.NodeID(id), claims.Subject, nil
+}
+
+// Verify says whether the holder of a user's key signed data.
+func Verify(pub string, data, signature []byte) bool {
+	if !nkeys.IsValidPublicUserKey(pub) {
+		return false
+	}
+	key, err := nkeys.FromPublicKey(pub)
+	return err == nil && key.Verify(data, signature) == nil
 }
 
 // ClientName returns the name that SignClient signed; empty for a token of anything else.
