@@ -70,7 +70,8 @@ umask 077
 mkdir -p "$dir"
 find "$dir" -maxdepth 1 -name '.put.*' -mmin +60 -exec rm -f {} + 2>/dev/null || :
 tmp="$dir/.put.$$.$name"
-trap 'rm -f "$tmp"' EXIT HUP INT TERM
+trap 'rm -f "$tmp"' EXIT
+trap 'exit 9' HUP INT TERM PIPE
 cat > "$tmp"
 got=$( (sha256sum "$tmp" 2>/dev/null || shasum -a 256 "$tmp") | cut -c1-64)
 if test "$got" != "$sum"; then echo "hash is $got, not $sum" >&2; exit 9; fi

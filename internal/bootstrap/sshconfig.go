@@ -253,9 +253,11 @@ func ParseTarget(s, source string) (Target, error) {
 			return t, cluster.Errorf(cluster.CodeInvalid, "%q names no user before the @", clean(s, mostName))
 		}
 	}
-	t.Host = strings.Trim(rest, "[]")
-	_, notBare := netip.ParseAddr(t.Host)
-	if host, port, err := net.SplitHostPort(rest); err == nil && notBare != nil {
+	t.Host = rest
+	if strings.HasPrefix(rest, "[") && strings.HasSuffix(rest, "]") {
+		t.Host = rest[1 : len(rest)-1]
+	}
+	if host, port, err := net.SplitHostPort(rest); err == nil { // which a bare IPv6 address is not
 		n, err := strconv.Atoi(port)
 		if err != nil || n < 1 || n > 65535 {
 			return t, cluster.Errorf(cluster.CodeInvalid, "%q is no port, in %q", clean(port, mostName), clean(s, mostName))
