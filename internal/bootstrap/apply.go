@@ -23,7 +23,8 @@ type Job struct {
 	Sign func(ctx context.Context, node cluster.NodeID, key, hardware string) (jwt string, err error)
 	// Prove says whether the node really serves; nil means that its link is enough. Only what it agrees to is kept.
 	Prove func(ctx context.Context, node cluster.NodeID, versionID string, link plan.Link) error
-	// Wheels returns the Python packages for a host that cannot fetch them itself; nil where there are none to send.
+	// Wheels returns the Python packages for a host that cannot fetch them itself; nil where there are none to send. It is
+	// asked before the host is spoken with; where it fails, nothing is offered.
 	Wheels func(ctx context.Context, os, arch, pyversion string) (dir string, files []plan.File, err error)
 }
 

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -174,8 +175,9 @@ func (b *Bootstrap) reach(ctx context.Context, h *Host) (session, error) {
 	if err != nil {
 		return nil, err
 	}
+	way := cmp.Or(h.way, set.id())
 	b.mu.Lock()
-	s := b.sessions[set.id()]
+	s := b.sessions[way]
 	b.mu.Unlock()
 	if s != nil && s.Alive() {
 		return s, nil
@@ -189,7 +191,7 @@ func (b *Bootstrap) reach(ctx context.Context, h *Host) (session, error) {
 		return nil, cluster.Errorf(cluster.CodeConflict, "%s answers with another key than a moment ago", h.Label()).
 			WithHint("is one address used by two machines? run it again")
 	}
-	b.keep(set.id(), s)
+	b.keep(way, s)
 	return s, nil
 }
 
@@ -203,6 +205,8 @@ type Host struct {
 	Findings []plan.Finding `json:"findings,omitempty"`
 	// Self says that the host is the machine that this runs on; it needs no installation over SSH.
 	Self bool `json:"self,omitempty"`
+
+	way string // to the connection that Probe kept
 }
 
 // Failed says whether something keeps the host from being installed. One with a new key has not failed: it waits for Trust.

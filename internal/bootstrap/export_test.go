@@ -20,5 +20,11 @@ func (b *Bootstrap) Judge(h *Host) { h.Findings = b.judge(h) }
 // ParseFactLines reads what a host's script printed.
 func ParseFactLines(out []byte) Facts { return parseFacts(factLines(out)) }
 
+// Shell is the command line that runs a script.
+func Shell(script string) string { return shell(script) }
+
+// Quote makes one word of a shell.
+func Quote(s string) string { return quote(s) }
+
 // LockFor returns the part of a list of packages that holds for a platform.
 func LockFor(w WheelsFor) (string, error) { return lockFor(w) }

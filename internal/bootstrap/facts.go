@@ -65,7 +65,7 @@ p os "$(uname -s)"
 p arch "$(uname -m)"
 p user "$(id -un)"
 p uid "$(id -u)"
-h=$(cd 2>/dev/null && pwd -P); test -n "$h" || h=$HOME
+h=${HOME:-$(cd && pwd)}
 p home "$h"
 p host "$(hostname 2>/dev/null || uname -n)"
 df -Pk "$h" 2>/dev/null | awk "END { for (i = 2; i <= NF; i++) if (\$i ~ /%\$/) { print \"@mlx disk\", \$(i - 1); m = \"\"; for (j = i + 1; j <= NF; j++) m = m \" \" \$j; print \"@mlx mount\" m; exit } }"
@@ -82,7 +82,7 @@ Darwin)
 *)
   p version "$(. /etc/os-release 2>/dev/null; echo "$PRETTY_NAME")"
   p chip "$(awk -F ": *" "/^model name/ { print \$2; exit }" /proc/cpuinfo 2>/dev/null)"
-  p memory "$(awk "/^MemTotal:/ { printf \"%d\", \$2 * 1024; exit }" /proc/meminfo 2>/dev/null)"
+  p memkb "$(awk "/^MemTotal:/ { print \$2; exit }" /proc/meminfo 2>/dev/null)"
   p hardware "$(cat /etc/machine-id 2>/dev/null)"
   ;;
 esac
@@ -97,10 +97,10 @@ done
 n="$h/.mlxctl"
 p installed "$(readlink "$n/current" 2>/dev/null)"
 test -f "$n/run/link.json" && p link "$(head -c 4096 "$n/run/link.json" | tr -d "\r\n")"
-for f in /Library/LaunchDaemons/ai.mlxctl.agent.plist; do test -f "$f" && p unit launchd-daemon; done
-for f in "$h/Library/LaunchAgents/ai.mlxctl.agent.plist"; do test -f "$f" && p unit launchd-agent; done
-for f in "$h"/.config/systemd/user/mlxctl*.service; do test -f "$f" && p unit systemd-user; done
-for f in /etc/service/mlxctl* "$h"/service/mlxctl*; do test -d "$f" && p unit runit; done
+test -f /Library/LaunchDaemons/ai.mlxctl.agent.plist && p unit launchd-daemon
+test -f "$h/Library/LaunchAgents/ai.mlxctl.agent.plist" && p unit launchd-agent
+test -f "$h/.config/systemd/user/mlxctl-agent.service" && p unit systemd-user
+test -d "${SVDIR:-/etc/service}/mlxctl-agent" && p unit runit
 p end ok
 `
 
@@ -164,7 +164,7 @@ func parseFacts(values map[string]string) Facts {
 	const kilo = 1 << 10
 	f := Facts{
 		OS: osName(text("os")), Arch: archName(text("arch")), OSVersion: text("version"), Model: text("model"), Chip: text("chip"),
-		Memory: number("memory"), User: text("user"), UID: int(min(number("uid"), 1<<31)), UserHome: folder(values["home"]),
+		Memory: max(number("memory"), min(number("memkb"), 1<<40)*kilo), User: text("user"), UID: int(min(number("uid"), 1<<31)), UserHome: folder(values["home"]),
 		HostName: text("host"), Name: text("name"), DiskFree: min(number("disk"), 1<<50) * kilo, DiskMount: text("mount"),
 		Hardware: hashHardware(values["hardware"]), IsLoggedIn: values["gui"] == "yes",
 	}

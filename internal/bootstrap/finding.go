@@ -83,6 +83,9 @@ func fail(check, fix, format string, args ...any) plan.Finding {
 
 // explain says why a host could not be reached or let us not in. A new key is no finding: it waits for the operator.
 func (b *Bootstrap) explain(set *settings, err error) []plan.Finding {
+	if errors.Is(err, errSelf) {
+		return []plan.Finding{selfFinding(set.label)}
+	}
 	if errors.Is(err, errProxyCommand) {
 		return []plan.Finding{fail(CheckConfig, "add --transport openssh", "ssh_config reaches %s by a ProxyCommand, which only ssh itself can run", set.label)}
 	}
@@ -173,12 +176,16 @@ func (b *Bootstrap) asClusterError(set *settings, err error) error {
 	return cluster.Errorf(code, "%s", found.Message).WithHint("%s", found.Fix)
 }
 
+func selfFinding(label string) plan.Finding {
+	return plan.Finding{Check: CheckSelf, State: plan.FindingSkip, Message: label + " is the machine that you are on"}
+}
+
 // judge says what of a host's facts keeps it from serving, or from serving well.
 func (b *Bootstrap) judge(h *Host) []plan.Finding {
 	f := &h.Facts
 	if b.o.Hardware != "" && f.Hardware == b.o.Hardware {
 		h.Self = true
-		return []plan.Finding{{Check: CheckSelf, State: plan.FindingSkip, Message: h.Label() + " is the machine that you are on"}}
+		return []plan.Finding{selfFinding(h.Label())}
 	}
 	var out []plan.Finding
 	if b.config.skipped != "" && b.o.Transport == TransportLibrary {

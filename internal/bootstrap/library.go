@@ -138,6 +138,10 @@ func (s *libSession) connect(ctx context.Context, b *Bootstrap, dial dialer) (Ho
 			return HostKey{}, err
 		}
 		s.address = address
+		if s.via == nil && isSelf(conn) {
+			_ = conn.Close()
+			return HostKey{}, errSelf
+		}
 		var algos []string
 		if !widen {
 			algos = algorithms(db, s.set, address)
@@ -149,6 +153,17 @@ func (s *libSession) connect(ctx context.Context, b *Bootstrap, dial dialer) (Ho
 		}
 		return key, err
 	}
+}
+
+// errSelf is a target that is the machine that this runs on.
+var errSelf = errors.New("this machine itself")
+
+// isSelf says whether a connection to the usual port has both its ends on this machine. Loopback is left out: a tunnel may
+// begin there.
+func isSelf(conn net.Conn) bool {
+	near, ok := conn.LocalAddr().(*net.TCPAddr)
+	far, also := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && also && far.Port == sshPort && !far.IP.IsLoopback() && near.IP.Equal(far.IP)
 }
 
 // race dials all addresses at once. The first connection wins, the others are closed.

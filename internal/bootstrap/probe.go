@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -64,9 +66,10 @@ func (b *Bootstrap) probe(ctx context.Context, t Target) *Host {
 		h.Findings = []plan.Finding{fail(CheckConfig, e.Hint, "%s", e.Message)}
 		return h
 	}
-	b.keep(set.id(), nil)
+	h.way = set.id()
+	b.keep(h.way, nil)
 	s, key, err := b.contact(ctx, set)
-	h.Key = key
+	h.Key, h.Self = key, errors.Is(err, errSelf)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("interrupted")
@@ -74,7 +77,7 @@ func (b *Bootstrap) probe(ctx context.Context, t Target) *Host {
 		h.Findings = b.explain(set, err)
 		return h
 	}
-	b.keep(set.id(), s)
+	b.keep(h.way, s)
 	ctx, cancel := context.WithTimeout(ctx, 2*b.o.Contact)
 	defer cancel()
 	if h.Facts, err = learn(ctx, s); err != nil {
@@ -90,7 +93,7 @@ func (b *Bootstrap) probe(ctx context.Context, t Target) *Host {
 }
 
 // contact connects by the chosen transport. A host that does not answer is asked twice: the first packet wakes a sleeping
-// Mac.
+// Mac, and a busy sshd hangs up on some.
 func (b *Bootstrap) contact(ctx context.Context, set *settings) (session, HostKey, error) {
 	for again := false; ; again = true {
 		s, key, err := b.dial(ctx, set)
@@ -99,7 +102,8 @@ func (b *Bootstrap) contact(ctx context.Context, set *settings) (session, HostKe
 		}
 		_, isHop := errors.AsType[*hopError](err)
 		reach := reachOf(err)
-		if again || ctx.Err() != nil || isHop || key.Fingerprint != "" || (reach != reachTimeout && reach != reachNoRoute) {
+		asleep := reach == reachTimeout || reach == reachNoRoute || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+		if again || !asleep || ctx.Err() != nil || isHop || key.Fingerprint != "" {
 			return nil, key, err
 		}
 		b.o.Log.DebugContext(ctx, "host does not answer, asking again", "host", set.label, "error", err)

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
@@ -73,6 +75,22 @@ func TestPut(t *testing.T) {
 	for _, path := range []string{"relative", "/a/../b", ""} {
 		if _, err := b.PutFile(t.Context(), h, path, hashOf(second), reader(second)); err == nil {
 			t.Errorf("%q gave no error", path)
+		}
+	}
+}
+
+func TestScriptsRunInAnyShellOfAUser(t *testing.T) {
+	t.Parallel()
+	word := "it's a \\'\"$HOME\n`x` !%"
+	for _, name := range []string{"sh", "dash", "bash", "zsh", "fish"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Logf("no %s here", name)
+			continue
+		}
+		out, err := exec.Command(path, "-c", bootstrap.Shell("printf %s "+bootstrap.Quote(word))).CombinedOutput()
+		if err != nil || string(out) != word {
+			t.Errorf("%s says %q, %v, want %q", name, out, err, word)
 		}
 	}
 }

@@ -56,8 +56,11 @@ func (l *limited) Write(p []byte) (int, error) {
 
 func (l *limited) Bytes() []byte { return l.buf.Bytes() }
 
-// quote makes one word of a shell out of s, whatever the user's shell is.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+// quote makes one word of a shell out of s, whatever the user's shell is: fish takes a backslash within single quotes for
+// an escape, so that there is none.
+func quote(s string) string {
+	return "'" + strings.NewReplacer("'", `'"'"'`, `\`, `'"\\"'`).Replace(s) + "'"
+}
 
 // shell is the command line that runs a script whatever the user's shell is.
 func shell(script string) string { return "exec /bin/sh -c " + quote(script) }
