@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,6 +202,30 @@ func TestInterruptedInstallationIsRolledBackByTheHost(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 	eventually(t, "the host rolls back", func() bool { return recorded(t, job, "rolled-back") == "yes" })
+}
+
+func TestFrozenHostKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	b, h, f := ready(t)
+	job := testJob(t, f, "frozen")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began := time.Now()
+	_, err := b.Apply(ctx, h, job, func(e bootstrap.Event) {
+		if e.Step == plan.StepLock {
+			cancel()
+		}
+	})
+	if took := time.Since(began); !errors.Is(err, context.Canceled) || took > 8*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	pid, err := strconv.Atoi(recorded(t, job, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Error(err)
+	}
 }
 
 func TestCheckChangesNothing(t *testing.T) {

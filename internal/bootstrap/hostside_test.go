@@ -54,6 +54,9 @@ func hostSide(in io.Reader, out, errs io.Writer) int {
 		_, _ = io.Copy(io.Discard, in)
 		s.record("rolled-back", "yes")
 		return 1
+	case "frozen":
+		s.step(plan.StepLock, plan.StateOK)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 	case "twice":
 		s.say(plan.FromHost{Type: plan.TypeKey, Node: "n1", Key: "UKEY"})
 		_, _ = s.hear()

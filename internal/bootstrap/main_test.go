@@ -81,6 +81,8 @@ func write(tb testing.TB, path string, data []byte) {
 // far is a host: a real sshd on loopback, with its own key and home.
 type far struct {
 	dir, home string
+	listen    string // address
+	extra     string // of its configuration
 	port      int
 	user      string
 	host      key
@@ -106,8 +108,15 @@ func (b *buffer) String() string {
 	return b.out.String()
 }
 
-// newFar starts a host that lets in the given keys.
+// newFar starts a host on loopback that lets in the given keys.
 func newFar(tb testing.TB, allowed ...key) *far {
+	tb.Helper()
+	f := makeFar(tb, allowed...)
+	f.start(tb)
+	return f
+}
+
+func makeFar(tb testing.TB, allowed ...key) *far {
 	tb.Helper()
 	if _, err := os.Stat("/usr/sbin/sshd"); err != nil {
 		tb.Skipf("needs sshd: %v (apt-get install openssh-server)", err)
@@ -121,14 +130,13 @@ func newFar(tb testing.TB, allowed ...key) *far {
 			tb.Fatal(err)
 		}
 	}
-	f := &far{dir: tb.TempDir(), user: u.Username, port: freePort(tb)}
+	f := &far{dir: tb.TempDir(), user: u.Username, port: freePort(tb), listen: "127.0.0.1"}
 	f.home = filepath.Join(f.dir, "home of it's user")
 	if err := os.MkdirAll(f.home, 0o700); err != nil {
 		tb.Fatal(err)
 	}
 	f.host = newKey(tb, filepath.Join(f.dir, "host_key"), "")
 	f.allow(tb, allowed...)
-	f.start(tb)
 	return f
 }
 
@@ -144,8 +152,7 @@ func (f *far) allow(tb testing.TB, keys ...key) {
 func (f *far) start(tb testing.TB) {
 	tb.Helper()
 	config := fmt.Sprintf(`Port %d
-ListenAddress 127.0.0.1
-ListenAddress ::1
+ListenAddress %s
 HostKey %s
 PidFile none
 AuthorizedKeysFile %s/authorized_keys
@@ -156,7 +163,8 @@ PermitRootLogin yes
 UsePAM no
 MaxStartups 100
 SetEnv "HOME=%s"
-`, f.port, f.host.path, f.dir, f.home)
+%s
+`, f.port, f.listen, f.host.path, f.dir, f.home, f.extra)
 	write(tb, filepath.Join(f.dir, "sshd_config"), []byte(config))
 	f.log = &buffer{}
 	f.cmd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(f.dir, "sshd_config"))
@@ -188,7 +196,7 @@ func (f *far) stop() {
 	}
 }
 
-func (f *far) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(f.port)) }
+func (f *far) address() string { return net.JoinHostPort(f.listen, strconv.Itoa(f.port)) }
 
 // known is the line of a known_hosts file for it.
 func (f *far) known(names ...string) []byte {

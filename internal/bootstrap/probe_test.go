@@ -118,13 +118,13 @@ func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)
 	f, other := newFar(t, n.key(t, "")), newFar(t)
-	n.knows(t, f.known("127.0.0.1", "attic.invalid", "::1"))
+	n.knows(t, f.known("127.0.0.1", "attic.invalid", "localhost"))
 	bonjour, named, otherTarget := f.target(), f.target(), other.target()
 	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.invalid", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
-	six := f.target()
-	six.Host = "::1"
+	third := f.target()
+	third.Host = "localhost"
 	heard := 0
-	hosts := n.open(t).Probe(t.Context(), []bootstrap.Target{bonjour, otherTarget, named, named, six}, func(*bootstrap.Host) { heard++ })
+	hosts := n.open(t).Probe(t.Context(), []bootstrap.Target{bonjour, otherTarget, named, named, third}, func(*bootstrap.Host) { heard++ })
 	if len(hosts) != 2 || heard != 4 {
 		t.Fatalf("%d hosts, heard of %d, want 2 and 4", len(hosts), heard)
 	}
@@ -168,6 +168,24 @@ func TestManyHostsAtOnce(t *testing.T) {
 	for i, h := range n.open(t).Probe(t.Context(), targets, nil) {
 		if !h.Ready() || h.Port != targets[i].Port {
 			t.Errorf("host %d is %+v", i, h)
+		}
+	}
+}
+
+func TestHostThatSaysTooMuchOrNothing(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	n.options.Contact = time.Second
+	k := n.key(t, "")
+	for _, command := range []string{"yes", "sleep 10", "false"} {
+		f := makeFar(t, k)
+		f.extra = "ForceCommand " + command
+		f.start(t)
+		n.knows(t, f.known())
+		began := time.Now()
+		failing(t, n.open(t), f.target(), bootstrap.CheckFacts)
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("%s took %v", command, took)
 		}
 	}
 }
