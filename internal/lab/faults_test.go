@@ -13,7 +13,7 @@ import (
 // Every fault shows the symptom of the real one, and nothing of it is left when it is mended. Each has a host to itself.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	tests := map[string]func(t *testing.T, l *lab.Lab, h *lab.Host){
+	tests := map[string]func(stage){
 		"link down":            linkDown,
 		"one way":              oneWay,
 		"local network denied": denied,
@@ -37,14 +37,23 @@ func TestFaults(t *testing.T) {
 			i++
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				test(t, l, h)
+				test(stage{t, l, h})
 			})
 		}
 	})
 }
 
+// stage is where a fault is shown.
+type stage struct {
+	*testing.T
+
+	lab  *lab.Lab
+	host *lab.Host // to be broken
+}
+
 // fault fails the test when a fault could not be made.
 func fault(t *testing.T) func(lab.Mend, error) lab.Mend {
+	t.Helper()
 	return func(m lab.Mend, err error) lab.Mend {
 		t.Helper()
 		if err != nil {
@@ -69,7 +78,8 @@ func reaches(t *testing.T, from, to *lab.Host, want string) {
 	}
 }
 
-func linkDown(t *testing.T, l *lab.Lab, h *lab.Host) {
+func linkDown(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	m := fault(t)(h.LinkDown(t.Context()))
 	reaches(t, l.Operator, h, "timeout")
 	reaches(t, h, l.Operator, "timeout")
@@ -81,7 +91,8 @@ func linkDown(t *testing.T, l *lab.Lab, h *lab.Host) {
 	reaches(t, h, l.Operator, "connected")
 }
 
-func oneWay(t *testing.T, l *lab.Lab, h *lab.Host) {
+func oneWay(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	for _, d := range []lab.Direction{lab.Incoming, lab.Outgoing} {
 		m := fault(t)(h.OneWayDrop(t.Context(), d))
 		reaches(t, l.Operator, h, "timeout")
@@ -91,7 +102,8 @@ func oneWay(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func denied(t *testing.T, l *lab.Lab, h *lab.Host) {
+func denied(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	m := fault(t)(h.LocalNetworkDenied(t.Context()))
 	for range 5 {
 		got, took := dial(t, h, l.Operator.IP().String(), 22, 5*time.Second)
@@ -111,7 +123,8 @@ func denied(t *testing.T, l *lab.Lab, h *lab.Host) {
 	reaches(t, h, l.Operator, "connected")
 }
 
-func filtered(t *testing.T, l *lab.Lab, h *lab.Host) {
+func filtered(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	eventually(t, "its advert", func() bool { return slices.Contains(browse(t, l.Operator, "_ssh._tcp", time.Second), h.Label) })
 	m := fault(t)(h.MulticastFiltered(t.Context()))
 	if found := browse(t, l.Operator, "_ssh._tcp", 2*time.Second); slices.Contains(found, h.Label) || len(found) < 2 {
@@ -160,7 +173,8 @@ for text in [b"x"] * 200 + [b"end"] * 60:
 	return n
 }
 
-func loss(t *testing.T, l *lab.Lab, h *lab.Host) {
+func loss(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	if n := received(t, l.Operator, h); n != 200 {
 		t.Errorf("%d of 200 arrive on a whole link", n)
 	}
@@ -175,7 +189,8 @@ func loss(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func slow(t *testing.T, l *lab.Lab, h *lab.Host) {
+func slow(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	took := func(command string) time.Duration {
 		start := time.Now()
 		if _, err := l.SSH(t.Context(), h, command); err != nil {
@@ -194,7 +209,8 @@ func slow(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func address(t *testing.T, l *lab.Lab, h *lab.Host) {
+func address(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	old := h.IP()
 	if err := h.ChangeAddress(t.Context()); err != nil {
 		t.Fatal(err)
@@ -208,7 +224,8 @@ func address(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func fullDisk(t *testing.T, _ *lab.Lab, h *lab.Host) {
+func fullDisk(s stage) {
+	t, h := s.T, s.host
 	m := fault(t)(h.FullDisk(t.Context(), 1<<20))
 	_, err := h.Exec(t.Context(), h.User, "dd", "if=/dev/zero", "of=big", "bs=1M", "count=8")
 	if err == nil || !strings.Contains(err.Error(), "No space left on device") {
@@ -222,7 +239,8 @@ func fullDisk(t *testing.T, _ *lab.Lab, h *lab.Host) {
 	exe(t, h, h.User, "dd", "if=/dev/zero", "of=big", "bs=1M", "count=8")
 }
 
-func clock(t *testing.T, l *lab.Lab, h *lab.Host) {
+func clock(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	off := func() time.Duration {
 		out, err := l.SSH(t.Context(), h, "date +%s")
 		if err != nil {
@@ -246,7 +264,8 @@ func clock(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func noSSH(t *testing.T, l *lab.Lab, h *lab.Host) {
+func noSSH(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	m := fault(t)(h.NoSSH(t.Context()))
 	reaches(t, l.Operator, h, "ECONNREFUSED")
 	eventually(t, "its advert of ssh gone", func() bool {
@@ -258,7 +277,8 @@ func noSSH(t *testing.T, l *lab.Lab, h *lab.Host) {
 	eventually(t, "its advert of ssh", func() bool { return slices.Contains(browse(t, l.Operator, "_ssh._tcp", time.Second), h.Label) })
 }
 
-func hostKey(t *testing.T, l *lab.Lab, h *lab.Host) {
+func hostKey(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	ssh := func() error {
 		_, err := l.Operator.Exec(t.Context(), l.Operator.User, "ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new",
 			"-o", "UserKnownHostsFile=~/known-"+h.Name, h.IP().String(), "true")
@@ -275,7 +295,8 @@ func hostKey(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func sudo(t *testing.T, l *lab.Lab, h *lab.Host) {
+func sudo(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	const try = "sudo -n true"
 	m := fault(t)(h.NoSudo(t.Context()))
 	if _, err := l.SSH(t.Context(), h, try); err == nil {
@@ -304,7 +325,8 @@ func sudo(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func frozen(t *testing.T, l *lab.Lab, h *lab.Host) {
+func frozen(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	cmd := h.Command(t.Context(), h.User, "sleep", "4")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -335,7 +357,8 @@ func frozen(t *testing.T, l *lab.Lab, h *lab.Host) {
 	}
 }
 
-func power(t *testing.T, l *lab.Lab, h *lab.Host) {
+func power(s stage) {
+	t, l, h := s.T, s.lab, s.host
 	if err := h.PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
 	}

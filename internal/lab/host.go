@@ -117,12 +117,14 @@ func (h *Host) create(ctx context.Context) error {
 // boot starts it and returns when it takes connections.
 func (h *Host) boot(ctx context.Context) error {
 	boot := make([]byte, 16)
-	_, _ = rand.Read(boot) // never fails
+	_, _ = rand.Read(boot)                                                                        // never fails
 	cmd := exec.Command("nsenter", "--target", h.lab.target(), "--mount", "--net", "--pid", "--", //nolint:noctx // outlives the context, and ends with the lab
 		"unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "bash", h.root+"/etc/lab/init")
 	id := hex.EncodeToString(boot)
-	cmd.Env = []string{"PATH=" + path, "HOME=/", "LAB_ROOT=" + h.root, "LAB_NAME=" + h.Name,
-		"LAB_BOOT=" + strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-")}
+	cmd.Env = []string{
+		"PATH=" + path, "HOME=/", "LAB_ROOT=" + h.root, "LAB_NAME=" + h.Name,
+		"LAB_BOOT=" + strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-"),
+	}
 	stdin, line, done, err := begin(ctx, cmd)
 	if err != nil {
 		return fmt.Errorf("boot: %w", err)
