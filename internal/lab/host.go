@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,7 +36,7 @@ type Host struct {
 	ip     netip.Addr        // guarded by mu
 	pid    int               // guarded by mu: its first process, on this machine
 	frozen []int             // guarded by mu
-	lives  []<-chan struct{} // closed when that life of it is over; grows by boot only
+	lives  []<-chan struct{} // guarded by mu: closed when that life of it, from boot to boot, is over
 }
 
 // labels are what people call their Macs.
@@ -240,5 +241,20 @@ func (h *Host) PowerOff(ctx context.Context) error {
 		return errors.New("host does not end")
 	}
 	_ = h.lab.onBridge(ctx, "link del "+h.veth()) // gone with the namespace, sooner or later
+	return nil
+}
+
+// over waits until all that was ever started on the host has ended.
+func (h *Host) over(after <-chan time.Time) error {
+	h.mu.Lock()
+	lives := slices.Clone(h.lives)
+	h.mu.Unlock()
+	for _, done := range lives {
+		select {
+		case <-done:
+		case <-after:
+			return fmt.Errorf("host %s does not end", h.Name)
+		}
+	}
 	return nil
 }

@@ -209,12 +209,8 @@ func (l *Lab) Close() error {
 	}
 	after := time.After(closeTime)
 	for _, h := range l.All() {
-		for _, done := range h.lives {
-			select {
-			case <-done:
-			case <-after:
-				return fmt.Errorf("host %s does not end", h.Name)
-			}
+		if err := h.over(after); err != nil {
+			return err
 		}
 	}
 	select {
