@@ -49,6 +49,8 @@ type deps struct {
 	engine  engine
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
+	// around is where doctor learns of other Macs; the zero value has the network and the roster.
+	around surroundings
 
 	// Settings of every command.
 	flags *pflag.FlagSet // those that are also settings
@@ -188,6 +190,7 @@ func commands(d *deps) []*cobra.Command {
 		newUnload(d, nil),
 		newTop(d, nil),
 		newLogs(d, nil),
+		newDoctor(d, nil),
 		newEnv(d, nil),
 		newContext(d),
 		newConfig(d),
