@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -159,8 +158,6 @@ func isClosed(ch <-chan struct{}) bool {
 		return false
 	}
 }
-
-func rosterPath(home string) string { return filepath.Join(home, "roster.json") }
 
 // nodeSettings are what a node that is admitted now runs with.
 func (h *daemonHome) nodeSettings(a *trust.Authority) (json.RawMessage, error) {

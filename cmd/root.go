@@ -53,6 +53,8 @@ type deps struct {
 	installNode func(ctx context.Context, home string, s bootplan.Settings) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
+	// around is where doctor learns of other Macs; the zero value has the network and the roster.
+	around surroundings
 
 	// Settings of every command.
 	flags *pflag.FlagSet // those that are also settings
@@ -196,6 +198,7 @@ func commands(d *deps) []*cobra.Command {
 		newLogs(d, nil),
 		newToken(d, nil),
 		newKeys(d, nil),
+		newDoctor(d, nil),
 		newEnv(d, nil),
 		newContext(d),
 		newConfig(d),
