@@ -56,7 +56,7 @@ type Dialer struct {
 
 	quit    context.CancelFunc
 	life    func() context.Context // ends with Close
-	running sync.WaitGroup         // rounds of discovery
+	running sync.WaitGroup         // rounds of discovery, and guards
 
 	mu      sync.Mutex
 	good    string        // the last address that was right; guarded by mu, as is the rest
@@ -104,7 +104,9 @@ func New(o Options) (*Dialer, error) {
 
 // Close ends listening and looking, and waits for both. Connections that were given stay.
 func (d *Dialer) Close() {
-	d.quit()
+	d.mu.Lock()
+	d.quit() // nothing begins after it
+	d.mu.Unlock()
 	if d.calls != nil {
 		d.calls.close()
 	}
@@ -170,11 +172,14 @@ func notCalled(addr string, dialled error) *cluster.Error {
 // linked is the connection in use.
 type linked struct {
 	*proven
-	d *Dialer
+	d      *Dialer
+	closed chan struct{}
+	once   sync.Once
 }
 
 // Close also lets the next one in.
 func (l *linked) Close() error {
+	l.once.Do(func() { close(l.closed) })
 	l.d.mu.Lock()
 	if l.d.current == l {
 		l.d.current, l.d.lost = nil, time.Now()
@@ -188,9 +193,12 @@ func (l *linked) Close() error {
 
 // hand gives a connection to its user.
 func (d *Dialer) hand(p *proven) net.Conn {
-	l := &linked{p, d}
+	l := &linked{proven: p, d: d, closed: make(chan struct{})}
 	d.mu.Lock()
 	d.current, d.denied = l, false
+	if d.life().Err() == nil {
+		d.running.Go(l.guard)
+	}
 	d.mu.Unlock()
 	if d.calls != nil {
 		d.calls.open(false)
