@@ -63,7 +63,7 @@ func serveController(ctx context.Context, h *daemonHome) error {
 		Log:   h.slog,
 	})
 	if server != nil {
-		defer h.followTrust(ctx, authority, server, c)()
+		defer h.followTrust(ctx, authority, conn, server, c)()
 	}
 	keys := &cachedKeys{path: authority.APIKeyPath(), read: authority.APIKeys}
 	g := gateway.New(gateway.Options{Backend: c, APIKeys: keys.get, Version: h.build.Version, Log: h.slog})
