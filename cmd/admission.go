@@ -25,11 +25,16 @@ import (
 // there counts within that time.
 const trustCheckEvery = 250 * time.Millisecond
 
+// renewTimeout bounds the controller's absence from its own bus.
+const renewTimeout = 2 * time.Second
+
 // follower has a running server do what the folder of the cluster's identity says.
 type follower struct {
 	authority *trust.Authority
 	server    *bus.Server
 	given     map[string]string // accounts as the server has them
+	conn      *bus.Conn         // the controller's own
+	signer    string            // that signed it
 	admit     func(context.Context, net.Listener) error
 	addr      string // for admit
 	log       *slog.Logger
@@ -40,7 +45,7 @@ type follower struct {
 }
 
 // followTrust follows the folder until ctx ends or stop is called, which waits for what was begun.
-func (h *daemonHome) followTrust(ctx context.Context, a *trust.Authority, server *bus.Server, c *controller.Controller) (stop func()) {
+func (h *daemonHome) followTrust(ctx context.Context, a *trust.Authority, conn *bus.Conn, server *bus.Server, c *controller.Controller) (stop func()) {
 	s := enrol.NewServer(enrol.ServerOptions{
 		Authority: a, Roster: roster.Open(rosterPath(h.home)), Log: h.slog,
 		Settings: func() (json.RawMessage, error) { return h.nodeSettings(a) },
@@ -48,7 +53,7 @@ func (h *daemonHome) followTrust(ctx context.Context, a *trust.Authority, server
 			return slices.ContainsFunc(c.Snapshot().Nodes, func(n cluster.Node) bool { return n.ID == id })
 		},
 	})
-	f := &follower{authority: a, server: server, given: a.Accounts(), admit: s.Serve, addr: h.local.EnrolAddr, log: h.slog}
+	f := &follower{authority: a, server: server, given: a.Accounts(), conn: conn, admit: s.Serve, addr: h.local.EnrolAddr, log: h.slog}
 	return f.start(ctx)
 }
 
@@ -67,6 +72,7 @@ func (f *follower) run(ctx context.Context) {
 	tick := time.NewTicker(trustCheckEvery)
 	defer tick.Stop()
 	for {
+		f.tell("signing key", f.renew(ctx))
 		f.tell("account", f.updateAccount())
 		f.tell("joins", f.listen(ctx))
 		select {
@@ -90,6 +96,28 @@ func (f *follower) tell(what string, err error) {
 		f.log.Error("cannot follow the cluster's identity", "part", what, "err", err)
 	}
 	f.said[what] = text
+}
+
+// renew has the controller's own connection made anew when another key signs, before the server ends those that the key
+// before signed: were the controller away together with the nodes, some would be given up before they are heard again.
+func (f *follower) renew(ctx context.Context) error {
+	if f.conn == nil {
+		return nil
+	}
+	key, err := f.authority.SignerKey()
+	if err != nil || key == f.signer {
+		return err
+	}
+	if f.signer != "" { // the first one is that of the start
+		ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+		defer cancel()
+		if err := f.conn.Renew(ctx); err != nil {
+			return err
+		}
+		f.log.Info("connected to the bus with the new signing key")
+	}
+	f.signer = key
+	return nil
 }
 
 // updateAccount gives the server the account when it changed: connections of who was revoked, or was signed by a key that

@@ -65,7 +65,7 @@ func serveController(ctx context.Context, h *daemonHome) error {
 	busAddr := ""
 	if server != nil {
 		busAddr = reachable(server.Addr())
-		defer h.followTrust(ctx, authority, server, c)()
+		defer h.followTrust(ctx, authority, conn, server, c)()
 	}
 	defer h.followRoster(ctx, c, busAddr)()
 	keys := &cachedKeys{path: authority.APIKeyPath(), read: authority.APIKeys}

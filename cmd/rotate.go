@@ -168,7 +168,7 @@ func (r *rotation) dialOnce(ctx context.Context) (*bus.Conn, error) {
 func awaitEnd(ctx context.Context, conn *bus.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
-	for conn.Connected() && pause(ctx, backEvery) { //nolint:revive // the condition does the work
+	for conn.Connected() && pause(ctx, backEvery) {
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -19,6 +20,9 @@ const (
 	nodeLabel   = "node-"
 	clientLabel = "client-"
 )
+
+// maxOutlive is how long it may be until a revocation is over; more is a clock that was set back.
+const maxOutlive = 2 * time.Second
 
 // NewUserKey makes the key of a user. The seed stays where it was made; only the public key is signed.
 func NewUserKey() (pub string, seed []byte, err error) {
@@ -110,6 +114,9 @@ func (a *Authority) signController(by nkeys.KeyPair, pub string) (string, error)
 
 // signUser signs with the newest key, which another process may have replaced since this one started.
 func (a *Authority) signUser(pub, label, way string, may jwt.Permissions) (string, error) {
+	if err := a.outlive(pub, time.Now()); err != nil {
+		return "", err
+	}
 	by, err := a.readSigner(fileAccountSigner)
 	if err != nil {
 		return "", err
@@ -128,6 +135,30 @@ func (a *Authority) SystemUser() (token string, seed []byte, err error) {
 		Pub: jwt.Permission{Deny: jwt.StringList{">"}},
 	})
 	return token, seed, err
+}
+
+// outlive waits until the second is over in which a key was revoked, if it was: revocations and signatures have seconds,
+// and what was signed in the same one is worth nothing.
+func (a *Authority) outlive(pub string, now time.Time) error {
+	_, token, err := a.Reload()
+	if err != nil {
+		return err
+	}
+	claims, err := a.claims(token)
+	if err != nil {
+		return err
+	}
+	at, revoked := claims.Revocations[pub]
+	wait := time.Unix(at+1, 0).Sub(now)
+	switch {
+	case !revoked || wait <= 0:
+		return nil
+	case wait > maxOutlive:
+		return cluster.Errorf(cluster.CodeConflict, "the key was revoked at %s, which this Mac's clock has not reached", time.Unix(at, 0).UTC().Format(time.RFC3339)).
+			WithHint("set the clock right")
+	}
+	<-time.After(wait)
+	return nil
 }
 
 // sign makes a user of an account. An empty way lets it connect both in process and over the network.
