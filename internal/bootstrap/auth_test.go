@@ -50,7 +50,7 @@ func TestKeyWithAPassphraseIsAskedForOnce(t *testing.T) {
 		}
 	}
 	if len(ask.asked) != 2 {
-		t.Errorf("asked %q, want a wrong answer and a right one", ask.asked)
+		t.Fatalf("asked %q, want a wrong answer and a right one", ask.asked)
 	}
 	has(t, ask.asked[0], k.path)
 }
@@ -179,7 +179,7 @@ func TestPasswordOfAMac(t *testing.T) {
 	b := n.open(t)
 	failing(t, b, f.target(), bootstrap.CheckFacts) // let in, and told nothing
 	if len(ask.asked) != 2 || strings.Contains(ask.asked[0], "\x1b") {
-		t.Errorf("asked %q, want twice and clean", ask.asked)
+		t.Fatalf("asked %q, want twice and clean", ask.asked)
 	}
 	has(t, ask.asked[0], "fred", "Password:")
 	b.Close()

@@ -358,7 +358,7 @@ func (s *libSession) Run(ctx context.Context, script string, stdin io.Reader) (s
 	stop := context.AfterFunc(ctx, c.kill)
 	out, errs := &limited{most: mostOutput}, &limited{most: mostErrors}
 	c.Stdin, c.Stdout, c.Stderr = stdin, out, errs
-	err = c.Session.Run(shell(script))
+	err = c.Run(shell(script))
 	stop()
 	c.ended()
 	if ctx.Err() != nil {
@@ -387,7 +387,7 @@ func (s *libSession) Start(ctx context.Context, script string) (*duplex, error) 
 	}
 	errs := &limited{most: mostErrors}
 	c.Stderr = errs
-	if err := c.Session.Start(shell(script)); err != nil {
+	if err := c.Start(shell(script)); err != nil {
 		return fail(fmt.Errorf("start: %w", err))
 	}
 	stop := context.AfterFunc(ctx, c.kill)
