@@ -100,14 +100,29 @@ func (s *site) ready(hosts ...*lab.Host) {
 
 func (s *site) until(what string, is func() bool) {
 	s.t.Helper()
-	deadline := time.After(2 * time.Minute)
+	if !within(2*time.Minute, is) {
+		s.t.Fatalf("not within two minutes: %s: %+v", what, s.nodes())
+	}
+}
+
+// wait is until for when the controller cannot be asked.
+func (s *site) wait(what string, is func() bool) {
+	s.t.Helper()
+	if !within(2*time.Minute, is) {
+		s.t.Fatalf("not within two minutes: %s", what)
+	}
+}
+
+func within(d time.Duration, is func() bool) bool {
+	deadline := time.After(d)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-deadline:
-			s.t.Fatalf("not within two minutes: %s: %+v", what, s.nodes())
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
