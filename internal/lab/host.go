@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -206,6 +207,20 @@ func (h *Host) WriteFile(ctx context.Context, name string, data []byte) error {
 	cmd := h.Command(ctx, h.User, "sh", "-c", `mkdir -p "$(dirname "$1")" && cat >"$1"`, "sh", h.abs(name))
 	cmd.Stdin = strings.NewReader(string(data))
 	_, err := output(cmd)
+	return err
+}
+
+// Put copies a program of this machine to the host, as root's and for all to run. What is there is replaced at once, and
+// goes on running where it runs.
+func (h *Host) Put(ctx context.Context, file, name string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	cmd := h.Command(ctx, "root", "sh", "-c", `cat >"$1.new" && chmod 755 "$1.new" && mv "$1.new" "$1"`, "sh", h.abs(name))
+	cmd.Stdin = f
+	_, err = output(cmd)
 	return err
 }
 

@@ -181,11 +181,15 @@ func (l *Lab) makeKey(ctx context.Context) error {
 // equipOperator gives the operator's host the key and the binary.
 func (l *Lab) equipOperator(ctx context.Context) error {
 	h := l.Operator
-	script := `set -eu; cd "$1"; install -m 600 -o 1000 -g 1000 ../id_ed25519 ../id_ed25519.pub "home/$2/.ssh/"
-[ -z "$3" ] || install -m 755 "$3" usr/local/bin/mlxctl`
-	_, err := l.inMount(ctx, "sh", "-c", script, "sh", h.root, h.User, l.options.Binary)
-	if err != nil {
-		return fmt.Errorf("equip the operator's host: %w", err)
+	script := `cd "$1"; install -m 600 -o 1000 -g 1000 ../id_ed25519 ../id_ed25519.pub "home/$2/.ssh/"`
+	if _, err := l.inMount(ctx, "sh", "-c", script, "sh", h.root, h.User); err != nil {
+		return fmt.Errorf("give the operator a key: %w", err)
+	}
+	if l.options.Binary == "" {
+		return nil
+	}
+	if err := h.Put(ctx, l.options.Binary, "/usr/local/bin/mlxctl"); err != nil {
+		return fmt.Errorf("give the operator mlxctl: %w", err)
 	}
 	return nil
 }

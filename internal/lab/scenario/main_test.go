@@ -2,6 +2,8 @@ package scenario_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	if lab.Available(context.Background()) == nil { // else every test says so and skips
-		if binary, err = build(filepath.Join(dir, "mlxctl"), version); err != nil {
+		if binary, err = build(filepath.Join(dir, "mlxctl"), version, ""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return
 		}
@@ -42,17 +44,35 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// build makes an mlxctl of some version.
-func build(file, version string) (string, error) {
+// build makes an mlxctl of some version, with another main package where one is given.
+func build(file, version, instead string) (string, error) {
+	args, err := overlay(filepath.Dir(file), instead)
+	if err != nil {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version,
-		"-o", file, "github.com/mlxctl/mlxctl/cmd/mlxctl")
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false"}, args...),
+		"-ldflags", "-s -w -X main.version="+version, "-o", file, "github.com/mlxctl/mlxctl/cmd/mlxctl")...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build mlxctl: %w\n%s", err, out)
 	}
 	return file, nil
+}
+
+// overlay has the go command see another text of the main package.
+func overlay(dir, instead string) ([]string, error) {
+	if instead == "" {
+		return nil, nil
+	}
+	replaced, err := filepath.Abs("../../../cmd/mlxctl/main.go")
+	if err != nil {
+		return nil, err
+	}
+	text, list := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+	data, err := json.Marshal(map[string]any{"Replace": map[string]string{replaced: text}})
+	return []string{"-overlay", list}, errors.Join(err, os.WriteFile(text, []byte(instead), 0o600), os.WriteFile(list, data, 0o600))
 }
 
 // ssh runs a command on a host over the network.
