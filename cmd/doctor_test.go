@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -172,6 +173,8 @@ func TestDoctorOfOneNode(t *testing.T) {
 			t.Errorf("%s: exit %d\n%s", name, r.code, r.out)
 		}
 	}
+	r := p.run("--node", "studio", "-o", "json")
+	golden(t, "doctor.json", regexp.MustCompile(`"took_ms": \d+`).ReplaceAllString(r.out, `"took_ms": 0`))
 	if r := p.run("--node", "studio", "--strict"); r.code != exitFailed || r.out != want {
 		t.Errorf("strict: exit %d\n%s", r.code, r.out)
 	}
