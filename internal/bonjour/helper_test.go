@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"time"
 
 	"github.com/grandcat/zeroconf"
+	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 
 	"github.com/mlxctl/mlxctl/internal/bonjour"
@@ -51,6 +53,8 @@ func helper(what string, args []string) int {
 		return exitCode(bonjour.Advertise(ctx, advert, slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	case "forge":
 		return exitCode(forge(args[0]))
+	case "flood":
+		return exitCode(flood())
 	}
 	if err == nil {
 		err = goleak.Find()
@@ -83,13 +87,16 @@ func scan(ctx context.Context) (scanned, error) {
 	return s, nil
 }
 
-// abandon ends scans while their results are being told, and before anybody has taken them.
+// abandon ends scans while their results are being told, and others have queued up behind.
 func abandon(ctx context.Context) error {
 	for range 5 {
 		ctx, cancel := context.WithCancel(ctx)
 		_, err := bonjour.Scan(ctx, bonjour.ScanOptions{Found: func(bonjour.Mac) {
-			cancel()
-			<-ctx.Done()
+			select {
+			case <-time.After(200 * time.Millisecond):
+				cancel()
+			case <-ctx.Done():
+			}
 		}})
 		cancel()
 		if !errors.Is(err, context.Canceled) {
@@ -110,4 +117,53 @@ func forge(address string) error {
 	defer server.Shutdown()
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// ended is closed when standard input is.
+func ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
+	return done
+}
+
+// flood tells the network of one Mac after another.
+func flood() error {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 5353})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	end := ended()
+	tick := time.NewTicker(200 * time.Microsecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-end:
+			return nil
+		case <-tick.C:
+		}
+		if _, err := conn.WriteToUDP(forged(fmt.Sprintf("flood%d", i)), mdns()); err != nil {
+			return err
+		}
+	}
+}
+
+func mdns() *net.UDPAddr { return &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353} }
+
+// forged is the answer of a host that does not exist.
+func forged(name string) []byte {
+	owner := name + "._ssh._tcp.local."
+	m := dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Answer: []dns.RR{
+		&dns.PTR{Hdr: header("_ssh._tcp.local.", dns.TypePTR), Ptr: owner},
+		&dns.SRV{Hdr: header(owner, dns.TypeSRV), Port: 22, Target: name + ".local."},
+		&dns.A{Hdr: header(name+".local.", dns.TypeA), A: net.IPv4(10, 88, 0, 77)},
+	}}
+	packet, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return packet
 }

@@ -81,6 +81,20 @@ func TestForgedAdvertComesOutClean(t *testing.T) {
 	}})
 }
 
+func TestFloodIsBoundedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	operator := l.machine("op", []string{"lan0"}, "10.88.0.1")
+	thief := l.machine("thief", []string{"eth0"}, "10.88.0.66")
+	thief.ip("route", "add", "224.0.0.0/4", "dev", "eth0")
+	thief.start("flood")
+	if got := operator.scan(); len(got.Macs) == 0 || len(got.Macs) > bonjour.MostEntries || got.Took > 4*time.Second {
+		t.Errorf("%d Macs in %v", len(got.Macs), got.Took)
+	}
+	var nothing any
+	operator.ask(&nothing, "abandon")
+}
+
 func TestFilteredMulticastFindsNobody(t *testing.T) {
 	t.Parallel()
 	l := newLAN(t)

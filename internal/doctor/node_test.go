@@ -166,7 +166,7 @@ func TestNodeOfAMac(t *testing.T) {
 		{"limit without", "63488\n68719476736\n", pmset, "wired-limit", plan.FindingWarn, "leaves macOS 2.0 GiB"},
 		{"sleeps", "0\n1\n", pmset + " sleep                10 (sleep prevented by caffeinate)\n", "power", plan.FindingWarn, "sleeps after 10 min"},
 		{"low power", "0\n1\n", pmset + " sleep                0\n lowpowermode         1\n", "power", plan.FindingWarn, "low power mode"},
-		{"no such setting", "sysctl: unknown", "", "wired-limit", plan.FindingSkip, "does not say"},
+		{"no such setting", "sysctl: unknown", "", "wired-limit", plan.FindingSkip, "sysctl says"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
