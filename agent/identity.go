@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -29,7 +30,12 @@ type Identity struct {
 	// Renewed says why the identity was made anew just now; empty for one that was there.
 	Renewed string
 
-	seed []byte
+	seed   []byte
+	path   string
+	newKey NewKey
+
+	mu   sync.Mutex
+	file identityFile // as on disk; guarded by mu
 }
 
 // identityFile is <dir>/node.json.
@@ -39,6 +45,13 @@ type identityFile struct {
 	Seed      string         `json:"seed"`
 	// Hardware is a hash: the number of a machine is nobody's business.
 	Hardware string `json:"hardware,omitempty"`
+	// Next is a key that is to replace the other one when it has been signed.
+	Next *identityKey `json:"next,omitempty"`
+}
+
+type identityKey struct {
+	PublicKey string `json:"public_key"`
+	Seed      string `json:"seed"`
 }
 
 // LoadIdentity reads the identity in a folder, which it makes if need be. A disk that was cloned, or moved to another
@@ -54,7 +67,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := &Identity{CredentialsPath: filepath.Join(dir, "node.creds"), Renewed: renewed}
+	id := &Identity{CredentialsPath: filepath.Join(dir, "node.creds"), Renewed: renewed, path: path, newKey: newKey}
 	switch {
 	case renewed != "":
 		// The credentials go first: together with another id they would be a lie.
@@ -64,6 +77,10 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 		if f, err = makeIdentity(hardware, newKey); err == nil {
 			err = writeSecret(path, f)
 		}
+	case f.Next != nil && keyOfFile(id.CredentialsPath) == f.Next.PublicKey:
+		// The process was killed between the two files of a change of key: it is done.
+		f.use(f.Next)
+		err = writeSecret(path, f)
 	case f.Hardware == "" && hardware != "":
 		f.Hardware = hardware
 		err = writeSecret(path, f)
@@ -71,7 +88,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id.ID, id.PublicKey, id.seed = f.ID, f.PublicKey, []byte(f.Seed)
+	id.ID, id.PublicKey, id.seed, id.file = f.ID, f.PublicKey, []byte(f.Seed), f
 	return id, nil
 }
 

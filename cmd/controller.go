@@ -62,6 +62,11 @@ func serveController(ctx context.Context, h *daemonHome) error {
 		Share: share.Options{InFlight: s.InFlight == "on", TTL: s.TTL, MaxBytes: s.MemoryBytes},
 		Log:   h.slog,
 	})
+	busAddr := ""
+	if server != nil {
+		busAddr = reachable(server.Addr())
+	}
+	defer h.followRoster(ctx, c, busAddr)()
 	key := &cachedKey{path: authority.APIKeyPath(), read: authority.APIKey}
 	g := gateway.New(gateway.Options{Backend: c, APIKey: key.get, Version: h.build.Version, Log: h.slog})
 	return h.serveBoth(ctx, c, g, listener, controllerInfo{

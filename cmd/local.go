@@ -198,12 +198,12 @@ func hostName() string {
 
 // services describes the background services of a home to their keeper. digest is of the settings they run with.
 func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
+	children := []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}}
+	if isNode(home) {
+		children = children[1:]
+	}
 	return service.Options{
-		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"},
-		Children: []service.Child{
-			{Name: "controller", Args: []string{"controller"}},
-			{Name: "agent", Args: []string{"agent"}},
-		},
+		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"}, Children: children,
 		Env:     d.absoluteDirs(),
 		Version: strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}

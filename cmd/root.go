@@ -186,6 +186,8 @@ func commands(d *deps) []*cobra.Command {
 		newModels(d, nil),
 		newLoad(d, nil),
 		newUnload(d, nil),
+		newDrain(d, nil),
+		newUndrain(d, nil),
 		newTop(d, nil),
 		newLogs(d, nil),
 		newEnv(d, nil),

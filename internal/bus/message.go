@@ -52,6 +52,11 @@ type ResolveReply struct {
 	Model cluster.Model `json:"model"`
 }
 
+// DrainRequest has a node take nothing new, or again take what comes; the reply has no body.
+type DrainRequest struct {
+	On bool `json:"on"`
+}
+
 // LogsRequest asks a node for lines of a log: a stream of LogLine.
 type LogsRequest struct {
 	Source string `json:"source,omitempty"` // "agent", or "worker-" and a model
@@ -62,4 +67,19 @@ type LogsRequest struct {
 // LogLine is one line of a log, without its end.
 type LogLine struct {
 	Text string `json:"text"`
+}
+
+// RejoinRequest gives a node other credentials while it serves. Without any field it only asks which it has.
+type RejoinRequest struct {
+	// NewKey has the node make a key that it will use once that is signed.
+	NewKey bool `json:"new_key,omitempty"`
+	// JWT is a token for the node's key, or for the one that it was asked to make. It counts from the next connect.
+	JWT string `json:"jwt,omitempty"`
+}
+
+// RejoinReply says which keys a node has; all are public.
+type RejoinReply struct {
+	Key  string `json:"key"`  // in its credentials, for the next connect
+	Next string `json:"next"` // that it made and has no token for; empty if there is none
+	Live string `json:"live"` // of its connection
 }

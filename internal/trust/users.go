@@ -33,7 +33,7 @@ func (a *Authority) SignAgent(pub string, node cluster.NodeID) (string, error) {
 	if !validName.MatchString(id) {
 		return "", cluster.Invalid("node", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.sign(a.signer, a.accountPub, pub, "node-"+id, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.signUser(pub, "node-"+id, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.hb." + id, "mlx.evt." + id + ".>", "mlx.r." + id + ".>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.cmd." + id + ".>", "mlx.all.>"}},
 	})
@@ -44,7 +44,7 @@ func (a *Authority) SignClient(pub, client string) (string, error) {
 	if !validName.MatchString(client) {
 		return "", cluster.Invalid("name", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.sign(a.signer, a.accountPub, pub, clientLabel+client, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.signUser(pub, clientLabel+client, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.api.>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.c." + client + ".>", "_INBOX_" + client + ".>"}},
 	})
@@ -65,9 +65,26 @@ func ClientName(token string) string {
 
 // SignController lets the holder of a key be the controller: say and hear everything of the cluster.
 func (a *Authority) SignController(pub string) (string, error) {
+	by, err := a.readSigner(fileAccountSigner)
+	if err != nil {
+		return "", err
+	}
+	return a.signController(by, pub)
+}
+
+func (a *Authority) signController(by nkeys.KeyPair, pub string) (string, error) {
 	all := jwt.Permission{Allow: jwt.StringList{"mlx.>"}}
 	own := jwt.Permission{Allow: jwt.StringList{"mlx.>", "_INBOX_ctl.>"}}
-	return a.sign(a.signer, a.accountPub, pub, "controller", "", jwt.Permissions{Pub: all, Sub: own})
+	return a.sign(by, a.accountPub, pub, "controller", "", jwt.Permissions{Pub: all, Sub: own})
+}
+
+// signUser signs with the newest key, which another process may have replaced since this one started.
+func (a *Authority) signUser(pub, label, way string, may jwt.Permissions) (string, error) {
+	by, err := a.readSigner(fileAccountSigner)
+	if err != nil {
+		return "", err
+	}
+	return a.sign(by, a.accountPub, pub, label, way, may)
 }
 
 // SystemUser makes a user of the system account, for the process that runs the server. It is not stored.
