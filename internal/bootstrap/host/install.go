@@ -75,17 +75,13 @@ func (s *session) install(ctx context.Context) error {
 	return s.change(ctx, &t, why)
 }
 
-// checkOwner leaves a machine alone that runs a controller out of the same home.
+// checkOwner leaves a home alone that a controller is run out of, or was: its settings come first.
 func (s *session) checkOwner() error {
-	for _, name := range []string{"local.json", "run/desired"} {
-		if _, err := os.Stat(s.path(name)); err != nil {
-			return nil
-		}
-	}
-	if _, err := os.Stat(s.path("node.json")); err == nil {
+	if _, err := os.Stat(s.path("local.json")); err != nil {
 		return nil
 	}
-	return cluster.Errorf(cluster.CodeConflict, "%s runs a cluster of its own", s.order.Home).WithHint("`mlxctl down` there ends it")
+	return cluster.Errorf(cluster.CodeConflict, "%s is the home of a cluster of its own", s.order.Home).
+		WithHint("`mlxctl down --purge` there ends it")
 }
 
 func (s *session) identify(ctx context.Context) (Identity, error) {
