@@ -30,7 +30,9 @@ func TestALife(t *testing.T) {
 			}
 			got, pid := n.runs()
 			if got != v1 {
-				t.Fatalf("%q runs, want %q", got, v1)
+				s, err := n.driver().Status(t.Context())
+				log, _ := os.ReadFile(filepath.Join(n.home, "log", "agent.log"))
+				t.Fatalf("%q runs, want %q: %+v %v, %s", got, v1, s, err, log)
 			}
 			before := n.files()
 			second := n.installed(v1)
@@ -97,7 +99,11 @@ func TestGoesBack(t *testing.T) {
 		for _, blank := range []bool{true, false} {
 			t.Run(c.name+map[bool]string{true: ", blank"}[blank], func(t *testing.T) {
 				t.Parallel()
-				n := newNode(t, plan.UnitKeeper)
+				kind := plan.UnitKeeper
+				if c.version == "script" { // which is no keeper either
+					kind = plan.UnitRunit
+				}
+				n := newNode(t, kind)
 				v1 := ""
 				if !blank {
 					v1 = n.binary("v1")

@@ -273,7 +273,14 @@ func (n *node) await(version string) {
 	eventually(n.t, func() bool {
 		got, _ = n.runs()
 		return got == version
-	}, func() string { return fmt.Sprintf("%q runs, want %q", got, version) })
+	}, func() string {
+		log, _ := os.ReadFile(filepath.Join(n.home, "log", "agent.log"))
+		var s unit.Status
+		if d := n.driver(); d != nil {
+			s, _ = d.Status(n.t.Context())
+		}
+		return fmt.Sprintf("%q runs, want %q: %+v\n%s", got, version, s, log)
+	})
 }
 
 func eventually(t *testing.T, ok func() bool, what func() string) {

@@ -106,9 +106,6 @@ func (r *runit) Install(ctx context.Context, text []byte) error {
 }
 
 func (r *runit) Start(ctx context.Context) error {
-	if err := r.control(ctx, "rm", "-f", filepath.Join(r.dir, "down")); err != nil {
-		return fmt.Errorf("start unit: %w", err)
-	}
 	err := await(ctx, startWait, "runit did not pick the service up", func() (bool, error) {
 		s, err := r.Status(ctx)
 		return s.Loaded, err
@@ -116,18 +113,31 @@ func (r *runit) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := r.Status(ctx)
-	if err != nil {
-		return err
-	}
-	verb := []string{"sv", "up", r.dir}
-	if s.Running {
-		verb = []string{"sv", "-w", endSeconds, "force-restart", r.dir}
-	}
-	if err := r.control(ctx, verb...); err != nil {
+	if err := r.end(ctx); err != nil {
 		return fmt.Errorf("start unit: %w", err)
 	}
-	return nil
+	if err := r.control(ctx, "rm", "-f", filepath.Join(r.dir, "down")); err != nil {
+		return fmt.Errorf("start unit: %w", err)
+	}
+	// A word that comes while the service still changes can be lost.
+	return await(ctx, startWait, "runit did not start the service", func() (bool, error) {
+		if err := r.control(ctx, "sv", "up", r.dir); err != nil {
+			return false, fmt.Errorf("start unit: %w", err)
+		}
+		out, err := r.status(ctx)
+		return strings.Contains(out, ", want up") || (strings.HasPrefix(out, "run: ") && !strings.Contains(out, ", want down")), err
+	})
+}
+
+// end has the process go, and waits until it is gone.
+func (r *runit) end(ctx context.Context) error {
+	return await(ctx, endWait, "the service did not end", func() (bool, error) {
+		out, err := r.status(ctx)
+		if err != nil || (strings.HasPrefix(out, "down: ") && !strings.Contains(out, ", want up")) {
+			return true, err
+		}
+		return false, r.control(ctx, "sv", "-w", endSeconds, "force-stop", r.dir)
+	})
 }
 
 func (r *runit) Stop(ctx context.Context) error {
@@ -141,7 +151,7 @@ func (r *runit) Stop(ctx context.Context) error {
 	if err != nil || !s.Loaded {
 		return err
 	}
-	if err := r.control(ctx, "sv", "-w", endSeconds, "force-stop", r.dir); err != nil {
+	if err := r.end(ctx); err != nil {
 		return fmt.Errorf("stop unit: %w", err)
 	}
 	return nil
@@ -179,9 +189,9 @@ func (r *runit) Status(ctx context.Context) (Status, error) {
 	if _, err := os.Stat(r.dir); err != nil {
 		return Status{}, nil
 	}
-	out, err := r.ask(ctx, "sv", "status", r.dir)
-	if f, ok := errors.AsType[*failed](err); ok && f.code < 0 {
-		return Status{}, cluster.Errorf(cluster.CodeInternal, "look at unit: %v", err)
+	out, err := r.status(ctx)
+	if err != nil {
+		return Status{}, err
 	}
 	s := Status{Loaded: strings.HasPrefix(out, "run: ") || strings.HasPrefix(out, "down: ") || strings.HasPrefix(out, "finish: ")}
 	_, err = os.Stat(filepath.Join(r.dir, "down"))
@@ -191,6 +201,15 @@ func (r *runit) Status(ctx context.Context) (Status, error) {
 		s.PID, _ = strconv.Atoi(m[1]) // it is all digits
 	}
 	return s, nil
+}
+
+// status is what sv says. Its exit code says no more.
+func (r *runit) status(ctx context.Context) (string, error) {
+	out, err := r.ask(ctx, "sv", "status", r.dir)
+	if f, ok := errors.AsType[*failed](err); ok && f.code < 0 {
+		return "", cluster.Errorf(cluster.CodeInternal, "look at unit: %v", err)
+	}
+	return out, nil
 }
 
 // ours says that this user may write in a folder.
