@@ -25,6 +25,8 @@ type NewKey func() (pub string, seed []byte, err error)
 type Identity struct {
 	ID        cluster.NodeID
 	PublicKey string
+	// Hardware is a hash of what the identity is bound to; empty where the machine says nothing of itself.
+	Hardware string
 	// CredentialsPath is the file that Join writes and that bus.Options.CredentialsFile reads.
 	CredentialsPath string
 	// Renewed says why the identity was made anew just now; empty for one that was there.
@@ -88,7 +90,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id.ID, id.PublicKey, id.seed, id.file = f.ID, f.PublicKey, []byte(f.Seed), f
+	id.ID, id.PublicKey, id.Hardware, id.seed, id.file = f.ID, f.PublicKey, f.Hardware, []byte(f.Seed), f
 	return id, nil
 }
 

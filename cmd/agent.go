@@ -18,8 +18,8 @@ import (
 // newAgent is the process that runs models on this machine; the keeper runs it.
 func newAgent(d *deps) *cobra.Command {
 	dm := &daemon{name: "agent"}
-	cmd := dm.command(d, "Run models on this machine", serveAgent)
-	cmd.AddCommand(newAgentJoin(d, nil))
+	cmd := dm.command(d, "Run models on this machine", serveUnit)
+	cmd.AddCommand(newAgentJoin(d, nil), newAgentHost(d))
 	return cmd
 }
 

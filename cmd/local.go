@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -215,12 +216,12 @@ func hostName() string {
 
 // services describes the background services of a home to their keeper. digest is of the settings they run with.
 func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
-	children := []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}}
 	if isNode(home) {
-		children = children[1:]
+		return unit.KeeperOptions(home, log)
 	}
 	return service.Options{
-		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"}, Children: children,
+		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"},
+		Children: []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}},
 		Env:     d.absoluteDirs(),
 		Version: strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}
