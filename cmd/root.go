@@ -49,6 +49,8 @@ type deps struct {
 	engine  engine
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
+	// parts, where they are set, take the place of discovery, SSH and the list of nodes.
+	parts *parts
 
 	// Settings of every command.
 	flags *pflag.FlagSet // those that are also settings
@@ -171,6 +173,7 @@ program that speaks the OpenAI API can use them.`,
 		root.AddCommand(c)
 	}
 	root.AddCommand(helpTopics()...)
+	root.SetHelpCommand(newHelp(root))
 	root.InitDefaultHelpCmd()
 	return root
 }
