@@ -8,6 +8,8 @@ import (
 
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/roster"
 )
 
@@ -174,6 +176,15 @@ type parts struct {
 	finder    func() macFinder
 	installer func(installerOptions) (installer, error)
 	roster    func(path string) admitted
+	// services starts those of this machine and proves them; the caller closes the connection.
+	services func(ctx context.Context, opts *upOptions, cfg *config.Config, progress *iostreams.Progress) (localState, error)
+}
+
+// localState is what the services of this machine are after they were started.
+type localState struct {
+	client   clusterClient
+	snapshot *cluster.Snapshot
+	changed  bool
 }
 
 func (d *deps) lanParts() parts {

@@ -19,7 +19,8 @@ func (d *deps) wiredParts() parts {
 		installer: func(installerOptions) (installer, error) {
 			return nil, cluster.Errorf(cluster.CodeUnsupported, "this build cannot reach other machines")
 		},
-		roster: func(string) admitted { return noNodes{} },
+		roster:   func(string) admitted { return noNodes{} },
+		services: startServices,
 	}
 }
 
