@@ -2,8 +2,6 @@ package agent
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -64,7 +63,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 		return nil, fmt.Errorf("make folder of identity: %w", err)
 	}
 	path := filepath.Join(dir, "node.json")
-	hardware := hashOf(hardwareID)
+	hardware := plan.HardwareHash(hardwareID)
 	f, renewed, err := readIdentity(path, hardware)
 	if err != nil {
 		return nil, err
@@ -117,14 +116,6 @@ func makeIdentity(hardware string, newKey NewKey) (identityFile, error) {
 	}
 	id := cluster.NodeID(strings.ToLower(rand.Text()[:16])) // 80 bits
 	return identityFile{ID: id, PublicKey: pub, Seed: string(seed), Hardware: hardware}, nil
-}
-
-func hashOf(hardwareID string) string {
-	if hardwareID == "" {
-		return ""
-	}
-	sum := sha256.Sum256([]byte("mlxctl node " + hardwareID))
-	return hex.EncodeToString(sum[:])
 }
 
 // writeSecret replaces a file that only its owner may read, whole or not at all.

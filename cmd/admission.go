@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
@@ -48,7 +47,7 @@ type follower struct {
 func (h *daemonHome) followTrust(ctx context.Context, a *trust.Authority, conn *bus.Conn, server *bus.Server, c *controller.Controller) (stop func()) {
 	s := enrol.NewServer(enrol.ServerOptions{
 		Authority: a, Roster: roster.Open(rosterPath(h.home)), Log: h.slog,
-		Settings: func() (json.RawMessage, error) { return h.nodeSettings(a) },
+		Settings: func() (json.RawMessage, error) { return h.enrolSettings(a) },
 		IsTaken: func(id cluster.NodeID) bool {
 			return slices.ContainsFunc(c.Snapshot().Nodes, func(n cluster.Node) bool { return n.ID == id })
 		},
@@ -187,9 +186,9 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// nodeSettings are what a node that is admitted now runs with.
-func (h *daemonHome) nodeSettings(a *trust.Authority) (json.RawMessage, error) {
-	s, err := settingsOf(h.local, a)
+// enrolSettings are what a node that joins by token now runs with.
+func (h *daemonHome) enrolSettings(a *trust.Authority) (json.RawMessage, error) {
+	s, err := nodeSettings(a, h.local)
 	if err != nil {
 		return nil, err
 	}
@@ -199,53 +198,6 @@ func (h *daemonHome) nodeSettings(a *trust.Authority) (json.RawMessage, error) {
 	}
 	return data, nil
 }
-
-// settingsOf describes this cluster to a node of it on another machine.
-func settingsOf(l *localSettings, a *trust.Authority) (bootplan.Settings, error) {
-	models, err := json.Marshal(l.Models)
-	if err != nil {
-		return bootplan.Settings{}, fmt.Errorf("encode settings of models: %w", err)
-	}
-	return bootplan.Settings{
-		Cluster: a.Name(), ClusterID: a.ClusterID(), ServerName: a.ServerName(), URLs: networkURLs("tls://", l.NATSAddr),
-		CA: string(a.CAPEM()), LogLevel: l.LogLevel, Models: models,
-	}, nil
-}
-
-// networkURLs are where other machines reach what listens on addr here: on each address of this one where it listens on
-// all. IPv4 comes first, and nothing that is only good on this machine or one link of it.
-func networkURLs(scheme, addr string) []string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil
-	}
-	ip := net.ParseIP(host)
-	if host != "" && (ip == nil || !ip.IsUnspecified()) {
-		return []string{scheme + addr}
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var four, six []string
-	for _, a := range addrs {
-		n, ok := a.(*net.IPNet)
-		if !ok || !n.IP.IsGlobalUnicast() {
-			continue
-		}
-		u := scheme + net.JoinHostPort(n.IP.String(), port)
-		if n.IP.To4() != nil {
-			four = append(four, u)
-		} else {
-			six = append(six, u)
-		}
-	}
-	all := append(four, six...)
-	return all[:min(len(all), mostNetworkURLs)]
-}
-
-// mostNetworkURLs bounds the addresses that others are told.
-const mostNetworkURLs = 8
 
 // isOnNetwork says whether other machines can reach what listens on addr.
 func isOnNetwork(addr string) bool {

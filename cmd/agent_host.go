@@ -11,7 +11,6 @@ import (
 
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/host"
-	install "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -47,12 +46,9 @@ func runAgentHost(ctx context.Context, d *deps) error {
 			return id.Join(func(string, cluster.NodeID) (string, error) { return jwt, nil })
 		},
 		Python: hostPython,
-		Checks: nodeChecks(d),
+		Checks: d.checksOfNode,
 	})
 }
-
-// nodeChecks is what a node looks at of itself; nil finds nothing.
-func nodeChecks(*deps) func(ctx context.Context, home string) []install.Finding { return nil }
 
 func (d *deps) hostIdentity(ctx context.Context, home string) (*agent.Identity, error) {
 	monitor := hwmon.New(hwmon.Options{Log: d.log()})

@@ -2,7 +2,9 @@ package cmd
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,18 +54,31 @@ func runConfigView(_ context.Context, opts *configViewOptions) error {
 		Name: func(v config.Value) string { return v.Key },
 		Columns: []printer.Column[config.Value]{
 			{Header: "KEY", Value: func(v config.Value) string { return v.Key }},
-			{Header: "VALUE", Value: func(v config.Value) string { return settingText(v.Value) }},
+			{Header: "VALUE", Value: func(v config.Value) string { return settingText(v) }},
 			{Header: "ORIGIN", Wide: true, Value: func(v config.Value) string { return v.Origin.String() }},
 		},
 	}
 	return list.Print(opts.streams, out, c.Values())
 }
 
-func settingText(v any) string {
-	if list, ok := v.([]string); ok {
-		return strings.Join(list, ":")
+func settingText(v config.Value) string {
+	switch list := v.Value.(type) {
+	case []string:
+		separator := ":"
+		if v.Key == config.HostsKey {
+			separator = ","
+		}
+		return strings.Join(list, separator)
+	case []map[string]any:
+		if len(list) == 0 {
+			return ""
+		}
+		data, err := json.Marshal(list)
+		if err == nil {
+			return string(data)
+		}
 	}
-	return fmt.Sprint(v)
+	return fmt.Sprint(v.Value)
 }
 
 type configGetOptions struct {
@@ -95,7 +110,7 @@ func runConfigGet(_ context.Context, opts *configGetOptions) error {
 	if !ok {
 		return &usageError{config.UnknownKey(opts.key)}
 	}
-	_, err = fmt.Fprintln(opts.streams.Out, settingText(v.Value))
+	_, err = fmt.Fprintln(opts.streams.Out, settingText(v))
 	return err
 }
 
@@ -125,7 +140,13 @@ func runConfigSet(_ context.Context, opts *configSetOptions) error {
 	if err != nil {
 		return err
 	}
-	return config.Set(dirs.File, opts.key, opts.value)
+	value := opts.value
+	if k, ok := config.Lookup(opts.key); ok && k.Kind == config.File && value != "" {
+		if value, err = filepath.Abs(value); err != nil { // commands run in other folders
+			return fmt.Errorf("resolve %s: %w", opts.value, err)
+		}
+	}
+	return config.Set(dirs.File, opts.key, value)
 }
 
 type configPathOptions struct{ *deps }

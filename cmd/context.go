@@ -114,18 +114,14 @@ func runContextUse(_ context.Context, opts *contextNameOptions) error {
 		name = strings.TrimSpace(string(data))
 	}
 	// The file alone counts: --context and MLXCTL_CONTEXT are for one command.
-	now, err := config.Load(config.Options{Dirs: dirs, Env: noEnv, Flags: map[string]string{"context": name}})
-	if err != nil {
+	if err := config.CheckContext(dirs.File, name); err != nil {
 		return err
 	}
-	before, _ := config.Load(config.Options{Dirs: dirs, Env: noEnv})
-	if before == nil {
-		before = now // the one in the file is gone
-	}
+	before, _ := config.Load(config.Options{Dirs: dirs, Env: noEnv}) // none where the one in the file is gone
 	if err := config.Set(dirs.File, "context", name); err != nil {
 		return err
 	}
-	if before.Context != name {
+	if before != nil && before.Context != name {
 		if err := config.WriteFile(former, []byte(before.Context+"\n")); err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,9 +49,9 @@ func (e *examination) hosts() []doctor.Host {
 	var out []doctor.Host
 	if isLocal(e.cfg) {
 		out = append(out, doctor.Host{Name: hostName(), Node: ownNode(e.home), Self: true})
-		nodes, _ := roster.Open(filepath.Join(e.home, "roster.json")).List() // network tells of one that is damaged
+		nodes, _ := roster.Open(rosterPath(e.home)).List() // network tells of one that is damaged
 		for _, n := range nodes {
-			out = append(out, admitted(n))
+			out = append(out, admittedHost(n))
 		}
 	}
 	if e.around.Named != nil {
@@ -75,8 +74,8 @@ func (e *examination) hosts() []doctor.Host {
 	return doctor.Merge(out)
 }
 
-// admitted is a node of the roster.
-func admitted(n roster.Node) doctor.Host {
+// admittedHost is a node of the roster.
+func admittedHost(n roster.Node) doctor.Host {
 	h := hostNamed(n.Host)
 	h.Name, h.Node, h.Home, h.Admitted, h.Sources = n.Name, n.ID, n.Home, true, []string{doctor.SourceRoster}
 	h.Addresses = append(h.Addresses, addresses(n.Addresses)...)
@@ -109,7 +108,7 @@ func (e *examination) network(hosts []doctor.Host) []doctor.Result {
 	defer e.mu.Unlock()
 	var out []doctor.Result
 	if isLocal(e.cfg) {
-		if _, err := roster.Open(filepath.Join(e.home, "roster.json")).List(); err != nil {
+		if _, err := roster.Open(rosterPath(e.home)).List(); err != nil {
 			out = append(out, doctor.Result{Name: "roster", Findings: []bootplan.Finding{doctor.Failure("roster", "mlxctl up", err)}})
 		}
 	}

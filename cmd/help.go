@@ -2,10 +2,12 @@ package cmd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 )
 
@@ -44,6 +46,46 @@ EXIT STATUS
 // exits notes which exit codes a command's help explains.
 func exits(codes ...string) map[string]string {
 	return map[string]string{"exit": exitText(codes...)}
+}
+
+// newHelp shows the help of a command or a topic; a name that is neither is an error, as anywhere else.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Show the help of a command or a topic",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			at, _, err := root.Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return helpNames(at), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			at := root
+			for _, name := range args {
+				i := slices.IndexFunc(at.Commands(), func(c *cobra.Command) bool { return c.Name() == name || c.HasAlias(name) })
+				if i >= 0 {
+					at = at.Commands()[i]
+					continue
+				}
+				if near := cluster.Nearest(name, helpNames(at)); len(near) > 0 {
+					return usageHint("did you mean `mlxctl help"+strings.TrimPrefix(at.CommandPath(), "mlxctl")+" "+near[0]+"`?", "no help for %q", name)
+				}
+				return usageHint("`mlxctl help` lists commands and topics", "no help for %q", name)
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+}
+
+func helpNames(of *cobra.Command) []string {
+	var out []string
+	for _, c := range of.Commands() {
+		if !c.Hidden {
+			out = append(out, c.Name())
+		}
+	}
+	return out
 }
 
 // helpTopics are pages of help that are no commands.

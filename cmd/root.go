@@ -55,6 +55,8 @@ type deps struct {
 	dial func(context.Context, *config.Config) (clusterClient, error)
 	// around is where doctor learns of other Macs; the zero value has the network and the roster.
 	around surroundings
+	// parts, where they are set, take the place of discovery, SSH and the list of nodes.
+	parts *parts
 
 	// Settings of every command.
 	flags *pflag.FlagSet // those that are also settings
@@ -177,6 +179,7 @@ program that speaks the OpenAI API can use them.`,
 		root.AddCommand(c)
 	}
 	root.AddCommand(helpTopics()...)
+	root.SetHelpCommand(newHelp(root))
 	root.InitDefaultHelpCmd()
 	return root
 }

@@ -96,7 +96,11 @@ func runTokenCreate(ctx context.Context, opts *tokenOptions) error {
 		return errors.Join(cluster.Errorf(cluster.CodeUnreachable, "the controller does not listen for joins on %s: %v", c.local.EnrolAddr, err).
 			WithHint("`mlxctl logs controller` says why"), c.authority.RemoveToken(t.ID))
 	}
-	r := tokenResult{ID: t.ID, ExpiresAt: t.ExpiresAt, URLs: networkURLs("https://", c.local.EnrolAddr)}
+	urls, err := networkURLs("https://", c.local.EnrolAddr)
+	if err != nil {
+		return errors.Join(err, c.authority.RemoveToken(t.ID))
+	}
+	r := tokenResult{ID: t.ID, ExpiresAt: t.ExpiresAt, URLs: urls}
 	r.Token = enrol.Token{URLs: r.URLs, Pin: c.authority.Pin(), ID: t.ID, Secret: secret}.String()
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)

@@ -213,12 +213,16 @@ func TestOnlyAddressesOfTheNetworkAreTold(t *testing.T) {
 			t.Errorf("isOnNetwork(%q) is %v", addr, got)
 		}
 	}
-	for _, u := range networkURLs("tls://", "0.0.0.0:8660") {
+	all, err := networkURLs("tls://", "0.0.0.0:8660")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range all {
 		if strings.Contains(u, "127.0.0.1") || strings.Contains(u, "fe80") || !strings.HasSuffix(u, ":8660") {
 			t.Errorf("others are told %s", u)
 		}
 	}
-	if got := networkURLs("https://", "10.0.0.1:5"); len(got) != 1 || got[0] != "https://10.0.0.1:5" {
+	if got, err := networkURLs("https://", "10.0.0.1:5"); err != nil || len(got) != 1 || got[0] != "https://10.0.0.1:5" {
 		t.Errorf("one address: %v", got)
 	}
 }

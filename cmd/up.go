@@ -33,10 +33,11 @@ const (
 
 type upOptions struct {
 	*deps
-	output *outputFlags
-	cmd    *cobra.Command
-	local  bool
-	hosts  []string
+	output  *outputFlags
+	cmd     *cobra.Command
+	local   bool
+	hosts   []string
+	cluster clusterFlags
 }
 
 // upResult is the shape of `up -o json`.
@@ -62,12 +63,18 @@ func newUp(d *deps, runF func(context.Context, *upOptions) error) *cobra.Command
 	}
 	opts := &upOptions{deps: d}
 	cmd := &cobra.Command{
-		Use: "up --local", Short: "Start a cluster and prove that it answers",
-		Long: `up starts controller and agent on this machine as background services of this user and returns when a real prompt
-has been answered through them. Doing it again changes nothing that is right already.`,
-		Example: `  mlxctl up --local
+		Use: "up [HOST…]", Short: "Make this Mac and others one cluster, and prove that each answers",
+		Long: `up starts controller and agent on this machine as background services of this user, finds other Macs, shows what it
+would do with each, and after a yes installs an agent on them over SSH. It returns when a real prompt has been answered by
+every node. Doing it again adds, upgrades and repairs, and changes nothing that is right already.
+
+Macs come from Bonjour, from the setting hosts, and from earlier times; with HOST ([USER@]HOST[:PORT], several) Bonjour is not
+asked. With --local there is this machine alone, and nothing on the network is asked or answered.`,
+		Example: `  mlxctl up
+  mlxctl up --dry-run
+  mlxctl up anna@studio.local mini-2 --yes --accept-new-host-keys
   mlxctl up --local --http-addr 0.0.0.0:8640`,
-		Annotations: exits("0", "1", "2", "7", "130"),
+		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.hosts = args
 			return runF(cmd.Context(), opts)
@@ -77,6 +84,7 @@ has been answered through them. Doing it again changes nothing that is right alr
 	opts.output = addOutput(cmd, objectFormats()...)
 	f := cmd.Flags()
 	f.BoolVar(&opts.local, "local", false, "on this machine alone")
+	opts.cluster.addUp(f)
 	f.String("name", "", "the cluster's name, when it is first made")
 	f.String("http-addr", "", "where the gateway listens (default "+defaultHTTPAddr+", or the next free port)")
 	f.String("nats-addr", "", "where the embedded NATS listens (default "+defaultNATSAddr+", or the next free port)")
@@ -93,8 +101,7 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return err
 	}
 	if !opts.local {
-		return usageHint("`mlxctl up --local` starts one on this machine",
-			"forming a cluster over the network is not available in this version")
+		return runUpCluster(ctx, opts, out)
 	}
 	if len(opts.hosts) > 0 {
 		return usagef("--local takes no hosts, not %q", opts.hosts[0])
@@ -121,10 +128,11 @@ func runUp(ctx context.Context, opts *upOptions) error {
 			return err
 		}
 	}
-	s, err := opts.prove(ctx, cfg, began, progress)
+	c, s, err := opts.prove(ctx, cfg, began, progress)
 	if err != nil {
 		return err
 	}
+	c.Close()
 	progress.Close()
 	e, err := opts.localEndpoint(cfg)
 	if err != nil {
@@ -159,6 +167,9 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	status, err := service.Read(opts.services(home, digest, opts.log()))
 	if err != nil {
 		return false, err
+	}
+	if !opts.local {
+		before = opts.openBus(before, status.Running, progress)
 	}
 	l, err := plan(cfg, before, status.Running)
 	if err != nil {
@@ -215,25 +226,40 @@ func (opts *upOptions) restartHung(ctx context.Context, cfg *config.Config, bega
 	return service.Start(ctx, o)
 }
 
-// prove waits until a node is ready and has answered a prompt through the whole path.
-func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (*cluster.Snapshot, error) {
+// openBus has the bus listen for other machines, and says so where that ends what runs.
+func (opts *upOptions) openBus(before *localSettings, isRunning bool, progress *iostreams.Progress) *localSettings {
+	open := openToNetwork(before)
+	if isRunning && before != nil && before.NATSAddr != open.NATSAddr {
+		resume := progress.Pause()
+		_ = opts.say("starting the services again, with the bus on %s in place of %s, so that other Macs reach it", open.NATSAddr, before.NATSAddr)
+		resume()
+	}
+	return open
+}
+
+// prove waits until this machine's node is ready and has answered a prompt through the whole path. The caller closes the
+// connection.
+func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
 	progress.Step("waiting for the controller")
 	readyCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := opts.awaitController(readyCtx, cfg, began)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer c.Close()
 	progress.Step("waiting for the node")
-	s, err := opts.awaitNode(readyCtx, cfg, c, began)
-	if err != nil {
-		return nil, err
+	s, node, err := opts.awaitNode(readyCtx, cfg, c, began)
+	if err == nil && node.State == cluster.NodeReady {
+		progress.Step("answering a first prompt")
+		testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
+		defer cancelTest()
+		err = selfTest(testCtx, c, node.ID)
 	}
-	progress.Step("answering a first prompt")
-	testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
-	defer cancelTest()
-	return s, selfTest(testCtx, c)
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, s, nil
 }
 
 func (opts *upOptions) awaitController(ctx context.Context, cfg *config.Config, began time.Time) (clusterClient, error) {
@@ -252,21 +278,23 @@ func (opts *upOptions) awaitController(ctx context.Context, cfg *config.Config, 
 	return c, err
 }
 
-func (opts *upOptions) awaitNode(ctx context.Context, cfg *config.Config, c clusterClient, began time.Time) (*cluster.Snapshot, error) {
-	var s *cluster.Snapshot
-	err := opts.await(ctx, cfg, began, "agent", func(ctx context.Context) (bool, error) {
+// awaitNode waits for the node of this machine. One that was drained is as it should be.
+func (opts *upOptions) awaitNode(ctx context.Context, cfg *config.Config, c clusterClient, began time.Time) (s *cluster.Snapshot, node cluster.Node, err error) {
+	err = opts.await(ctx, cfg, began, "agent", func(ctx context.Context) (bool, error) {
 		var err error
 		if s, err = c.Snapshot(ctx); err != nil {
 			return false, err
 		}
+		own := localNode(cfg.Dirs.Home)
 		for _, n := range s.Nodes {
-			if n.State == cluster.NodeReady {
+			if (own == "" || n.ID == own) && (n.State == cluster.NodeReady || n.State == cluster.NodeDraining) {
+				node = n
 				return true, nil
 			}
 		}
 		return false, nil
 	})
-	return s, err
+	return s, node, err
 }
 
 // await asks again and again until ready says yes; a service that cannot start, or that was stopped, ends it early.
@@ -301,12 +329,12 @@ func (opts *upOptions) await(ctx context.Context, cfg *config.Config, began time
 	}
 }
 
-// selfTest asks the embedded model something that has one right answer.
-func selfTest(ctx context.Context, c clusterClient) error {
+// selfTest asks the embedded model on one node something that has one right answer.
+func selfTest(ctx context.Context, c clusterClient, node cluster.NodeID) error {
 	zero := 0.0
 	most := 32
 	req := &cluster.Request{
-		Model: selfTestModel, Temperature: &zero, MaxTokens: &most,
+		Model: selfTestModel, Node: node, Temperature: &zero, MaxTokens: &most,
 		Messages: []cluster.Message{{Role: "user", Content: selfTestPrompt}},
 	}
 	var text strings.Builder

@@ -22,3 +22,9 @@ func (e *Environment) Inspect(ctx context.Context) (string, error) {
 	}
 	return python, e.check(ctx, python)
 }
+
+// Base returns the interpreter that an environment here is made from.
+func (e *Environment) Base(ctx context.Context) (string, error) {
+	base, err := findPython(ctx, e.candidates())
+	return base.Path, err
+}

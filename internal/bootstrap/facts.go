@@ -2,8 +2,6 @@ package bootstrap
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"path"
 	"regexp"
@@ -219,11 +217,10 @@ func archName(s string) string {
 	return s
 }
 
-// hashHardware does what an agent does: the number of a machine is nobody's business.
+// hashHardware is the hash of a number that may be one of a machine.
 func hashHardware(id string) string {
 	if id == "" || id == "uninitialized" || len(id) > mostName || id != clean(id, mostName) || strings.Contains(id, " ") {
 		return ""
 	}
-	sum := sha256.Sum256([]byte("mlxctl node " + id))
-	return hex.EncodeToString(sum[:])
+	return plan.HardwareHash(id)
 }

@@ -36,6 +36,8 @@ func TestPrecedence(t *testing.T) {
 		Count:    {"1", "2", "3", "4"},
 		Strings:  {"/file", "/context", "/env", "/flag"},
 		Percent:  {"10", "20", "30", "40"},
+		File:     {"/from/file", "/from/context", "/from/env", "/from/flag"},
+		Hosts:    {"file", "context", "anna@env:22", "flag"},
 	}
 	for _, k := range Keys() {
 		if k.Name == "context" {
@@ -45,6 +47,11 @@ func TestPrecedence(t *testing.T) {
 		if k.Kind == Choice {
 			for i := range values {
 				values[i], ok = k.Choices[i%len(k.Choices)], true
+			}
+		}
+		if len(k.Schemes) > 0 {
+			for i := range values {
+				values[i] = k.Schemes[0] + strings.TrimPrefix(values[i], "tls")
 			}
 		}
 		if !ok {
@@ -82,8 +89,11 @@ func TestPrecedence(t *testing.T) {
 			}
 			got, _ := c.Value(k.Name)
 			var wantValue any = want
-			if k.Kind == Strings {
+			if k.Kind == Strings || k.Kind == Hosts {
 				wantValue = filepath.SplitList(want)
+			}
+			if k.Kind == Hosts && want != "" {
+				wantValue = []string{want}
 			}
 			if diff := cmp.Diff(wantValue, got.Value, cmp.Transformer("nil", func(s []string) string { return strings.Join(s, ":") })); diff != "" {
 				t.Errorf("%s at level %s: %s", k.Name, origin, diff)
@@ -96,7 +106,7 @@ func TestPrecedence(t *testing.T) {
 }
 
 func fileLines(k Key, value string) []string {
-	if k.Kind == Strings {
+	if k.Kind == Strings || k.Kind == Hosts {
 		value = "[" + value + "]"
 	}
 	parent, name, nested := strings.Cut(k.Name, ".")
@@ -356,7 +366,7 @@ func FuzzFile(f *testing.F) {
 		if err != nil && strings.Contains(err.Error(), "\n") {
 			t.Errorf("more than one line: %q", err)
 		}
-		if err == nil && len(c.Values()) != len(Keys()) {
+		if err == nil && len(c.Values()) != len(Keys())+1 {
 			t.Error("values lost")
 		}
 	})

@@ -32,15 +32,12 @@ func Set(path, name, value string) error {
 	if err != nil {
 		return err
 	}
-	node := &yaml.Node{Kind: yaml.ScalarNode, Value: value}
-	if k.Kind == Strings {
-		node = &yaml.Node{Kind: yaml.SequenceNode}
-		for _, item := range filepath.SplitList(value) {
-			node.Content = append(node.Content, text(item))
+	if name == "context" {
+		if err := f.checkContext(value); err != nil {
+			return err
 		}
-	} else if k.Kind != Count {
-		node = text(value)
 	}
+	node := k.node(value)
 	at := f.mapping()
 	parts := strings.Split(name, ".")
 	for _, p := range parts[:len(parts)-1] {
@@ -48,6 +45,43 @@ func Set(path, name, value string) error {
 	}
 	put(at, parts[len(parts)-1], node)
 	return f.write()
+}
+
+// node is a value as it is written.
+func (k Key) node(value string) *yaml.Node {
+	switch list := k.split(value).(type) {
+	case []string:
+		node := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, item := range list {
+			node.Content = append(node.Content, text(item))
+		}
+		return node
+	default:
+		if k.Kind == Count {
+			return &yaml.Node{Kind: yaml.ScalarNode, Value: value}
+		}
+		return text(value)
+	}
+}
+
+// CheckContext wants a context of that name in the file at path. The error is a *NoContextError where there is none.
+func CheckContext(path, name string) error {
+	f, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	return f.checkContext(name)
+}
+
+func (f *file) checkContext(name string) error {
+	known := []string{LocalContext}
+	for _, c := range f.entries("contexts") {
+		known = append(known, fmt.Sprint(c["name"]))
+	}
+	if slices.Contains(known, name) {
+		return nil
+	}
+	return noContext(name, Origin{}, known)
 }
 
 // UnknownKey is the error for a setting that does not exist.

@@ -90,6 +90,8 @@ func (f *file) checkEntry(name, value *yaml.Node, prefix string) error {
 		return f.checkList(value, full, contextKeys(), LocalContext)
 	case optionsKey:
 		return f.checkList(value, full, optionKeys())
+	case HostsKey:
+		return f.checkHosts(value)
 	}
 	if k, ok := Lookup(full); ok {
 		return f.checkValue(k, full, value)
@@ -138,21 +140,29 @@ func (f *file) checkList(list *yaml.Node, full string, known []Key, taken ...str
 		if entry.Kind != yaml.MappingNode {
 			return f.wrong(entry.Line, "%s must hold keys and values", where)
 		}
-		for j := 0; j+1 < len(entry.Content); j += 2 {
-			name, value := entry.Content[j], entry.Content[j+1]
-			at := slices.IndexFunc(known, func(k Key) bool { return k.Name == name.Value })
-			if at < 0 {
-				return f.unknown(name, where+"."+name.Value, keyNames(known, where+"."))
-			}
-			if err := f.checkValue(known[at], where+"."+name.Value, value); err != nil {
-				return err
-			}
+		if err := f.checkFields(entry, where, known); err != nil {
+			return err
 		}
 		name := scalar(find(entry, "name"))
 		if name == "" || slices.Contains(taken, name) {
 			return f.wrong(entry.Line, "%s must have a name of its own, not %q", where, name)
 		}
 		taken = append(taken, name)
+	}
+	return nil
+}
+
+// checkFields checks one entry of a list, which is a mapping.
+func (f *file) checkFields(entry *yaml.Node, where string, known []Key) error {
+	for j := 0; j+1 < len(entry.Content); j += 2 {
+		name, value := entry.Content[j], entry.Content[j+1]
+		at := slices.IndexFunc(known, func(k Key) bool { return k.Name == name.Value })
+		if at < 0 {
+			return f.unknown(name, where+"."+name.Value, keyNames(known, where+"."))
+		}
+		if err := f.checkValue(known[at], where+"."+name.Value, value); err != nil {
+			return err
+		}
 	}
 	return nil
 }

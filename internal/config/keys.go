@@ -17,6 +17,8 @@ const (
 	Strings // a list
 	Percent // 0 to 90
 	Path    // absolute
+	File    // path of a file; a relative one is below the working folder
+	Hosts   // a list of [USER@]HOST[:PORT], separated by commas
 )
 
 // Key describes one setting.
@@ -25,6 +27,7 @@ type Key struct {
 	Kind    Kind
 	Default string
 	Choices []string
+	Schemes []string // of a URL; empty means any
 	// InContext says that a context may carry it too.
 	InContext bool
 	Doc       string
@@ -47,12 +50,16 @@ func Keys() []Key {
 		{Name: "name", Doc: "the cluster's name, given when it is first made"},
 		{Name: "http_addr", Kind: Address, Doc: "where the gateway listens"},
 		{Name: "nats_addr", Kind: Address, Doc: "where the embedded NATS listens"},
-		{Name: "nats_url", Kind: URL, InContext: true, Doc: "a NATS of your own instead of the embedded one"},
-		{Name: "nats_creds", InContext: true, Doc: "credentials file for nats_url"},
-		{Name: "nats_ca", InContext: true, Doc: "certificate authority of nats_url, PEM"},
+		{Name: "nats_url", Kind: URL, Schemes: busSchemes(), InContext: true, Doc: "a NATS of your own instead of the embedded one"},
+		{Name: "nats_creds", Kind: File, InContext: true, Doc: "credentials file for nats_url"},
+		{Name: "nats_ca", Kind: File, InContext: true, Doc: "certificate authority of nats_url, PEM"},
 		{Name: "nats_server_name", InContext: true, Doc: "name in the certificate of nats_url, where it is not the host"},
-		{Name: "http_url", Kind: URL, InContext: true, Doc: "where clients reach the gateway"},
-		{Name: "api_key_file", InContext: true, Doc: "file that holds the API key of http_url"},
+		{Name: "http_url", Kind: URL, Schemes: []string{"http", "https"}, InContext: true, Doc: "where clients reach the gateway"},
+		{Name: "api_key_file", Kind: File, InContext: true, Doc: "file that holds the API key of http_url"},
+		{Name: HostsKey, Kind: Hosts, Doc: "machines that `mlxctl up` makes nodes of, next to those that Bonjour finds: [USER@]HOST[:PORT]"},
+		{Name: "ssh.transport", Kind: Choice, Default: "library", Choices: []string{"library", "openssh"}, Doc: "how other machines are reached; openssh runs the system's ssh"},
+		{Name: "ssh.user", Doc: "whom to log in as where a host names nobody; empty leaves it to ssh_config"},
+		{Name: "ssh.parallel", Kind: Count, Default: "8", Doc: "machines that are installed at a time; 0 means 8"},
 		{Name: "deadlines.queue", Kind: Duration, Default: "10m0s", Doc: "for a node to be free for a request"},
 		{Name: "deadlines.accept", Kind: Duration, Default: "2s", Doc: "for a node to accept a request"},
 		{Name: "deadlines.first_token", Kind: Duration, Default: "10m0s", Doc: "for the first token, model loading included"},
@@ -76,6 +83,8 @@ func Keys() []Key {
 		{Name: "models.hub_dirs", Kind: Strings, Doc: "further Hugging Face cache folders to find models in"},
 	}
 }
+
+func busSchemes() []string { return []string{"nats", "tls", "ws", "wss"} }
 
 // contextKeys are the fields of one entry of "contexts".
 func contextKeys() []Key {

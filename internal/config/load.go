@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -36,6 +37,8 @@ type Config struct {
 	NATSCA         string    `mapstructure:"nats_ca"`
 	NATSServerName string    `mapstructure:"nats_server_name"`
 	HTTPURL        string    `mapstructure:"http_url"`
+	Hosts          []string  `mapstructure:"hosts"` // as ParseHost reads them
+	SSH            SSH       `mapstructure:"ssh"`
 	APIKeyFile     string    `mapstructure:"api_key_file"`
 	Deadlines      Deadlines `mapstructure:"deadlines"`
 	Share          Share     `mapstructure:"share"`
@@ -43,6 +46,7 @@ type Config struct {
 
 	origins map[string]Origin
 	shown   map[string]any
+	options []map[string]any // of single models, as the file has them
 }
 
 // Deadlines bound one request in the controller.
@@ -130,6 +134,10 @@ func Load(opts Options) (*Config, error) {
 	for _, k := range Keys() {
 		c.shown[k.Name] = l.v.Get(k.path())
 	}
+	c.options, c.origins[optionsKey] = f.entries(optionsKey), Origin{Level: "default"}
+	if node := f.lookup(optionsKey); node != nil {
+		c.origins[optionsKey] = f.origin(node)
+	}
 	return c, nil
 }
 
@@ -169,8 +177,11 @@ func upperLevels(opts Options) ([]setting, error) {
 
 // split makes the value of a list out of one string.
 func (k Key) split(value string) any {
-	if k.Kind == Strings {
+	switch k.Kind {
+	case Strings:
 		return filepath.SplitList(value)
+	case Hosts:
+		return splitHosts(value)
 	}
 	return value
 }
@@ -203,11 +214,14 @@ func (l *loader) base(f *file) error {
 	for _, k := range Keys() {
 		var value any = k.Default
 		origin := Origin{Level: "default"}
-		if k.Kind == Strings {
+		if k.Kind == Strings || k.Kind == Hosts {
 			value = []string{}
 		}
 		if node := f.lookup(k.Name); node != nil {
-			value, origin = scalarOrList(node), Origin{Level: "file", Where: fmt.Sprintf("%s:%d", f.path, node.Line)}
+			value, origin = scalarOrList(node), f.origin(node)
+			if k.Kind == Hosts {
+				value = hostTexts(node)
+			}
 		}
 		if err := l.set(k, value, origin); err != nil {
 			return err
@@ -216,6 +230,11 @@ func (l *loader) base(f *file) error {
 	return l.v.MergeConfigMap(map[string]any{
 		"contexts": f.entries("contexts"), "models": map[string]any{"options": f.entries(optionsKey)},
 	})
+}
+
+// origin is the place of a value in the file.
+func (f *file) origin(node *yaml.Node) Origin {
+	return Origin{Level: "file", Where: fmt.Sprintf("%s:%d", f.path, node.Line)}
 }
 
 // context lays the entry of the context in use, which a flag or the environment may have chosen.

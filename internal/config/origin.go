@@ -28,7 +28,11 @@ func (c *Config) Values() []Value {
 	for _, k := range Keys() {
 		out = append(out, Value{Key: k.Name, Value: shown(k, c.shown[k.Name]), Origin: c.origins[k.Name]})
 	}
-	return out
+	options := c.options
+	if options == nil {
+		options = []map[string]any{}
+	}
+	return append(out, Value{Key: optionsKey, Value: options, Origin: c.origins[optionsKey]})
 }
 
 // Value returns one setting in effect; ok is false for an unknown key.

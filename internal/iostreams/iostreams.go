@@ -21,6 +21,7 @@ type IOStreams struct {
 	color                 string // auto, always, never
 	env                   func(string) (string, bool)
 	width                 func() int
+	errSize               func() (width, height int) // of the terminal at Err
 }
 
 // System returns the process's own streams.
@@ -34,6 +35,7 @@ func System() *IOStreams {
 		color:      "auto",
 		env:        os.LookupEnv,
 		width:      func() int { return widthOf(os.Stdout) },
+		errSize:    func() (int, int) { return sizeOf(os.Stderr) },
 	}
 }
 
@@ -46,6 +48,7 @@ func Test() (s *IOStreams, in, out, errOut *bytes.Buffer) {
 		color:      "auto",
 		env:        func(string) (string, bool) { return "", false },
 		width:      func() int { return 80 },
+		errSize:    func() (int, int) { return 80, 24 },
 	}, in, out, errOut
 }
 
@@ -106,9 +109,15 @@ func isReadable(f *os.File) bool {
 }
 
 func widthOf(f *os.File) int {
-	w, _, err := term.GetSize(int(f.Fd()))
-	if err != nil || w <= 0 {
-		return 80
-	}
+	w, _ := sizeOf(f)
 	return w
+}
+
+// sizeOf is a terminal's size in cells; 80 by 24 where there is none.
+func sizeOf(f *os.File) (width, height int) {
+	w, h, err := term.GetSize(int(f.Fd()))
+	if err != nil || w <= 0 || h <= 0 {
+		return 80, 24
+	}
+	return w, h
 }

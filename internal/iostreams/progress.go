@@ -21,6 +21,7 @@ type Progress struct {
 	started time.Time
 	drawn   bool
 	frame   int
+	paused  bool
 }
 
 // NewProgress starts a progress display; a quiet one shows nothing.
@@ -99,10 +100,34 @@ func (p *Progress) animate() {
 	}
 }
 
+// Pause takes the display off the terminal, for a question; resume brings it back.
+func (p *Progress) Pause() (resume func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		p.print("\r\x1b[K")
+		p.drawn = false
+	}
+	p.paused = true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.paused = false
+	}
+}
+
+// spinner is one frame of what shows that something goes on.
+func spinner(frame int) string {
+	frames := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
+	return frames[frame%len(frames)]
+}
+
 // draw is called with mu held.
 func (p *Progress) draw() {
-	spinner := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
-	line := fmt.Sprintf("%s %s (%ds)", spinner[p.frame%len(spinner)], p.step, int(p.now().Sub(p.started).Seconds()))
+	if p.paused {
+		return
+	}
+	line := fmt.Sprintf("%s %s (%ds)", spinner(p.frame), p.step, int(p.now().Sub(p.started).Seconds()))
 	if most := p.s.Width() - 1; len([]rune(line)) > most {
 		line = string([]rune(line)[:most])
 	}

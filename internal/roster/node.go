@@ -23,7 +23,9 @@ type Node struct {
 	Unit    string `json:"unit,omitempty"` // plan.UnitKind
 	Version string `json:"version,omitempty"`
 	// Reverse lists addresses, host and port, on which the controller dials the agent; empty where the agent dials.
-	Reverse []string  `json:"reverse,omitempty"`
-	By      string    `json:"by"` // "ssh", "token" or "local"
-	AddedAt time.Time `json:"added_at"`
+	Reverse []string `json:"reverse,omitempty"`
+	// Settings is a digest of what it runs with, so that a change of them is noticed without asking it.
+	Settings string    `json:"settings,omitempty"`
+	By       string    `json:"by"` // "ssh", "token" or "local"
+	AddedAt  time.Time `json:"added_at"`
 }

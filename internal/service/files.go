@@ -124,3 +124,17 @@ func exitText(err error) string {
 	}
 	return err.Error()
 }
+
+// Lock waits, until ctx ends, for the lock that the file name in the run folder of a home is: for what several commands must
+// not do to one home at the same time, but which is not the start or the stop of its services.
+func Lock(ctx context.Context, home, name string) (release func(), err error) {
+	o := Options{Home: home}
+	if err := o.makeDirs(); err != nil {
+		return nil, err
+	}
+	l, err := lockWithin(ctx, o.run(name))
+	if err != nil {
+		return nil, err
+	}
+	return l.release, nil
+}

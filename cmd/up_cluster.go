@@ -1,0 +1,411 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/hwmon"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/service"
+	"github.com/mlxctl/mlxctl/internal/trust"
+)
+
+// nodesLock is held by every command that changes other machines, so that two of them do not interleave. It is not the lock
+// of the services: those can be started and stopped meanwhile.
+const nodesLock = "nodes.lock"
+
+// upRun is one `up` over the network.
+type upRun struct {
+	*upOptions
+	cfg       *config.Config
+	began     time.Time
+	events    *upEvents
+	installer installer
+	finder    macFinder
+	roster    admitted
+
+	local     localState
+	authority *trust.Authority
+	settings  bootplan.Settings
+	password  string // for sudo
+	signing   signing
+}
+
+func (u *upRun) flags() *clusterFlags { return &u.cluster }
+
+// clusterConfig reads the settings for a command that changes other machines of the cluster of this home.
+func (d *deps) clusterConfig(opts *upOptions) (*config.Config, error) {
+	cfg, err := opts.config(opts.cmd.Flags())
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Context != config.LocalContext {
+		return nil, usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
+			"this is for the cluster of this home, not that of context %q", cfg.Context)
+	}
+	if err := opts.cluster.check(); err != nil {
+		return nil, err
+	}
+	return cfg, opts.cluster.settle(cfg)
+}
+
+func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (err error) {
+	cfg, err := opts.clusterConfig(opts)
+	if err != nil {
+		return err
+	}
+	if err := checkNetwork(cfg); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx, cfg.Timeout)
+	defer cancel()
+	u := &upRun{upOptions: opts, cfg: cfg, began: time.Now(), events: newUpEvents(opts.deps, out)}
+	defer u.events.close()
+	if !opts.cluster.dryRun {
+		release, err := opts.acquireNodes(ctx, cfg.Dirs.Home)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := u.open(ctx); err != nil {
+		return err
+	}
+	defer u.installer.Close()
+	defer func() {
+		if u.local.client != nil {
+			u.local.client.Close()
+		}
+	}()
+	return u.run(ctx)
+}
+
+// acquireNodes waits for the lock, and says so when it has to.
+func (d *deps) acquireNodes(ctx context.Context, home string) (func(), error) {
+	soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	release, err := service.Lock(soon, home, nodesLock)
+	if err == nil || soon.Err() == nil {
+		return release, err
+	}
+	if err := d.say("waiting for another mlxctl that changes the machines of this cluster"); err != nil {
+		return nil, err
+	}
+	release, err = service.Lock(ctx, home, nodesLock)
+	if err != nil && ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return nil, cluster.Errorf(cluster.CodeTimeout, "another mlxctl still changes the machines of this cluster").
+			WithHint("let it end, or end it")
+	}
+	return release, err
+}
+
+// open makes what the run works with. Nothing is changed by it.
+func (u *upRun) open(ctx context.Context) error {
+	p := u.lanParts()
+	home := u.cfg.Dirs.Home
+	u.roster, u.finder = p.roster(rosterPath(home)), p.finder()
+	var err error
+	u.installer, err = p.installer(u.installerOptions(ctx, u.cfg, &u.cluster.sshFlags, u.events.pause))
+	return err
+}
+
+// installerOptions are those of one command. A person who is there is asked for what SSH wants to know.
+func (d *deps) installerOptions(ctx context.Context, cfg *config.Config, f *sshFlags, pause func() func()) installerOptions {
+	o := installerOptions{
+		StateDir: cfg.Dirs.Home, CacheDir: cfg.Dirs.Cache, Transport: f.transport, Parallel: f.parallel, Hardware: d.hardware(ctx),
+	}
+	if d.streams.CanAsk() {
+		o.Ask = func(ctx context.Context, prompt string) (string, error) {
+			defer pause()()
+			return d.streams.Secret(ctx, printer.Clean(prompt)+" ")
+		}
+	}
+	return o
+}
+
+// hardware is this machine's own number; empty where it has none.
+func (d *deps) hardware(ctx context.Context) string {
+	monitor := hwmon.New(hwmon.Options{Log: d.log()})
+	defer monitor.Close()
+	id, err := monitor.HardwareID(ctx)
+	if err != nil {
+		return "" // then this machine is told by its addresses
+	}
+	return id
+}
+
+// run looks, plans, asks and installs.
+func (u *upRun) run(ctx context.Context) error {
+	f := u.flags()
+	willAsk := u.streams.CanAsk() && !f.yes
+	var seen found
+	var err error
+	if f.dryRun || (!f.yes && !willAsk) {
+		// Nobody may have agreed to anything yet.
+		if seen, err = u.look(ctx); err != nil {
+			return err
+		}
+		items, err := u.preview(ctx, seen)
+		if err != nil {
+			return err
+		}
+		if f.dryRun {
+			return u.events.plan(items, true)
+		}
+		if needsYes(items) {
+			if err := u.events.plan(items, false); err != nil {
+				return err
+			}
+			return usageHint("add --yes to do it, or --dry-run to look only", "nobody is there to agree to the plan: %s", countPlan(items))
+		}
+		if err := u.start(ctx); err != nil {
+			return err
+		}
+	} else {
+		group, inner := errgroup.WithContext(ctx)
+		group.Go(func() error { return u.start(inner) })
+		group.Go(func() (err error) {
+			seen, err = u.look(inner)
+			return err
+		})
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	u.events.endLooking()
+	items := u.judge().items(seen)
+	if err := u.events.plan(items, false); err != nil {
+		return err
+	}
+	agreed, err := u.agree(ctx, items)
+	if err != nil {
+		return err
+	}
+	if agreed {
+		if items, err = u.acceptKeys(ctx, items); err != nil {
+			return err
+		}
+		if err := u.askSudo(ctx, items); err != nil {
+			return err
+		}
+		u.install(ctx, items)
+	}
+	if ctx.Err() != nil {
+		_ = u.say("what is done is done; `mlxctl up` again completes the rest")
+		return context.Cause(ctx)
+	}
+	return u.summarise(ctx, items)
+}
+
+func (u *upRun) look(ctx context.Context) (found, error) {
+	u.events.looking("looking for Macs")
+	seen, err := u.find(ctx)
+	if err == nil && seen.scan != nil {
+		e := cluster.AsError(seen.scan)
+		err = u.events.warn("Bonjour cannot look for Macs: "+e.Message, e.Hint)
+	}
+	return seen, err
+}
+
+// start has the services of this machine run with a bus that others reach.
+func (u *upRun) start(ctx context.Context) error {
+	var err error
+	if u.local, err = u.lanParts().services(ctx, u.upOptions, u.cfg, u.events.progress); err != nil {
+		return err
+	}
+	home := u.cfg.Dirs.Home
+	if u.authority, err = trust.Open(trustDir(home)); err != nil {
+		return err
+	}
+	l, _, err := readLocal(home)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		return notRunning(home)
+	}
+	u.settings, err = nodeSettings(u.authority, l)
+	return err
+}
+
+// startServices starts the services of this machine and proves that they answer.
+func startServices(ctx context.Context, opts *upOptions, cfg *config.Config, progress *iostreams.Progress) (localState, error) {
+	began := time.Now()
+	var s localState
+	var err error
+	if s.changed, err = opts.start(ctx, cfg, progress); err != nil {
+		return s, err
+	}
+	if !s.changed {
+		if s.changed, err = opts.restartHung(ctx, cfg, began, progress); err != nil {
+			return s, err
+		}
+	}
+	s.client, s.snapshot, err = opts.prove(ctx, cfg, began, progress)
+	return s, err
+}
+
+// preview judges without having changed anything: the services may not even run.
+func (u *upRun) preview(ctx context.Context, seen found) ([]*planItem, error) {
+	home := u.cfg.Dirs.Home
+	own := &planItem{Name: hostName(), Node: localNode(home), Address: "this machine", Source: "local", KeyState: "-", State: "down", What: whatStart, isSelf: true}
+	j := u.judge()
+	if info, err := u.readInfo(home); err == nil && info != nil {
+		own.State, own.What = "ready", whatNothing
+		soon, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		if c, err := u.connect(soon, u.cfg); err == nil {
+			j.snapshot, _ = c.Snapshot(soon) // none is as good as one in which nothing is ready
+			c.Close()
+		}
+		if err := u.previewSettings(home, own, j); err != nil {
+			return nil, err
+		}
+	}
+	return append([]*planItem{own}, j.items(seen)...), nil
+}
+
+func (u *upRun) previewSettings(home string, own *planItem, j *judge) error {
+	l, _, err := readLocal(home)
+	if err != nil || l == nil {
+		return err
+	}
+	if open := openToNetwork(l); open.NATSAddr != l.NATSAddr {
+		own.What, own.Reason = whatStart, fmt.Sprintf("again, with the bus on %s in place of %s", open.NATSAddr, l.NATSAddr)
+		l = open
+	}
+	authority, err := trust.Open(trustDir(home))
+	if err != nil {
+		return err
+	}
+	l.Models = u.cfg.Models
+	settings, err := nodeSettings(authority, l)
+	j.digest = settingsDigest(settings)
+	return err
+}
+
+func (u *upRun) judge() *judge {
+	nodes, err := u.roster.List()
+	if err != nil {
+		nodes = nil // it was read a moment ago, and errors were told then
+	}
+	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, yes: u.cluster.yes || !u.streams.CanAsk(), accept: u.cluster.acceptKeys}
+	if u.authority != nil {
+		j.digest = settingsDigest(u.settings)
+	}
+	return j
+}
+
+func needsYes(items []*planItem) bool {
+	for _, p := range items {
+		if p.isInstall() {
+			return true
+		}
+	}
+	return false
+}
+
+// agree asks once for everything: installations and new keys.
+func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
+	if !needsYes(items) || u.cluster.yes {
+		return true, nil
+	}
+	question := "Do this: " + countPlan(items) + "?"
+	keys := 0
+	for _, p := range items {
+		if p.needsKey() && p.isInstall() {
+			keys++
+		}
+	}
+	if keys > 0 && !u.cluster.acceptKeys {
+		question = fmt.Sprintf("Do this: %s, and trust the %d new host keys above?", countPlan(items), keys)
+		if keys == 1 {
+			question = fmt.Sprintf("Do this: %s, and trust the new host key above?", countPlan(items))
+		}
+	}
+	yes, err := u.streams.Confirm(ctx, question)
+	if errors.Is(err, iostreams.ErrNobody) {
+		return false, usageHint("add --yes to do it", "nobody is there to agree to the plan: %s", countPlan(items))
+	}
+	if err != nil || yes {
+		return yes, err
+	}
+	for _, p := range items {
+		if p.isInstall() {
+			p.What, p.Reason, p.isSeen = whatCannot, "not agreed to", p.Source == sourceBonjour
+		}
+	}
+	return false, nil
+}
+
+// acceptKeys writes the new keys down that were agreed to, and judges those hosts again, now that they let us look.
+func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem, error) {
+	var hosts []*foundHost
+	for _, p := range items {
+		if p.needsKey() && p.isInstall() {
+			hosts = append(hosts, p.host)
+		}
+	}
+	if len(hosts) == 0 {
+		return items, nil
+	}
+	if err := u.installer.Trust(hosts); err != nil {
+		return nil, err
+	}
+	u.events.looking("looking at hosts whose keys are trusted now")
+	defer u.events.endLooking()
+	var again []target
+	for _, h := range hosts {
+		again = append(again, h.target)
+	}
+	probed := found{hosts: u.installer.Probe(ctx, again)}
+	j := u.judge()
+	probed.hosts = mergeHosts(probed.hosts, j.nodes)
+	fresh := map[string]*planItem{}
+	for _, h := range probed.hosts {
+		if h.IsSelf {
+			continue
+		}
+		p := j.item(h)
+		// It was agreed to by hand or by flag, so that what keeps it from serving now counts.
+		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
+		fresh[h.Host] = p
+	}
+	var out []*planItem
+	for _, p := range items {
+		switch {
+		case p.host == nil || !p.needsKey() || !p.isInstall():
+			out = append(out, p)
+		case fresh[p.host.Host] != nil:
+			out = append(out, fresh[p.host.Host])
+		}
+	}
+	return out, u.events.planned(out)
+}
+
+// askSudo asks once for a password, where it was wanted and a host needs one.
+func (u *upRun) askSudo(ctx context.Context, items []*planItem) error {
+	if !u.cluster.askSudo {
+		return nil
+	}
+	for _, p := range items {
+		if !p.isInstall() || p.host.Sudo != sudoPassword {
+			continue
+		}
+		var err error
+		u.password, err = u.streams.Secret(ctx, "Password for sudo on the hosts: ")
+		if errors.Is(err, iostreams.ErrNobody) {
+			return usageHint("leave it out: agents then run from login and are served in reverse", "--ask-sudo needs a terminal to ask on")
+		}
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package cmd
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/printer"
+)
+
+// stepEvent is one line of `-o json` while hosts are changed.
+type stepEvent struct {
+	Type   string         `json:"type"` // step
+	Host   string         `json:"host"`
+	Node   cluster.NodeID `json:"node,omitempty"`
+	Step   string         `json:"step"`
+	State  bootplan.State `json:"state"`
+	Detail string         `json:"detail,omitempty"`
+	Error  *cluster.Error `json:"error,omitempty"`
+	At     time.Time      `json:"at"`
+	TookMS int64          `json:"took_ms"`
+}
+
+// hostResult is the line of one host that is done, and its entry in the summary.
+type hostResult struct {
+	Type    string         `json:"type,omitempty"` // host
+	Name    string         `json:"name"`
+	Node    cluster.NodeID `json:"node,omitempty"`
+	What    string         `json:"what"`
+	Serves  bool           `json:"serves"`
+	Changed bool           `json:"changed"`
+	Error   *cluster.Error `json:"error,omitempty"`
+	TookMS  int64          `json:"took_ms"`
+}
+
+// upEvents tells what happens: for people on stderr, as lines of JSON on stdout. It is safe for concurrent use.
+type upEvents struct {
+	d        *deps
+	out      printer.Options
+	progress *iostreams.Progress
+
+	mu    sync.Mutex
+	board *iostreams.Board // nil while nothing is done on hosts
+}
+
+func newUpEvents(d *deps, out printer.Options) *upEvents {
+	return &upEvents{d: d, out: out, progress: d.streams.NewProgress(d.quiet)}
+}
+
+func (e *upEvents) isJSON() bool { return e.out.Format == printer.JSON }
+
+// looking says what is done before there is a plan.
+func (e *upEvents) looking(what string) { e.progress.Step("%s", what) }
+
+// endLooking leaves the terminal clean for the plan.
+func (e *upEvents) endLooking() {
+	e.progress.Close()
+	e.progress = e.d.streams.NewProgress(e.d.quiet)
+}
+
+// pause takes whatever moves off the terminal, for a question.
+func (e *upEvents) pause() (resume func()) {
+	e.mu.Lock()
+	board := e.board
+	e.mu.Unlock()
+	if board != nil {
+		return board.Pause()
+	}
+	return e.progress.Pause()
+}
+
+func (e *upEvents) close() {
+	e.endBoard()
+	e.progress.Close()
+}
+
+// warn tells of something that is not in order and does not stop the command.
+func (e *upEvents) warn(message, hint string) error {
+	if hint != "" {
+		message += " (" + hint + ")"
+	}
+	defer e.pause()()
+	return e.d.say("%s", printer.Clean(message))
+}
+
+// plan shows the plan. It is the result of a dry run, else talk.
+func (e *upEvents) plan(items []*planItem, isResult bool) error {
+	e.progress.Close()
+	if items == nil {
+		items = []*planItem{}
+	}
+	if isResult && e.out.Format == printer.YAML {
+		return printer.Object(e.d.streams.Out, printer.YAML, planEvent{"plan", items})
+	}
+	if e.isJSON() {
+		return printer.Line(e.d.streams.Out, planEvent{"plan", items})
+	}
+	if isResult {
+		return printPlan(e.d.streams, items)
+	}
+	return e.planned(items)
+}
+
+type planEvent struct {
+	Type  string      `json:"type"` // plan
+	Items []*planItem `json:"items"`
+}
+
+// planned shows people a plan in which something is done, or cannot be.
+func (e *upEvents) planned(items []*planItem) error {
+	if e.isJSON() {
+		return nil
+	}
+	isQuestion := needsYes(items) && e.d.streams.CanAsk()
+	isNews := false
+	for _, p := range items {
+		isNews = isNews || p.What != whatNothing
+	}
+	if !isNews || (e.d.quiet && !isQuestion) {
+		return nil
+	}
+	toErr := *e.d.streams
+	toErr.Out = toErr.Err
+	return printPlan(&toErr, items)
+}
+
+// step tells one step of one host.
+func (e *upEvents) step(p *planItem, h hostEvent) {
+	detail := printer.Clean(h.Detail)
+	if e.isJSON() {
+		line := stepEvent{
+			Type: "step", Host: p.Name, Node: p.Node, Step: h.Step, State: h.State, Detail: detail, Error: cluster.AsError(h.Err),
+			At: h.At.UTC(), TookMS: h.Took.Milliseconds(),
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		_ = printer.Line(e.d.streams.Out, line) // a reader that went away does not stop an installation
+		return
+	}
+	if h.Err != nil {
+		detail = printer.Clean(h.Err.Error())
+	}
+	e.onBoard(func(b *iostreams.Board) {
+		b.Step(printer.Clean(p.Name), printer.Clean(h.Step), string(h.State), detail)
+	})
+}
+
+// ended tells that a host is done.
+func (e *upEvents) ended(p *planItem) {
+	if e.isJSON() {
+		r := resultOf(p)
+		r.Type = "host"
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		_ = printer.Line(e.d.streams.Out, r)
+		return
+	}
+	line := "serves"
+	switch {
+	case p.outcome.err != nil:
+		line = "failed: " + oneLine(cluster.AsError(p.outcome.err).Message)
+	case p.done != "":
+		line = p.done
+	}
+	line += fmt.Sprintf(" (%.1f s)", p.outcome.took.Seconds())
+	e.onBoard(func(b *iostreams.Board) { b.End(printer.Clean(p.Name), p.outcome.err == nil, line) })
+}
+
+func (e *upEvents) onBoard(do func(*iostreams.Board)) {
+	e.mu.Lock()
+	if e.board == nil {
+		e.board = e.d.streams.NewBoard(e.d.quiet)
+	}
+	b := e.board
+	e.mu.Unlock()
+	do(b)
+}
+
+func (e *upEvents) endBoard() {
+	e.mu.Lock()
+	b := e.board
+	e.board = nil
+	e.mu.Unlock()
+	if b != nil {
+		b.Close()
+	}
+}
+
+// resultOf is what came of one machine of the plan.
+func resultOf(p *planItem) hostResult {
+	r := hostResult{Name: p.Name, Node: p.Node, What: p.What}
+	switch {
+	case p.outcome != nil:
+		r.Serves, r.Changed = p.outcome.err == nil, p.outcome.changed && p.outcome.err == nil
+		r.Error, r.TookMS = cluster.AsError(p.outcome.err), p.outcome.took.Milliseconds()
+	case p.What == whatNothing:
+		r.Serves = true
+	case p.What == whatCannot:
+		code := cluster.CodeConflict
+		if p.isAuth {
+			code = cluster.CodeUnauthorized
+		}
+		r.Error = &cluster.Error{Code: code, Message: p.Reason, Hint: p.Fix}
+	}
+	return r
+}
+
+func oneLine(s string) string { return printer.Clean(strings.Join(strings.Fields(s), " ")) }

@@ -1,0 +1,289 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/roster"
+)
+
+// gateTimeout bounds how long an agent may take to reach its controller.
+const gateTimeout = 60 * time.Second
+
+// outcome is what came of one machine.
+type outcome struct {
+	err     error
+	changed bool
+	took    time.Duration
+	node    cluster.NodeID
+}
+
+// install does the plan, as many hosts at a time as is allowed. What fails is told in its item.
+func (u *upRun) install(ctx context.Context, items []*planItem) {
+	room := make(chan struct{}, u.cluster.parallel)
+	var wg sync.WaitGroup
+	for _, p := range items {
+		if !p.isInstall() {
+			continue
+		}
+		wg.Go(func() {
+			select {
+			case room <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			defer func() { <-room }()
+			began := time.Now()
+			changed, err := u.installOne(ctx, p, nil)
+			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
+			u.events.ended(p)
+		})
+	}
+	wg.Wait()
+	u.events.endBoard()
+}
+
+// installOne has one host run this version with these settings. before, where it is set, is called when the new agent is up
+// and before it is asked anything.
+func (u *upRun) installOne(ctx context.Context, p *planItem, before func(context.Context, cluster.NodeID) error) (changed bool, err error) {
+	h := p.host
+	proof := &proof{u: u, host: h, before: before}
+	job := installJob{
+		Order: bootplan.Order{
+			Action: bootplan.Install, Operator: operatorName(), Settings: u.settings, Unit: bootplan.UnitKind(u.cluster.unit),
+			Password: u.password, Offline: u.cluster.offline, Gate: gateTimeout,
+		},
+		Binary: u.installer.Binary,
+		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
+			return u.sign(node, key, h)
+		},
+		Prove: proof.run,
+	}
+	r, err := u.installer.Apply(ctx, h, job, func(e hostEvent) {
+		if e.Step == bootplan.StepUnit && e.State == bootplan.StateChanged {
+			proof.restarted.Store(true)
+		}
+		u.events.step(p, e)
+	})
+	if err != nil {
+		return false, proof.takeBack(err)
+	}
+	p.Node = r.Node
+	return r.Changed, u.admit(h, r, proof)
+}
+
+// admit writes a node down that serves, and throws out the key that it had before.
+func (u *upRun) admit(h *foundHost, r installResult, proof *proof) error {
+	n := roster.Node{ID: r.Node, Key: r.Key, By: "ssh", AddedAt: time.Now().UTC().Truncate(time.Second)}
+	former, _ := u.roster.Find(string(r.Node)) // zero for a new one
+	if former.ID == r.Node {
+		n = former
+	}
+	n.Name = first(proof.name, h.Name, h.Host)
+	n.Host, n.Port, n.User, n.HostKey = h.Host, h.Port, h.User, first(h.Fingerprint, n.HostKey)
+	if len(h.Addresses) > 0 {
+		n.Addresses = h.Addresses
+	}
+	n.Home, n.Unit, n.Version = r.Home, string(r.Unit), r.VersionID
+	n.Settings = settingsDigest(u.settings)
+	n.Reverse = proof.reverse
+	if r.Key != "" {
+		n.Key = r.Key
+	}
+	if err := u.roster.Put(n); err != nil {
+		return err
+	}
+	if former.Key != "" && former.Key != n.Key {
+		if _, _, err := u.authority.Revoke(former.Key); err != nil {
+			return fmt.Errorf("revoke the key that %s had before: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// signing is whom this run has signed.
+type signing struct {
+	mu     sync.Mutex
+	signed map[cluster.NodeID]*foundHost // guarded by mu
+}
+
+// sign signs the key of a node, unless the node is another machine: a cloned disk must not be two nodes with one id.
+func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, error) {
+	if node == localNode(u.cfg.Dirs.Home) {
+		return "", clonedNode(h, node, hostName())
+	}
+	u.signing.mu.Lock()
+	defer u.signing.mu.Unlock()
+	if other := u.signing.signed[node]; other != nil && other != h {
+		return "", clonedNode(h, node, other.label())
+	}
+	if known, err := u.roster.Find(string(node)); err == nil && known.ID == node && known.Key != key && !isSameHost(&known, h) {
+		return "", clonedNode(h, node, known.Name)
+	}
+	token, err := u.authority.SignAgent(key, node)
+	if err != nil {
+		return "", err
+	}
+	if u.signing.signed == nil {
+		u.signing.signed = map[cluster.NodeID]*foundHost{}
+	}
+	u.signing.signed[node] = h
+	return token, nil
+}
+
+// isSameHost says that a node of the list is this host, by the one thing that a clone of its home does not prove.
+func isSameHost(n *roster.Node, h *foundHost) bool {
+	return n.HostKey != "" && n.HostKey == h.Fingerprint
+}
+
+func clonedNode(h *foundHost, node cluster.NodeID, other string) error {
+	return cluster.Errorf(cluster.CodeConflict, "%s says that it is node %s, which is %s: its disk is a clone", printer.Clean(h.label()), printer.Clean(string(node)), printer.Clean(other)).
+		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again; or `mlxctl nodes rm %s` if that Mac is no more", printer.Clean(h.label()), printer.Clean(other))
+}
+
+// proof is what shows that a node serves.
+type proof struct {
+	u      *upRun
+	host   *foundHost
+	before func(context.Context, cluster.NodeID) error
+
+	restarted atomic.Bool // the host's side started the agent anew
+	name      string      // as the node calls itself
+	reverse   []string    // where the controller dials it
+	undo      func() error
+}
+
+// run waits until the controller sees the node run the version, and has it answer. The host keeps the installation only
+// when this returns nil.
+func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, link bootplan.Link) error {
+	if link.Reverse || link.State == bootplan.LinkDenied {
+		if err := p.dialBack(node); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, selfTestTimeout)
+	defer cancel()
+	formerly := startOf(p.u.local.snapshot, node)
+	n, err := p.await(ctx, node, func(n *cluster.Node) bool {
+		isNew := !p.restarted.Load() || n.StartedAt == nil || formerly == nil || !n.StartedAt.Equal(*formerly)
+		return isNew && n.Version == versionOf(versionID) && (n.State == cluster.NodeReady || n.State == cluster.NodeDraining)
+	})
+	if err != nil {
+		return err
+	}
+	p.name = n.Name
+	if p.before != nil {
+		if err := p.before(ctx, node); err != nil {
+			return err
+		}
+		if n, err = p.await(ctx, node, func(n *cluster.Node) bool { return n.State == cluster.NodeReady }); err != nil {
+			return err
+		}
+	}
+	if n.State == cluster.NodeDraining {
+		return nil // drained on purpose; it takes no prompt until `mlxctl undrain`
+	}
+	return selfTest(ctx, p.u.local.client, node)
+}
+
+// seenTimeout bounds how long a controller may take to see a node that has a link to it.
+const seenTimeout = 30 * time.Second
+
+func (p *proof) await(ctx context.Context, node cluster.NodeID, is func(*cluster.Node) bool) (*cluster.Node, error) {
+	soon, cancel := context.WithTimeout(ctx, seenTimeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	last := "it was not heard of"
+	for {
+		s, err := p.u.local.client.Snapshot(soon)
+		if err != nil && soon.Err() == nil {
+			return nil, err
+		}
+		if n := nodeIn(s, node); n != nil {
+			if is(n) {
+				return n, nil
+			}
+			last = fmt.Sprintf("it is %s with version %s", n.State, printer.Clean(n.Version))
+		}
+		select {
+		case <-soon.Done():
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, cluster.Errorf(cluster.CodeTimeout, "the controller did not see the node ready within %s: %s", seenTimeout, last).
+				WithHint("`mlxctl logs controller` says more")
+		case <-tick.C:
+		}
+	}
+}
+
+// dialBack has the controller dial a node that may not dial it: it reads where from the list of nodes. takeBack undoes that
+// when the installation fails after all.
+func (p *proof) dialBack(node cluster.NodeID) error {
+	h := p.host
+	addresses := h.Addresses
+	if len(addresses) == 0 {
+		addresses = []string{h.Host}
+	}
+	for _, a := range addresses {
+		p.reverse = append(p.reverse, net.JoinHostPort(a, strconv.Itoa(reversePort)))
+	}
+	n, err := p.u.roster.Find(string(node))
+	if err != nil || n.ID != node {
+		n = roster.Node{ID: node, Name: h.label(), Host: h.Host, Port: h.Port, User: h.User, HostKey: h.Fingerprint, By: "ssh", AddedAt: time.Now().UTC().Truncate(time.Second)}
+		p.undo = func() error { return p.u.roster.Remove(node) }
+	} else {
+		former := n
+		p.undo = func() error { return p.u.roster.Put(former) }
+	}
+	n.Reverse = p.reverse
+	return p.u.roster.Put(n)
+}
+
+// takeBack leaves the list of nodes as it was, and returns the error of the installation.
+func (p *proof) takeBack(failed error) error {
+	if p.undo == nil {
+		return failed
+	}
+	if err := p.undo(); err != nil {
+		return fmt.Errorf("%w; and the list of nodes is wrong now: %w", failed, err)
+	}
+	return failed
+}
+
+func nodeIn(s *cluster.Snapshot, id cluster.NodeID) *cluster.Node {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Nodes {
+		if s.Nodes[i].ID == id {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+func startOf(s *cluster.Snapshot, id cluster.NodeID) *time.Time {
+	if n := nodeIn(s, id); n != nil {
+		return n.StartedAt
+	}
+	return nil
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,154 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/printer"
+)
+
+// upSummary is the last line of `up -o json`.
+type upSummary struct {
+	Type    string       `json:"type"` // summary
+	Cluster string       `json:"cluster"`
+	HTTP    string       `json:"http"`
+	BaseURL string       `json:"base_url"` // for OpenAI clients
+	APIKey  string       `json:"api_key"`
+	Nodes   []upNode     `json:"nodes"` // in the cluster now
+	Hosts   []hostResult `json:"hosts"` // what came of each that was looked at
+	Serving int          `json:"serving"`
+	Changed int          `json:"changed"`
+	Failed  int          `json:"failed"`
+	TookMS  int64        `json:"took_ms"`
+}
+
+// summarise tells what serves now and what does not, and why.
+func (u *upRun) summarise(ctx context.Context, items []*planItem) error {
+	soon, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s, err := u.local.client.Snapshot(soon)
+	if err != nil {
+		return err
+	}
+	e, err := u.lanEndpoint()
+	if err != nil {
+		return err
+	}
+	r := upSummary{
+		Type: "summary", Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
+		Nodes: []upNode{}, Hosts: []hostResult{}, TookMS: time.Since(u.began).Milliseconds(),
+	}
+	if u.local.changed {
+		r.Changed++
+	}
+	for _, n := range s.Nodes {
+		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
+		if n.State == cluster.NodeReady {
+			r.Serving++
+		}
+	}
+	failures := failuresOf(items)
+	r.Failed = len(failures)
+	for _, p := range items {
+		h := resultOf(p)
+		r.Hosts = append(r.Hosts, h)
+		if h.Changed {
+			r.Changed++
+		}
+	}
+	if err := u.tellSummary(r, failures); err != nil {
+		return err
+	}
+	return exitOfHosts(items, failures)
+}
+
+// lanEndpoint is the gateway, as clients on this machine reach it.
+func (u *upRun) lanEndpoint() (endpoint, error) {
+	if u.parts != nil {
+		key, err := u.authority.APIKey()
+		return endpoint{BaseURL: "http://" + defaultHTTPAddr + "/v1", APIKey: key}, err
+	}
+	return u.localEndpoint(u.cfg)
+}
+
+// failuresOf are the machines that should serve and do not. One that Bonjour merely saw is none.
+func failuresOf(items []*planItem) []*planItem {
+	var out []*planItem
+	for _, p := range items {
+		hasFailed := p.What == whatCannot || (p.outcome != nil && p.outcome.err != nil) || (p.isInstall() && p.outcome == nil)
+		if hasFailed && !p.isSeen {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// exitOfHosts gives the exit code for what came of the machines; what they failed of was told.
+func exitOfHosts(items, failures []*planItem) error {
+	if len(failures) == 0 {
+		return nil
+	}
+	counted := 0
+	for _, p := range items {
+		if !p.isSeen && !p.isSelf {
+			counted++
+		}
+	}
+	if len(failures) < counted {
+		return silentError{exitPartial}
+	}
+	isAuth := func(p *planItem) bool {
+		return p.isAuth || (p.outcome != nil && cluster.CodeOf(p.outcome.err) == cluster.CodeUnauthorized)
+	}
+	if !slices.ContainsFunc(failures, func(p *planItem) bool { return !isAuth(p) }) {
+		return silentError{exitAuth}
+	}
+	return silentError{exitFailed}
+}
+
+func (u *upRun) tellSummary(r upSummary, failures []*planItem) error {
+	switch u.events.out.Format {
+	case printer.JSON:
+		return printer.Line(u.streams.Out, r)
+	case printer.YAML:
+		return printer.Object(u.streams.Out, printer.YAML, r)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d changed (%.1f s)\n", countNodes(r.Serving), r.Changed, float64(r.TookMS)/1000)
+	b.WriteString(failureLines(failures))
+	fmt.Fprintf(&b, "\n  API      %s\n", r.BaseURL)
+	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
+	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
+	_, err := io.WriteString(u.streams.Out, b.String())
+	return err
+}
+
+func countNodes(n int) string {
+	if n == 1 {
+		return "1 node serves"
+	}
+	return fmt.Sprintf("%d nodes serve", n)
+}
+
+// failureLines say of each machine in one line why it does not serve, and what mends that.
+func failureLines(failures []*planItem) string {
+	var b strings.Builder
+	for _, p := range failures {
+		message, fix := p.Reason, p.Fix
+		if p.outcome != nil && p.outcome.err != nil {
+			e := cluster.AsError(p.outcome.err)
+			message, fix = p.outcome.err.Error(), e.Hint
+		}
+		line := printer.Clean(p.Name) + ": " + oneLine(message)
+		if fix != "" {
+			line += "; mend: " + oneLine(fix)
+		}
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
