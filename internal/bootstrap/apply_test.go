@@ -146,6 +146,9 @@ func TestHostThatDoesNotSpeakAsItShould(t *testing.T) {
 		"outside:/etc": "not offered", "outside:" + f.home + "/node's home/../x": "not offered",
 	} {
 		job := testJob(t, f, script)
+		job.Wheels = func(context.Context, string, string, string) (string, []plan.File, error) {
+			return "/etc", []plan.File{{Name: "hostname"}}, nil
+		}
 		_, err := b.Apply(t.Context(), h, job, nil)
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: error is %v, want %q", script, err, says)
