@@ -132,6 +132,9 @@ func TestHostThatDiesAtAStep(t *testing.T) {
 		if strings.Contains(err.Error(), "\x1b") || cluster.AsError(err).Hint == "" {
 			t.Errorf("error is %q, want a clean one with a hint", err)
 		}
+		if goesBack := strings.Contains(cluster.AsError(err).Hint, "goes back"); goesBack != (step != plan.StepCommit) {
+			t.Errorf("at %s: hint is %q", step, cluster.AsError(err).Hint)
+		}
 	}
 	if _, err := b.Apply(t.Context(), h, testJob(t, f, "install"), nil); err != nil {
 		t.Errorf("the next time: %v", err)
