@@ -105,6 +105,8 @@ type apply struct {
 
 	wheels string // folder here
 	signed bool
+	// committed says that the host was told to keep everything.
+	committed bool
 	// failure is why we told the host to undo everything.
 	failure error
 }

@@ -132,6 +132,9 @@ func TestHostThatDiesAtAStep(t *testing.T) {
 		if strings.Contains(err.Error(), "\x1b") || cluster.AsError(err).Hint == "" {
 			t.Errorf("error is %q, want a clean one with a hint", err)
 		}
+		if goesBack := strings.Contains(cluster.AsError(err).Hint, "goes back"); goesBack != (step != plan.StepCommit) {
+			t.Errorf("at %s: hint is %q", step, cluster.AsError(err).Hint)
+		}
 	}
 	if _, err := b.Apply(t.Context(), h, testJob(t, f, "install"), nil); err != nil {
 		t.Errorf("the next time: %v", err)
@@ -146,6 +149,9 @@ func TestHostThatDoesNotSpeakAsItShould(t *testing.T) {
 		"outside:/etc": "not offered", "outside:" + f.home + "/node's home/../x": "not offered",
 	} {
 		job := testJob(t, f, script)
+		job.Wheels = func(context.Context, string, string, string) (string, []plan.File, error) {
+			return "/etc", []plan.File{{Name: "hostname"}}, nil
+		}
 		_, err := b.Apply(t.Context(), h, job, nil)
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: error is %v, want %q", script, err, says)

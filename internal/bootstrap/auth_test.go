@@ -10,11 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 )
 
 // answers is an operator who gives these answers, in order.
@@ -22,9 +24,15 @@ type answers struct {
 	mu    sync.Mutex
 	give  []string
 	asked []string
+	slow  time.Duration
 }
 
-func (a *answers) Secret(_ context.Context, prompt string) (string, error) {
+func (a *answers) Secret(ctx context.Context, prompt string) (string, error) {
+	select {
+	case <-time.After(a.slow):
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, prompt)
@@ -114,6 +122,30 @@ func serveAgent(tb testing.TB, path string, keys ...key) string {
 	return path
 }
 
+func TestWhatOnlySSHUnderstandsIsLeftOut(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	f := newFar(t, n.key(t, ""))
+	known, included := filepath.Join(n.home, "our hosts"), filepath.Join(n.home, "more")
+	write(t, known, f.known())
+	write(t, included, fmt.Appendf(nil, "Host attic\n Port %d\n", f.port))
+	n.config(t, fmt.Sprintf(`Include %s
+Match exec "false"
+  HostName 203.0.113.1
+Match host attic
+  User %s
+Match final all
+  Port 1
+Host attic
+  HostName 127.0.0.1
+  UserKnownHostsFile /nonexistent "%s"
+`, included, f.user, known))
+	h := one(t, n.open(t), bootstrap.Target{Host: "attic"})
+	if len(h.Findings) != 1 || h.Findings[0].Check != bootstrap.CheckConfig || h.Findings[0].State != plan.FindingWarn {
+		t.Errorf("findings are %+v, want a warning", h.Findings)
+	}
+}
+
 func TestJumpHosts(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)
@@ -174,7 +206,9 @@ func TestPasswordOfAMac(t *testing.T) {
 	t.Cleanup(func() { _ = l.Close(); run.Wait() })
 	f := &far{host: host, port: l.Addr().(*net.TCPAddr).Port, user: "fred"}
 	n.knows(t, f.known())
-	ask := &answers{give: []string{"pear", "apple"}}
+	// Who types slower than a host may answer is not cut off.
+	n.options.Contact = 200 * time.Millisecond
+	ask := &answers{give: []string{"pear", "apple"}, slow: 2 * n.options.Contact}
 	n.options.Ask = ask
 	b := n.open(t)
 	failing(t, b, f.target(), bootstrap.CheckFacts) // let in, and told nothing

@@ -194,7 +194,7 @@ func parseFacts(values map[string]string) Facts {
 
 var (
 	python    = regexp.MustCompile(`^3\.[0-9]{1,2}$`)
-	versionID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+_-]{0,100}$`)
+	versionID = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z.+_-]{0,120}$`)
 )
 
 // folder accepts an absolute path that needs no cleaning; anything else is no home.

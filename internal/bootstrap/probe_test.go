@@ -137,6 +137,25 @@ func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
 	}
 }
 
+func TestCopiesOfOneDiskAreTwoHosts(t *testing.T) {
+	t.Parallel()
+	host := func(name, fingerprint, hardware string) *bootstrap.Host {
+		return &bootstrap.Host{
+			Target: bootstrap.Target{Host: name}, Key: bootstrap.HostKey{Fingerprint: fingerprint}, Facts: bootstrap.Facts{Hardware: hardware},
+		}
+	}
+	hosts := bootstrap.Merge([]*bootstrap.Host{
+		host("a", "SHA256:x", "1"), host("b", "SHA256:x", "2"), host("c", "SHA256:x", ""), host("d", "", ""), host("e", "", ""), host("f", "SHA256:y", ""),
+	})
+	var names []string
+	for _, h := range hosts {
+		names = append(names, h.Host)
+	}
+	if got := strings.Join(names, " "); got != "a b d e f" || len(hosts[0].Also) != 1 {
+		t.Errorf("hosts are %s, the first also %+v", got, hosts[0].Also)
+	}
+}
+
 func TestThisMachineIsLeftOut(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)

@@ -69,12 +69,28 @@ func withoutMatch(data []byte) (kept []byte, dropped bool) {
 }
 
 func (c sshConfig) get(alias, key string) string {
+	return strings.Trim(c.list(alias, key), `"`)
+}
+
+// list returns a value of several words, of which some may be in quotes.
+func (c sshConfig) list(alias, key string) string {
 	for _, f := range c.files {
 		if v, err := f.Get(alias, key); err == nil && v != "" {
-			return strings.Trim(strings.TrimSpace(v), `"`)
+			return strings.TrimSpace(v)
 		}
 	}
 	return ""
+}
+
+// words splits a list at its white space, but not within quotes.
+func words(s string) []string {
+	quoted := false
+	return strings.FieldsFunc(s, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return r == '"' || !quoted && unicode.IsSpace(r)
+	})
 }
 
 func (c sshConfig) all(alias, key string) []string {
@@ -208,13 +224,13 @@ func (b *Bootstrap) knownFiles(s *settings) []string {
 	for key, usual := range map[string]string{
 		"UserKnownHostsFile": "~/.ssh/known_hosts ~/.ssh/known_hosts2", "GlobalKnownHostsFile": "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",
 	} {
-		list := b.config.get(s.alias, key)
+		list := b.config.list(s.alias, key)
 		if list == "" {
 			list = usual
 		}
-		for path := range strings.FieldsSeq(list) {
+		for _, path := range words(list) {
 			if path != "none" {
-				out = append(out, b.expand(s, strings.Trim(path, `"`)))
+				out = append(out, b.expand(s, path))
 			}
 		}
 	}

@@ -107,8 +107,11 @@ func (a *apply) endedEarly(d *duplex, ended error) error {
 	if text == "" {
 		text = "the connection ended"
 	}
-	return cluster.Errorf(cluster.CodeInternal, "the installation on %s ended early: %s", a.h.Label(), text).
-		WithHint("it went back to what it was; run it again")
+	e := cluster.Errorf(cluster.CodeInternal, "%s on %s ended early: %s", a.job.Order.Action, a.h.Label(), text)
+	if a.committed || a.job.Order.Action != plan.Install {
+		return e.WithHint("how far it came is not known; run it again")
+	}
+	return e.WithHint("it goes back to what it was; run it again")
 }
 
 // heard is one line of the host's side.
@@ -172,7 +175,7 @@ func (a *apply) converse(ctx context.Context, d *duplex, lines <-chan heard) err
 			return ctx.Err()
 		case <-timer.C:
 			return cluster.Errorf(cluster.CodeTimeout, "%s says nothing while it is at step %s", a.h.Label(), step).
-				WithHint("it goes back to what it was; run it again")
+				WithHint("run it again")
 		case h := <-lines:
 			if errors.Is(h.err, io.EOF) {
 				return h.err
@@ -271,7 +274,7 @@ func (a *apply) sign(ctx context.Context, m *plan.FromHost) (*plan.ToHost, error
 }
 
 func (a *apply) prove(ctx context.Context, m *plan.FromHost) (*plan.ToHost, error) {
-	if m.Link == nil || a.failure != nil {
+	if m.Link == nil || a.failure != nil || a.committed {
 		return a.abort(ctx, plan.StepLink, cluster.Errorf(cluster.CodeInternal, "%s does not say how its agent stands", a.h.Label()))
 	}
 	a.result.Link = m.Link
@@ -284,6 +287,7 @@ func (a *apply) prove(ctx context.Context, m *plan.FromHost) (*plan.ToHost, erro
 		a.result.Node = node
 	}
 	if a.job.Prove == nil {
+		a.committed = true
 		return &plan.ToHost{Type: plan.TypeCommit}, nil
 	}
 	a.event(plan.StepProve, plan.StateRunning, "", nil)
@@ -291,6 +295,7 @@ func (a *apply) prove(ctx context.Context, m *plan.FromHost) (*plan.ToHost, erro
 		return a.abort(ctx, plan.StepProve, err)
 	}
 	a.event(plan.StepProve, plan.StateOK, "", nil)
+	a.committed = true
 	return &plan.ToHost{Type: plan.TypeCommit}, nil
 }
 
