@@ -344,8 +344,16 @@ func TestNodeCannotClaimKeysOfAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	fresh, seed, err := trust.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	honest, err := bus.Credentials{Seed: seed}.Sign(bus.NextKeyClaim(thief.ID, fresh))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, lie := range map[string]bus.RejoinReply{
-		"its token":    {JWT: loot.JWT, Next: thief.PublicKey},
+		"its token":    {JWT: loot.JWT, Next: fresh, Proof: honest},
 		"its key":      {JWT: own.JWT, Next: victim.PublicKey, Proof: proof},
 		"no key":       {JWT: own.JWT},
 		"a false word": {JWT: "a.b.c"},

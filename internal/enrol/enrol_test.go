@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
@@ -248,6 +249,46 @@ func TestReplayIsRefused(t *testing.T) {
 	}
 	if _, err := enrol.Join(t.Context(), k, n); err != nil { // nothing of this used the token up
 		t.Error(err)
+	}
+}
+
+// Whoever answers with a certificate that is not of the token's cluster is told nothing, even with that cluster's CA, which
+// is no secret, beside a certificate of his own.
+func TestImpostorIsToldNothing(t *testing.T) {
+	t.Parallel()
+	s, other := newSite(t), newSite(t)
+	secure, err := other.authority.ServerTLS(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := secure.GetCertificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(s.authority.CAPEM())
+	dressed := tls.Certificate{Certificate: [][]byte{plain.Certificate[0], block.Bytes}, PrivateKey: plain.PrivateKey}
+	for name, certificate := range map[string]tls.Certificate{"of another cluster": *plain, "with the cluster's CA": dressed} {
+		l := listen(t)
+		said := make(chan int, 1)
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				said <- -1
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			n, _ := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}).Read(make([]byte, 4096))
+			said <- n
+		}()
+		k := s.token(t, time.Minute, 0)
+		k.URLs = []string{"https://" + l.Addr().String()}
+		_, err := enrol.Join(t.Context(), k, newNode(t, "n1"))
+		code(t, name, err, cluster.CodeUnauthorized)
+		if n := <-said; n != 0 {
+			t.Errorf("%s: was told %d bytes", name, n)
+		}
+		_ = l.Close()
 	}
 }
 
