@@ -224,10 +224,13 @@ func Recover(home string) (undone bool, err error) {
 	return undone, restore(journalPath(home), nil)
 }
 
+// watchEvery is how soon an agent notices that its installation was given up.
+const watchEvery = 500 * time.Millisecond
+
 // Watch follows an installation until ctx ends. It returns nil then, and an error when the installation was given up and
 // this process has to end.
 func Watch(ctx context.Context, home string) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		undone, err := Recover(home)
