@@ -54,7 +54,7 @@ lab: build
 
 lab-up: build
 	@scripts/deps.sh test
-	@go run ./internal/lab/up -hosts $(HOSTS) -binary bin/mlxctl
+	@go run ./internal/lab/up -hosts $(HOSTS) -binary bin/mlxctl $(if $(BLANK),-cache '')
 
 lab-down:
 	@go run ./internal/lab/up -down

@@ -73,7 +73,11 @@ func mend(t *testing.T, m lab.Mend) {
 // reaches checks how a connection to the host's sshd goes.
 func reaches(t *testing.T, from, to *lab.Host, want string) {
 	t.Helper()
-	if got, took := dial(t, from, to.IP().String(), 22, time.Second); got != want {
+	patience := 20 * time.Second // the machine may be busy
+	if want == "timeout" {
+		patience = time.Second
+	}
+	if got, took := dial(t, from, to.IP().String(), 22, patience); got != want {
 		t.Errorf("from %s to %s: %s after %v, want %s", from.Name, to.Name, got, took, want)
 	}
 }
@@ -105,11 +109,16 @@ func oneWay(s stage) {
 func denied(s stage) {
 	t, l, h := s.T, s.lab, s.host
 	m := fault(t)(h.LocalNetworkDenied(t.Context()))
+	best := time.Hour // of several, for this machine may be busy
 	for range 5 {
-		got, took := dial(t, h, l.Operator.IP().String(), 22, 5*time.Second)
-		if got != "EHOSTUNREACH" || took > 50*time.Millisecond {
+		got, took := dial(t, h, l.Operator.IP().String(), 22, 20*time.Second)
+		if got != "EHOSTUNREACH" {
 			t.Errorf("dialled: %s after %v", got, took)
 		}
+		best = min(best, took)
+	}
+	if best > 5*time.Millisecond {
+		t.Errorf("it took %v to be denied", best)
 	}
 	reaches(t, h, h, "connected")
 	if got, _ := dial(t, h, "127.0.0.1", 22, time.Second); got != "connected" {
@@ -198,13 +207,13 @@ func slow(s stage) {
 		}
 		return time.Since(start)
 	}
-	const load = "head -c 500000 /dev/zero"
+	const load = "head -c 1000000 /dev/zero"
 	m := fault(t)(h.Slow(t.Context(), 2_000_000))
-	if d := took(load); d < 1900*time.Millisecond { // 4 Mbit at 2 Mbit a second, less the burst
+	if d := took(load); d < 3900*time.Millisecond { // 8 Mbit at 2 Mbit a second, less the burst
 		t.Errorf("from the host: only %v", d)
 	}
 	mend(t, m)
-	if d := took(load); d > 1900*time.Millisecond {
+	if d := took(load); d > 3900*time.Millisecond {
 		t.Errorf("mended: still %v", d)
 	}
 }

@@ -150,7 +150,7 @@ func (h *Host) boot(ctx context.Context) error {
 	if !h.NoRemoteLogin {
 		wait += "; until (: </dev/tcp/127.0.0.1/22) 2>/dev/null; do sleep 0.02; done"
 	}
-	if _, err := h.Exec(ctx, "root", "timeout", "10", "bash", "-c", wait); err != nil {
+	if _, err := h.Exec(ctx, "root", "timeout", "30", "bash", "-c", wait); err != nil {
 		said, _ := h.Exec(context.WithoutCancel(ctx), "root", "tail", "-n", "20", "/var/log/boot.log")
 		return fmt.Errorf("wait for its services: %w; its log: %s", err, said)
 	}

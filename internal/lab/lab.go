@@ -18,8 +18,8 @@ import (
 
 // Limits of one command of the lab's own, of the making of a lab, and of its end.
 const (
-	stepTime  = 30 * time.Second
-	startTime = 90 * time.Second
+	stepTime  = time.Minute
+	startTime = 3 * time.Minute
 	closeTime = 15 * time.Second
 )
 

@@ -70,7 +70,7 @@ func TestHostsAreMachinesOfTheirOwn(t *testing.T) {
 			t.Errorf("ssh to %s: %q, %v", h.Name, out, err)
 		}
 	}
-	if got, _ := dial(t, l.Operator, l.Hosts[2].IP().String(), 22, time.Second); got != "ECONNREFUSED" {
+	if got, _ := dial(t, l.Operator, l.Hosts[2].IP().String(), 22, 20*time.Second); got != "ECONNREFUSED" {
 		t.Errorf("ssh to a host without: %s", got)
 	}
 	ssh := []string{l.Operator.Label, l.Hosts[0].Label, l.Hosts[1].Label}

@@ -32,7 +32,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	hosts := flags.Int("hosts", 8, "hosts besides the operator's")
 	binary := flags.String("binary", "", "what the operator's host has as mlxctl")
-	cache := flags.String("cache", "", "cache folder of mlxctl whose Python environment every host has; none means blank hosts")
+	cache := flags.String("cache", prepared(), "cache folder of mlxctl whose Python environment every host has; \"\" for blank hosts")
 	wheels := flags.String("wheels", "", "folder of wheels that the operator's host has as /opt/wheels")
 	down := flags.Bool("down", false, "remove the labs that stand")
 	check := flags.Bool("check", false, "only say if this machine cannot have a lab")
@@ -64,7 +64,25 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if o.Cache == "" {
+		_, _ = fmt.Fprint(errOut, "The hosts are blank: they have no packages for workers, and nowhere to get them from but the operator.\n\n")
+	}
 	return tell(out, l)
+}
+
+// prepared is a cache of this user with a Python environment in it: that of the tests, or mlxctl's own; else "".
+func prepared() string {
+	dirs := []string{os.Getenv("MLXCTL_TEST_CACHE")}
+	if user, err := os.UserCacheDir(); err == nil {
+		dirs = append(dirs, filepath.Join(user, "mlxctl-test"), filepath.Join(user, "mlxctl"))
+	}
+	for _, dir := range dirs {
+		stamps, _ := filepath.Glob(filepath.Join(dir, "python", "*", "mlxctl.json")) // no cache has a name that is a bad pattern
+		if dir != "" && len(stamps) > 0 {
+			return dir
+		}
+	}
+	return ""
 }
 
 // tell says what there is and how to get at it.
