@@ -29,8 +29,15 @@ func (a *Agent) rejoin(_ context.Context, _ string, decode func(any) error) (any
 		}
 		a.log.Info("the cluster renewed this node's credentials", "node", id.ID, "key", keyOfFile(id.CredentialsPath))
 	}
-	reply := bus.RejoinReply{Key: keyOfFile(id.CredentialsPath), Live: a.conn.PublicKey()}
-	reply.Next = id.next()
+	reply := bus.RejoinReply{Live: a.conn.PublicKey()}
+	c, err := bus.CredentialsFromFile(id.CredentialsPath)
+	if err != nil {
+		return nil, a.here(err)
+	}
+	reply.JWT = c.JWT
+	if reply.Next, reply.Proof, err = id.next(); err != nil {
+		return nil, a.here(err)
+	}
 	return reply, nil
 }
 
@@ -67,14 +74,20 @@ func (i *Identity) makeNext() error {
 	return nil
 }
 
-func (i *Identity) next() string {
+// next returns the key that makeNext made, with the proof that it is here; nothing where there is none.
+func (i *Identity) next() (pub string, proof []byte, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.file.Next == nil {
-		return ""
+	k := i.file.Next
+	if k == nil {
+		return "", nil, nil
 	}
-	return i.file.Next.PublicKey
+	proof, err = bus.Credentials{Seed: []byte(k.Seed)}.Sign(bus.NextKeyClaim(i.ID, k.PublicKey))
+	return k.PublicKey, proof, err
 }
+
+// Sign signs data with the node's key, which itself goes nowhere.
+func (i *Identity) Sign(data []byte) ([]byte, error) { return bus.Credentials{Seed: i.seed}.Sign(data) }
 
 // rejoin writes the credentials of a token that is for the key in use, or for the next one, which is in use from then
 // on.

@@ -18,7 +18,9 @@ import (
 // newAgent is the process that runs models on this machine; the keeper runs it.
 func newAgent(d *deps) *cobra.Command {
 	dm := &daemon{name: "agent"}
-	return dm.command(d, "Run models on this machine", serveAgent)
+	cmd := dm.command(d, "Run models on this machine", serveAgent)
+	cmd.AddCommand(newAgentJoin(d, nil))
+	return cmd
 }
 
 // serveAgent runs models until ctx ends.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -47,6 +48,9 @@ type deps struct {
 	env     config.Environ
 	exe     string // this binary
 	engine  engine
+	// installNode has this machine run its node in the background, with what is in the node's home, and says how; nil
+	// leaves the start to the user.
+	installNode func(ctx context.Context, home string, s bootplan.Settings) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
 
@@ -190,6 +194,8 @@ func commands(d *deps) []*cobra.Command {
 		newUndrain(d, nil),
 		newTop(d, nil),
 		newLogs(d, nil),
+		newToken(d, nil),
+		newKeys(d, nil),
 		newEnv(d, nil),
 		newContext(d),
 		newConfig(d),

@@ -86,6 +86,20 @@ func (c Credentials) PublicKey() (string, error) {
 	return pub, nil
 }
 
+// Sign signs data with the key, for those who know the public half.
+func (c Credentials) Sign(data []byte) ([]byte, error) {
+	pair, err := nkeys.FromSeed(c.Seed)
+	if err != nil {
+		return nil, fmt.Errorf("read key of credentials: %w", err)
+	}
+	defer pair.Wipe()
+	signature, err := pair.Sign(data)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return signature, nil
+}
+
 // CheckKey says whether the token was signed for this key. The error has CodeUnauthorized.
 func (c Credentials) CheckKey() error {
 	claims, err := jwt.DecodeUserClaims(c.JWT)
@@ -134,16 +148,7 @@ func (k *keyring) token() (string, error) {
 func (k *keyring) sign(nonce []byte) ([]byte, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	pair, err := nkeys.FromSeed(k.cred.Seed)
-	if err != nil {
-		return nil, fmt.Errorf("read key of credentials: %w", err)
-	}
-	defer pair.Wipe()
-	signature, err := pair.Sign(nonce)
-	if err != nil {
-		return nil, fmt.Errorf("sign challenge: %w", err)
-	}
-	return signature, nil
+	return k.cred.Sign(nonce)
 }
 
 func (k *keyring) publicKey() string {

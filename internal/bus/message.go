@@ -79,7 +79,14 @@ type RejoinRequest struct {
 
 // RejoinReply says which keys a node has; all are public.
 type RejoinReply struct {
-	Key  string `json:"key"`  // in its credentials, for the next connect
-	Next string `json:"next"` // that it made and has no token for; empty if there is none
-	Live string `json:"live"` // of its connection
+	JWT  string `json:"jwt"`  // in its credentials, for the next connect
+	Live string `json:"live"` // key of its connection
+	// Next is a key that it made and has no token for; empty if there is none. Proof is NextKeyClaim, signed with it.
+	Next  string `json:"next,omitempty"`
+	Proof []byte `json:"proof,omitempty"`
+}
+
+// NextKeyClaim is what a node signs with a key that is to be its own: nobody can claim a key of somebody else.
+func NextKeyClaim(node cluster.NodeID, key string) []byte {
+	return []byte("mlxctl key " + string(node) + " " + key)
 }

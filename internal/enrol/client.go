@@ -35,6 +35,8 @@ type Node struct {
 	ID   cluster.NodeID
 	Key  string // public
 	Name string
+	// Sign signs with the key.
+	Sign func(data []byte) ([]byte, error)
 }
 
 // Join has a node admitted by whoever made the token. All addresses of the token are tried at once, and the first that
@@ -58,6 +60,9 @@ func Join(ctx context.Context, t Token, n Node) (*Answer, error) {
 	mac := trust.TokenMAC(t.ID, t.Secret)
 	q := request{ID: t.ID, Node: n.ID, Key: n.Key, Name: n.Name}
 	q.Proof = proveRequest(mac, &q, t.Pin, bind)
+	if q.Signature, err = n.Sign(q.Proof); err != nil {
+		return nil, err
+	}
 	data, err := ask(ctx, conn, &q)
 	if err != nil {
 		if ctx.Err() != nil {

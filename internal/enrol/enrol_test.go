@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/enrol"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -80,11 +81,11 @@ func (s *site) token(t *testing.T, ttl, back time.Duration) enrol.Token {
 
 func newNode(t *testing.T, id string) enrol.Node {
 	t.Helper()
-	pub, _, err := trust.NewUserKey()
+	pub, seed, err := trust.NewUserKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return enrol.Node{ID: cluster.NodeID(id), Key: pub, Name: "mini " + id}
+	return enrol.Node{ID: cluster.NodeID(id), Key: pub, Name: "mini " + id, Sign: bus.Credentials{Seed: seed}.Sign}
 }
 
 func code(t *testing.T, what string, err error, want cluster.Code) {
@@ -181,10 +182,11 @@ func TestJoinIsRefused(t *testing.T) {
 			return k
 		}, newNode(t, "n1"), cluster.CodeUnreachable},
 		{"another node's id", func() enrol.Token { return s.token(t, time.Minute, 0) }, newNode(t, "member"), cluster.CodeConflict},
-		{"another node's key", func() enrol.Token { return s.token(t, time.Minute, 0) }, enrol.Node{ID: "n1", Key: member.Key}, cluster.CodeConflict},
+		{"another node's key", func() enrol.Token { return s.token(t, time.Minute, 0) }, enrol.Node{ID: "n1", Key: member.Key, Sign: member.Sign}, cluster.CodeConflict},
+		{"a key of somebody else", func() enrol.Token { return s.token(t, time.Minute, 0) }, enrol.Node{ID: "n1", Key: newNode(t, "x").Key, Sign: member.Sign}, cluster.CodeInvalid},
 		{"the controller's own node", func() enrol.Token { return s.token(t, time.Minute, 0) }, newNode(t, "local"), cluster.CodeConflict},
 		{"id that means all", func() enrol.Token { return s.token(t, time.Minute, 0) }, newNode(t, ">"), cluster.CodeInvalid},
-		{"no key", func() enrol.Token { return s.token(t, time.Minute, 0) }, enrol.Node{ID: "n1", Key: "U1"}, cluster.CodeInvalid},
+		{"no key", func() enrol.Token { return s.token(t, time.Minute, 0) }, enrol.Node{ID: "n1", Key: "U1", Sign: member.Sign}, cluster.CodeInvalid},
 	}
 	for _, tt := range tests {
 		a, err := enrol.Join(t.Context(), tt.token(), tt.node)

@@ -26,6 +26,8 @@ type request struct {
 	Key   string         `json:"key"` // public
 	Name  string         `json:"name,omitempty"`
 	Proof []byte         `json:"proof"`
+	// Signature is Proof, signed with the node's key: nobody can have somebody else's key admitted.
+	Signature []byte `json:"signature"`
 }
 
 // answer is what it gets.

@@ -196,6 +196,9 @@ func (s *Server) check(q *request, bind []byte) (mac []byte, err error) {
 		return nil, cluster.Errorf(cluster.CodeUnauthorized, "the controller knows no such join token").
 			WithHint("it may have expired; `mlxctl token create` on the controller's Mac makes another")
 	}
+	if !trust.Verify(q.Key, q.Proof, q.Signature) {
+		return nil, cluster.Invalid("key", "must be the public key of a user, and the node's own")
+	}
 	return mac, nil
 }
 

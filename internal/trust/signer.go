@@ -129,6 +129,15 @@ func (a *Authority) RetireSigners() error {
 	return err
 }
 
+// SignerKey is the public half of the key that signs now.
+func (a *Authority) SignerKey() (string, error) {
+	pair, err := a.readSigner(fileAccountSigner)
+	if err != nil {
+		return "", err
+	}
+	return signerOf(pair), nil
+}
+
 // readSigner reads a signing key as it is on disk now: another process may have replaced it.
 func (a *Authority) readSigner(name string) (nkeys.KeyPair, error) {
 	seed, err := os.ReadFile(filepath.Join(a.dir, name))
