@@ -63,6 +63,7 @@ type Dialer struct {
 	found   []string      // by the last round
 	round   chan struct{} // closed at the end of the round that runs; nil while none does
 	rounded time.Time     // when the last one began
+	said    string        // why it found nothing
 	lost    time.Time     // since when there is no connection
 	current *linked       // nil while there is none
 	denied  bool          // by the last dial
@@ -278,9 +279,6 @@ func (d *Dialer) discover() {
 	ctx, cancel := context.WithTimeout(d.life(), discoverFor)
 	defer cancel()
 	addrs, err := d.o.Discover(ctx)
-	if err != nil && ctx.Err() == nil {
-		d.log.Warn("cannot look for the controller", "err", err)
-	}
 	var found []string
 	for _, a := range addrs[:min(len(addrs), mostFound)] {
 		if a.IsValid() && a.Port() != 0 {
@@ -288,8 +286,16 @@ func (d *Dialer) discover() {
 		}
 	}
 	d.log.Debug("looked for the controller", "found", len(found))
+	said := ""
+	if err != nil && ctx.Err() == nil {
+		said = err.Error()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if said != "" && said != d.said { // one that looks for days says it once
+		d.log.Warn("cannot look for the controller", "err", said)
+	}
+	d.said = said
 	if len(found) > 0 {
 		d.found = found
 	}

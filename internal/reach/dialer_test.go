@@ -118,8 +118,10 @@ func TestControllerMoves(t *testing.T) {
 
 func next(t *testing.T, s *bus.Stream, want int) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
 	var got int
-	if err := s.Next(t.Context(), &got); err != nil || got != want {
+	if err := s.Next(ctx, &got); err != nil || got != want {
 		t.Fatalf("got %d, %v; want %d", got, err, want)
 	}
 }
