@@ -410,6 +410,22 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 	if _, err := bus.Dial(t.Context(), o); cluster.CodeOf(err) != cluster.CodeUnauthorized {
 		t.Errorf("it may come back: %v", err)
 	}
+	h := &daemonHome{deps: &deps{}, home: t.TempDir(), local: &localSettings{NATSAddr: "127.0.0.1:0"}, slog: testLog(t)}
+	conn, restarted, err := h.openBus(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.closeBus(conn, restarted)
+	o.URLs = []string{restarted.URL()}
+	if _, err := bus.Dial(t.Context(), o); cluster.CodeOf(err) != cluster.CodeUnauthorized {
+		t.Errorf("it may come back after a restart: %v", err)
+	}
+	o.CredentialsFile = two.CredentialsPath
+	c, err := bus.Dial(t.Context(), o)
+	if err != nil {
+		t.Fatalf("another node after a restart: %v", err)
+	}
+	_ = c.Close()
 }
 
 func TestNothingListensForJoinsWithoutAToken(t *testing.T) {
