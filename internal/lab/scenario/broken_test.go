@@ -38,7 +38,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 	broken(denied)(h[denied].LocalNetworkDenied(ctx))
 	broken(clock)(h[clock].WrongClock(ctx, 48*time.Hour))
 
-	r := s.must(partial, "up", "--yes")
+	r := s.up(partial)
 	// Who cannot dial is dialled. Who may not use sudo gets a service of the user's own.
 	s.serve(h[fine], h[denied])
 	s.idle(h[noSSH], h[changedKey], h[fullDisk], h[filtered], h[clock])
@@ -61,6 +61,6 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 	if r := s.on(s.Operator, "ssh-keygen", "-R", h[changedKey].IP().String()); r.code != 0 {
 		t.Fatal(r.err)
 	}
-	s.until("up completes", func() bool { return s.mlxctl("up", "--yes").code == done })
+	s.until("up completes", func() bool { return s.mlxctl(up()...).code == done })
 	s.serve(h...)
 }

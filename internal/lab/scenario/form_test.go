@@ -12,7 +12,7 @@ import (
 func TestUpFormsAClusterOfWhatIsThere(t *testing.T) {
 	s := newSite(t, 8, nil)
 	began := time.Now()
-	s.must(done, "up", "--yes")
+	s.up(done)
 	t.Logf("up of 8 hosts took %v", time.Since(began).Round(time.Second))
 	s.serve(s.Hosts...)
 	s.whole(s.Hosts...)
@@ -23,7 +23,7 @@ func TestUpFormsAClusterOfWhatIsThere(t *testing.T) {
 		}
 	}
 	began = time.Now()
-	r := s.must(done, "up", "--yes")
+	r := s.up(done)
 	// Three seconds is the promise on a Mac; here eight hosts share two cores.
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("up that changes nothing took %v", took)
@@ -41,7 +41,7 @@ func TestUpFormsAClusterOfWhatIsThere(t *testing.T) {
 // A cluster survives what happens to Macs: power cuts, new addresses, closed lids.
 func TestClusterComesBack(t *testing.T) {
 	s := newSite(t, 3, nil)
-	s.must(done, "up", "--yes")
+	s.up(done)
 	for _, h := range s.Hosts {
 		if _, ok := find(s.nodes(), h); !ok {
 			t.Fatalf("%s did not join", h.Name)
@@ -71,7 +71,7 @@ func TestClusterComesBack(t *testing.T) {
 // What was installed can be taken away, with nothing left, also when the bus is dead.
 func TestDownPurgeLeavesNothing(t *testing.T) {
 	s := newSite(t, 2, nil)
-	s.must(done, "up", "--yes")
+	s.up(done)
 	if n, err := s.Operator.Kill("mlxctl", "controller"); n == 0 || err != nil {
 		t.Fatalf("killed %d, %v", n, err)
 	}

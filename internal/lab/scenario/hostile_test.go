@@ -18,7 +18,7 @@ func infested(t *testing.T) (s *site, hosts []*lab.Host, hostile *lab.Host) {
 			s.NoRemoteLogin = true // so that up does not take it in
 		}
 	})
-	s.must(partial, "up", "--yes")
+	s.up(partial)
 	s.serve(s.Hosts[:2]...)
 	return s, s.Hosts[:2], s.Hosts[2]
 }

@@ -36,7 +36,7 @@ func TestUpKilledAtAnyStep(t *testing.T) {
 		s.killedUp(events, delay)
 		s.whole(s.Hosts...)
 		if round%3 == 2 { // else the next one finds what this one left
-			s.must(done, "up", "--yes")
+			s.up(done)
 			s.serve(s.Hosts...)
 			all := s.nodes()
 			for _, h := range s.Hosts {
@@ -47,7 +47,7 @@ func TestUpKilledAtAnyStep(t *testing.T) {
 			s.idle(s.Hosts...)
 		}
 	}
-	s.must(done, "up", "--yes")
+	s.up(done)
 	s.serve(s.Hosts...)
 	s.whole(s.Hosts...)
 }
@@ -55,7 +55,7 @@ func TestUpKilledAtAnyStep(t *testing.T) {
 // killedUp starts `up` and kills it, by SIGKILL, some time after so many events; it may have ended by then.
 func (s *site) killedUp(events int, delay time.Duration) {
 	s.t.Helper()
-	cmd := s.Operator.Command(s.t.Context(), s.Operator.User, "mlxctl", "up", "--yes", "-o", "json")
+	cmd := s.Operator.Command(s.t.Context(), s.Operator.User, append(append([]string{"mlxctl"}, up()...), "-o", "json")...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		s.t.Fatal(err)

@@ -89,6 +89,14 @@ func (s *site) must(code int, args ...string) result {
 	return r
 }
 
+// up is how a person who agrees to everything forms the cluster: to the plan, and to keys that were never seen.
+func up() []string { return []string{"up", "--yes", "--accept-new-host-keys"} }
+
+func (s *site) up(code int) result {
+	s.t.Helper()
+	return s.must(code, up()...)
+}
+
 // node is what `mlxctl nodes -o json` says of one.
 type node struct {
 	ID      string `json:"id"`

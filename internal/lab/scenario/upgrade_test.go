@@ -47,7 +47,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.must(done, "up", "--yes")
+	s.up(done)
 	finish := s.underLoad()
 	if err := s.Operator.Put(t.Context(), next, "/usr/local/bin/mlxctl"); err != nil {
 		t.Fatal(err)
