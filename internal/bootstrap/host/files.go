@@ -162,7 +162,7 @@ func syncDir(path string) error {
 	if err != nil {
 		return fmt.Errorf("open folder: %w", err)
 	}
-	defer d.Close() //nolint:errcheck // only read
+	defer d.Close()                                                  //nolint:errcheck // only read
 	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) { // some file systems know no such thing
 		return fmt.Errorf("write folder %s: %w", path, err)
 	}

@@ -22,7 +22,7 @@ var _ Driver = (*keeper)(nil)
 
 // KeeperOptions describe the keeper of a node's home, to itself and to who starts it.
 func KeeperOptions(home string, log *slog.Logger) service.Options {
-	current, _ := os.Readlink(filepath.Join(home, "current"))   // none is another version than any
+	current, _ := os.Readlink(filepath.Join(home, "current"))    // none is another version than any
 	settings, _ := os.ReadFile(filepath.Join(home, "node.json")) // so are none
 	sum := sha256.Sum256(settings)
 	if log == nil {
@@ -49,7 +49,9 @@ func (k *keeper) mark() string { return filepath.Join(k.Home, "run", "keeper.uni
 
 func (k *keeper) Installed() ([]byte, error) { return readFile(k.mark()) }
 
-func (k *keeper) Install(_ context.Context, text []byte) error { return writeFile(k.mark(), text, 0o600) }
+func (k *keeper) Install(_ context.Context, text []byte) error {
+	return writeFile(k.mark(), text, 0o600)
+}
 
 func (k *keeper) Start(ctx context.Context) error {
 	return k.locked(ctx, func(o service.Options) error {

@@ -190,7 +190,9 @@ func Choose(ctx context.Context, kind plan.UnitKind, s Spec) (Driver, error) {
 }
 
 // available says why a kind cannot be had here.
-type available interface{ available(ctx context.Context) error }
+type available interface {
+	available(ctx context.Context) error
+}
 
 const (
 	poll = 50 * time.Millisecond
