@@ -205,8 +205,8 @@ func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
 	return service.Options{
 		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"},
 		Children: []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}},
-		Env:     d.absoluteDirs(),
-		Version: strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
+		Env:      d.absoluteDirs(),
+		Version:  strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}
 }
 
