@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,7 +58,7 @@ func (s *session) fetch(ctx context.Context) (string, error) {
 		if !packageName.MatchString(f.Name) {
 			return "", cluster.Errorf(cluster.CodeInvalid, "%q cannot name a package", oneLine(f.Name))
 		}
-		fmt.Fprintln(h, f.Name, f.SHA256)
+		_, _ = io.WriteString(h, f.Name+" "+f.SHA256+"\n") // a hash takes everything
 	}
 	dir := s.path("cache", "wheels", hex.EncodeToString(h.Sum(nil)[:6]))
 	if err := os.MkdirAll(dir, 0o700); err != nil {

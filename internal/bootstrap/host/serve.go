@@ -127,6 +127,7 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 	}
 	defer func() { s.unlock() }()
 	switch s.order.Action {
+	case plan.Check: // that was all
 	case plan.Install:
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
