@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,30 +17,44 @@ import (
 )
 
 type downOptions struct {
-	*deps
-	output *outputFlags
-	purge  bool
+	fleetOptions
+	local bool // this machine alone
+	purge bool
 }
 
 // downResult is the shape of `down -o json`.
 type downResult struct {
 	Stopped bool `json:"stopped"` // false when nothing ran
 	Purged  bool `json:"purged"`
+	// Hosts are the other machines of the cluster, and what came of each.
+	Hosts  []hostResult `json:"hosts,omitempty"`
+	Failed int          `json:"failed,omitempty"`
 }
 
 func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Command {
 	if runF == nil {
 		runF = runDown
 	}
-	opts := &downOptions{deps: d}
+	opts := &downOptions{fleetOptions: fleetOptions{deps: d}}
 	cmd := &cobra.Command{
-		Use: "down", Short: "Stop the services of this machine", Args: between(0, 0, ""),
-		Long: `down ends the background services of this home, whatever state they are in, and leaves no process, port or lock.
-Models and Python environments in the cache stay.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
+		Use: "down", Short: "Stop the cluster: agents on other machines, then the services of this one", Args: between(0, 0, ""),
+		Long: `down stops the agents of all nodes over SSH, whether the cluster answers or not, and then ends the background services of
+this home, whatever state they are in. It leaves no process, port or lock. Nodes that cannot be reached are named, and the exit
+code is 3. Models and Python environments in the cache of this machine stay.
+
+With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
+are kept while a node could not be reached, so that it can be tried again; --force removes them all the same.`,
+		Annotations: exits("0", "1", "2", "3", "130"),
+		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, objectFormats()...)
-	cmd.Flags().BoolVar(&opts.purge, "purge", false, "also remove the cluster's identity, keys, settings and logs")
+	opts.cmd = cmd
+	f := cmd.Flags()
+	f.BoolVar(&opts.local, "local", false, "this machine alone; agents on others go on and wait for it")
+	f.BoolVar(&opts.purge, "purge", false, "also remove the cluster's identity, keys, settings and logs, on every node")
+	f.BoolVar(&opts.force, "force", false, "with --purge: also while a node cannot be reached")
+	f.BoolVarP(&opts.cluster.yes, "yes", "y", false, "do not ask")
+	opts.cluster.add(f)
 	return cmd
 }
 
@@ -57,13 +72,29 @@ func runDown(ctx context.Context, opts *downOptions) error {
 		return err
 	}
 	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
-		return opts.tell(out, downResult{})
+		return opts.tell(out, downResult{}, nil)
+	}
+	items, release, err := opts.stopOthers(ctx, dirs)
+	if err != nil {
+		return err
+	}
+	defer release()
+	failures := failuresOf(items)
+	if len(failures) > 0 && !opts.force {
+		opts.purge = false // it would take away what is needed to try again
 	}
 	stopped, err := opts.stop(ctx, dirs)
 	if err != nil {
 		return err
 	}
-	return opts.tell(out, downResult{Stopped: stopped, Purged: opts.purge})
+	r := downResult{Stopped: stopped, Purged: opts.purge, Failed: len(failures)}
+	for _, p := range items {
+		r.Hosts = append(r.Hosts, resultOf(p))
+	}
+	if err := opts.tell(out, r, failures); err != nil || len(failures) == 0 {
+		return err
+	}
+	return silentError{exitPartial}
 }
 
 // checkContext refuses to stop this home's cluster when another one is in use. A configuration that cannot be read is no
@@ -118,7 +149,7 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 // goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
-	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json"}
+	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json", knownHostsName, "roster.json"}
 	if filepath.Dir(dirs.File) == home {
 		names = append(names, filepath.Base(dirs.File))
 	}
@@ -135,9 +166,19 @@ func purge(dirs config.Dirs) error {
 	return nil
 }
 
-func (opts *downOptions) tell(out printer.Options, r downResult) error {
+func (opts *downOptions) tell(out printer.Options, r downResult, failures []*planItem) error {
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)
+	}
+	if len(failures) > 0 {
+		if _, err := io.WriteString(opts.streams.Err, failureLines(failures)); err != nil {
+			return fmt.Errorf("tell: %w", err)
+		}
+	}
+	if n := len(r.Hosts) - r.Failed; n > 0 {
+		if err := opts.say("%d other machines stopped", n); err != nil {
+			return err
+		}
 	}
 	if !r.Stopped && !r.Purged {
 		return opts.say("nothing was running")

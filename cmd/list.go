@@ -112,10 +112,6 @@ func idle(r cluster.Replica, now time.Time) string {
 	}
 }
 
-func newNodes(d *deps, runF func(context.Context, *listOptions) error) *cobra.Command {
-	return newListing(d, &cobra.Command{Use: "nodes", Aliases: []string{"node"}, Short: "List the machines of the cluster"}, runF, showNodes)
-}
-
 func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) error {
 	list := printer.List[cluster.Node]{
 		Name:    func(n cluster.Node) string { return string(n.ID) },

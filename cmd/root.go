@@ -66,8 +66,11 @@ type deps struct {
 }
 
 // run executes one command line.
-func run(d *deps, args []string) int {
-	ctx, stop := withSignals(context.Background())
+func run(d *deps, args []string) int { return runWith(context.Background(), d, args) }
+
+// runWith executes one command line in a context of the caller's.
+func runWith(parent context.Context, d *deps, args []string) int {
+	ctx, stop := withSignals(parent)
 	defer stop()
 	root := newRoot(d)
 	root.SetArgs(args)
@@ -192,6 +195,7 @@ func commands(d *deps) []*cobra.Command {
 		newRun(d, nil),
 		newPs(d, nil),
 		newNodes(d, nil),
+		newUpgrade(d, nil),
 		newModels(d, nil),
 		newLoad(d, nil),
 		newUnload(d, nil),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
@@ -42,8 +43,8 @@ type upRun struct {
 func (u *upRun) flags() *clusterFlags { return &u.cluster }
 
 // clusterConfig reads the settings for a command that changes other machines of the cluster of this home.
-func (d *deps) clusterConfig(opts *upOptions) (*config.Config, error) {
-	cfg, err := opts.config(opts.cmd.Flags())
+func (d *deps) clusterConfig(cmd *cobra.Command, flags *clusterFlags) (*config.Config, error) {
+	cfg, err := d.config(cmd.Flags())
 	if err != nil {
 		return nil, err
 	}
@@ -51,14 +52,14 @@ func (d *deps) clusterConfig(opts *upOptions) (*config.Config, error) {
 		return nil, usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
 			"this is for the cluster of this home, not that of context %q", cfg.Context)
 	}
-	if err := opts.cluster.check(); err != nil {
+	if err := flags.check(); err != nil {
 		return nil, err
 	}
-	return cfg, opts.cluster.settle(cfg)
+	return cfg, flags.settle(cfg)
 }
 
 func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (err error) {
-	cfg, err := opts.clusterConfig(opts)
+	cfg, err := opts.clusterConfig(opts.cmd, &opts.cluster)
 	if err != nil {
 		return err
 	}
@@ -148,8 +149,8 @@ func (u *upRun) run(ctx context.Context) error {
 	willAsk := u.streams.CanAsk() && !f.yes
 	var seen found
 	var err error
-	if f.dryRun || (!f.yes && !willAsk) {
-		// Nobody may have agreed to anything yet.
+	if f.dryRun || (!f.yes && !willAsk && !u.wasOpen()) {
+		// Nobody has agreed to anything yet.
 		if seen, err = u.look(ctx); err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func (u *upRun) run(ctx context.Context) error {
 			if err := u.events.plan(items, false); err != nil {
 				return err
 			}
-			return usageHint("add --yes to do it, or --dry-run to look only", "nobody is there to agree to the plan: %s", countPlan(items))
+			return nobodyAgrees(items)
 		}
 		if err := u.start(ctx); err != nil {
 			return err
@@ -185,6 +186,9 @@ func (u *upRun) run(ctx context.Context) error {
 	if err := u.events.plan(items, false); err != nil {
 		return err
 	}
+	if needsYes(items) && !f.yes && !willAsk {
+		return nobodyAgrees(items)
+	}
 	agreed, err := u.agree(ctx, items)
 	if err != nil {
 		return err
@@ -203,6 +207,17 @@ func (u *upRun) run(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return u.summarise(ctx, items)
+}
+
+func nobodyAgrees(items []*planItem) error {
+	return usageHint("add --yes to do it, or --dry-run to look only", "nobody is there to agree to the plan: %s", countPlan(items))
+}
+
+// wasOpen says that the services of this machine were set up before with a bus that others reach, so that to start them
+// again is nothing to agree to.
+func (u *upRun) wasOpen() bool {
+	l, _, err := readLocal(u.cfg.Dirs.Home)
+	return err == nil && l != nil && openToNetwork(l).NATSAddr == l.NATSAddr
 }
 
 func (u *upRun) look(ctx context.Context) (found, error) {
@@ -333,7 +348,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 	}
 	yes, err := u.streams.Confirm(ctx, question)
 	if errors.Is(err, iostreams.ErrNobody) {
-		return false, usageHint("add --yes to do it", "nobody is there to agree to the plan: %s", countPlan(items))
+		return false, nobodyAgrees(items)
 	}
 	if err != nil || yes {
 		return yes, err

@@ -89,7 +89,7 @@ func (e *upEvents) warn(message, hint string) error {
 
 // plan shows the plan. It is the result of a dry run, else talk.
 func (e *upEvents) plan(items []*planItem, isResult bool) error {
-	e.progress.Close()
+	e.endLooking()
 	if items == nil {
 		items = []*planItem{}
 	}
@@ -195,7 +195,8 @@ func resultOf(p *planItem) hostResult {
 	r := hostResult{Name: p.Name, Node: p.Node, What: p.What}
 	switch {
 	case p.outcome != nil:
-		r.Serves, r.Changed = p.outcome.err == nil, p.outcome.changed && p.outcome.err == nil
+		r.Serves = p.outcome.err == nil && p.What != whatStop && p.What != whatRemove
+		r.Changed = p.outcome.err == nil && p.outcome.changed
 		r.Error, r.TookMS = cluster.AsError(p.outcome.err), p.outcome.took.Milliseconds()
 	case p.What == whatNothing:
 		r.Serves = true

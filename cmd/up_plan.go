@@ -19,6 +19,8 @@ const (
 	whatNothing = "nothing"
 	whatCannot  = "cannot"
 	whatStart   = "start" // the services of this machine
+	whatStop    = "stop"
+	whatRemove  = "remove"
 )
 
 // remoteLogin is the setting that lets SSH in.

@@ -1,0 +1,70 @@
+package cmd
+
+import (
+	"context"
+
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/printer"
+)
+
+// stopOthers stops the agents of all other machines, or removes them. It needs no living cluster, and no readable
+// configuration. release frees the lock that is held until the services here are stopped as well.
+func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (items []*planItem, release func(), err error) {
+	free := func() {}
+	if opts.local {
+		return nil, free, nil
+	}
+	nodes, err := opts.lanParts().roster(rosterPath(dirs.Home)).List()
+	if err != nil {
+		return nil, nil, cluster.Errorf(cluster.CodeConflict, "cannot tell which other machines are nodes: %v", err).
+			WithHint("`mlxctl down --local` stops the services of this one")
+	}
+	nodes = otherMachines(nodes, dirs.Home)
+	if len(nodes) == 0 {
+		return nil, free, nil
+	}
+	cfg, err := opts.config(nil)
+	if err != nil {
+		cfg = &config.Config{Dirs: dirs} // services must not run on for want of a readable file
+	}
+	if err := opts.cluster.settle(cfg); err != nil {
+		return nil, nil, err
+	}
+	f, closeAll, err := opts.openFleet(ctx, cfg, printer.Options{Format: printer.Table})
+	if err != nil {
+		return nil, nil, err
+	}
+	verb := "Stop"
+	action := bootplan.Stop
+	if opts.purge {
+		verb, action = "Remove everything on", bootplan.Uninstall
+	}
+	if f.streams.CanAsk() {
+		if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+	}
+	items = itemsOf(nodes, f.reach(ctx, nodes), whatStop)
+	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) {
+		p.done = "stopped"
+		if opts.purge {
+			p.done = "removed"
+		}
+		if err := unreached(*p.node, p.host); err != nil {
+			e := *cluster.AsError(err)
+			if opts.purge && opts.force {
+				return false, e.WithHint("on that machine: %s", remnants(*p.node))
+			}
+			return false, &e
+		}
+		return f.order(ctx, p, action, opts.purge)
+	})
+	if ctx.Err() != nil {
+		closeAll()
+		return nil, nil, context.Cause(ctx)
+	}
+	return items, closeAll, nil
+}
