@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 
 // rosterEvery is how often the controller looks at the list of admitted nodes.
 const rosterEvery = time.Second
+
+func rosterPath(home string) string { return filepath.Join(home, "roster.json") }
 
 // rosterFollower keeps the controller up to date about the nodes that commands admit and remove.
 type rosterFollower struct {

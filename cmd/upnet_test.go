@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -491,7 +492,7 @@ func TestDownStopsEverything(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != 0 || !r.Purged || len(r.Hosts) != 2 || r.Hosts[0].Serves {
 		t.Errorf("%+v, %v", out, err)
 	}
-	for _, name := range []string{"trust", "roster.json", knownHostsName, "local.json"} {
+	for _, name := range []string{"trust", "roster.json", bootstrap.KnownHostsFile, "local.json"} {
 		if _, err := os.Stat(filepath.Join(f.home, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left: %v", name, err)
 		}

@@ -32,7 +32,8 @@ const (
 	defaultParallel = 8
 	defaultContact  = 15 * time.Second
 	defaultHome     = ".mlxctl"
-	knownHostsFile  = "known_hosts"
+	// KnownHostsFile is the file in StateDir of the host keys that were agreed to.
+	KnownHostsFile = "known_hosts"
 )
 
 // Target is a host as somebody named it.
@@ -122,7 +123,7 @@ func New(o Options) (*Bootstrap, error) {
 	b := &Bootstrap{o: o, sessions: map[string]session{}, secrets: newSecrets(o.Ask)}
 	b.home, b.user = operator(o.Env)
 	b.config = readSSHConfig(b.home, o.Log)
-	b.known = knownHosts{own: filepath.Join(o.StateDir, knownHostsFile), log: o.Log}
+	b.known = knownHosts{own: filepath.Join(o.StateDir, KnownHostsFile), log: o.Log}
 	return b, nil
 }
 
