@@ -19,7 +19,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
-func finding(check, message, fix string) []bootplan.Finding {
+func brokenBy(check, message, fix string) []bootplan.Finding {
 	return []bootplan.Finding{{Check: check, State: bootplan.FindingFail, Message: message, Fix: fix}}
 }
 
@@ -124,10 +124,10 @@ func TestEachMacThatDoesNotServeIsExplained(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
 	f.mac("good")
-	f.mac("full").findings = finding("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
-	f.mac("closed").findings = finding("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
+	f.mac("full").findings = brokenBy("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
+	f.mac("closed").findings = brokenBy("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
 	changed := f.mac("changed")
-	changed.keyState, changed.findings = keyChanged, finding("host-key", "host key changed", "ssh-keygen -R changed.local")
+	changed.keyState, changed.findings = keyChanged, brokenBy("host-key", "host key changed", "ssh-keygen -R changed.local")
 	f.mac("broken").fails = cluster.Errorf(cluster.CodeTimeout, "the agent did not reach its controller within 1m0s").WithHint("allow port 8660 in the firewall")
 	f.mac("quiet")
 	f.macs[len(f.macs)-1].RemoteLogin = false
@@ -396,7 +396,7 @@ func TestBusOpensToTheNetwork(t *testing.T) {
 	if got := openToNetwork(nil); got.NATSAddr != openNATSAddr {
 		t.Errorf("%+v", got)
 	}
-	urls, err := busURLs("0.0.0.0:8660")
+	urls, err := networkURLs("tls://", "0.0.0.0:8660")
 	if err != nil || len(urls) == 0 || !strings.HasSuffix(urls[len(urls)-1], ".local:8660") {
 		t.Errorf("%v, %v", urls, err)
 	}
