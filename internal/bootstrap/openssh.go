@@ -124,9 +124,16 @@ func (s *said) text() string {
 	return string(s.out.Bytes())
 }
 
-// master starts the process that holds the connection, and waits until others can use it.
+// master starts the process that holds the connection, and waits until others can use it. It runs what ends with its
+// standard input, so that it does not outlive us.
 func (s *cliSession) master(ctx context.Context, most time.Duration) error {
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "ssh", append([]string{"-M", "-N", "-o", "ControlPersist=no"}, s.args...)...)
+	args := append([]string{"-M", "-o", "ControlPersist=no"}, s.args...)
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "ssh", append(args, shell("exec cat >/dev/null"))...)
+	if _, err := s.cmd.StdinPipe(); err != nil {
+		s.cmd = nil
+		close(s.ended)
+		return fmt.Errorf("start ssh: %w", err)
+	}
 	s.cmd.Env, s.cmd.Stderr, s.cmd.WaitDelay = s.env, &s.said, pipeWait
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt of the terminal is for us to handle
 	if err := s.cmd.Start(); err != nil {
