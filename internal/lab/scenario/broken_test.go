@@ -25,7 +25,8 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 		}
 	}
 	// The operator has seen the host with the key that it will not have any more.
-	if r := s.on(s.Operator, "ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", h[changedKey].IP().String(), "true"); r.code != 0 {
+	if r := s.on(s.Operator, "ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new",
+		"-o", "HostKeyAlias="+h[changedKey].Name+".local", h[changedKey].IP().String(), "true"); r.code != 0 {
 		t.Fatal(r.err)
 	}
 	if err := h[changedKey].NewHostKey(ctx); err != nil {
@@ -46,7 +47,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 	explains(t, r, h[changedKey], "key")
 	explains(t, r, h[fullDisk], "disk", "space", "free")
 	explains(t, r, h[noSudo], "sudo")
-	explains(t, r, h[denied], "local network", "reverse")
+	explains(t, r, h[denied], "local network", "reverse", "its controller to dial it")
 	explains(t, r, h[clock], "clock")
 	d := s.mlxctl("doctor")
 	for _, i := range []int{noSSH, changedKey, fullDisk, clock} {
@@ -58,7 +59,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 			t.Errorf("mend %s: %v", h[i].Name, err)
 		}
 	}
-	if r := s.on(s.Operator, "ssh-keygen", "-R", h[changedKey].IP().String()); r.code != 0 {
+	if r := s.on(s.Operator, "ssh-keygen", "-R", h[changedKey].Name+".local"); r.code != 0 {
 		t.Fatal(r.err)
 	}
 	s.until("up completes", func() bool { return s.mlxctl(up()...).code == done })
