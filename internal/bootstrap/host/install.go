@@ -157,6 +157,12 @@ func (s *session) choose(ctx context.Context, t *target) error {
 	if t.driver, err = unit.Choose(ctx, kind, spec); err != nil {
 		return fmt.Errorf("choose unit: %w", err)
 	}
+	// One that was installed with a password is not given up because this time there is none.
+	if before := t.before.Unit; before != nil && kind == "" && unit.Worse(t.driver.Kind(), before.Kind) {
+		if t.driver, err = s.open(*before); err != nil {
+			return err
+		}
+	}
 	t.record = unitRecord{Kind: t.driver.Kind()}
 	if t.record.Kind == plan.UnitRunit {
 		t.record.ServiceDir = spec.ServiceDir
@@ -213,6 +219,9 @@ func (s *session) reasons(ctx context.Context, t *target) ([]string, error) {
 // change replaces what there is, proves what came of it, and goes back where that fails.
 func (s *session) change(ctx context.Context, t *target, why []string) error {
 	s.talk.step(plan.StepUnit, plan.StateRunning, strings.Join(why, ", "))
+	if err := s.mayChange(ctx, t); err != nil {
+		return s.failed(plan.StepUnit, err)
+	}
 	j := &journal{Operator: oneLine(s.order.Operator), At: time.Now().UTC(), Before: t.before, Next: t.record}
 	data, err := encode(j)
 	if err == nil {
@@ -235,6 +244,22 @@ func (s *session) change(ctx context.Context, t *target, why []string) error {
 	s.talk.step(plan.StepUnit, plan.StateUndone, s.wasBefore(t))
 	s.done.Changed = false
 	return err
+}
+
+// mayChange says before anything is touched whether it can be, and put back.
+func (s *session) mayChange(ctx context.Context, t *target) error {
+	if err := unit.Available(ctx, t.driver); err != nil {
+		return err
+	}
+	b := t.before.Unit
+	if b == nil || *b == t.record {
+		return nil
+	}
+	d, err := s.open(*b)
+	if err != nil {
+		return err
+	}
+	return unit.Available(ctx, d)
 }
 
 func (s *session) wasBefore(t *target) string {

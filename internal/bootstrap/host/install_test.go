@@ -332,3 +332,29 @@ func TestPackagesAreSentWhereTheyCannotBeFetched(t *testing.T) {
 		t.Errorf("none offered: %+v", e)
 	}
 }
+
+// A unit that cannot be changed this time, as without sudo, is left alone, and nothing lesser takes its place.
+func TestAUnitOutOfReachIsKept(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, plan.UnitRunit)
+	v1, v2 := n.binary("v1"), n.binary("v2")
+	n.installed(v1)
+	before := n.files()
+	_, pid := n.runs()
+	n.kind = ""
+	if err := os.Rename(n.services, n.services+".away"); err != nil {
+		t.Fatal(err)
+	}
+	e := n.run(operator{user: "k"}, n.order(v2), nil).done.Error
+	if err := os.Rename(n.services+".away", n.services); err != nil {
+		t.Fatal(err)
+	}
+	if e == nil || e.Code != cluster.CodeUnauthorized || !strings.Contains(e.Hint, "sudo") {
+		t.Errorf("got %+v", e)
+	}
+	if got, now := n.runs(); got != v1 || now != pid || !maps.Equal(before, n.files()) {
+		t.Errorf("%q runs with pid %d, was %d; %v", got, now, pid, n.files())
+	}
+	n.installed(v2)
+	n.await(v2)
+}

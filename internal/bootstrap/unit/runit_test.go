@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -139,5 +140,45 @@ func TestRunit(t *testing.T) {
 	}
 	if s, err := d.Status(t.Context()); err != nil || s != (Status{}) {
 		t.Errorf("removed: %+v, %v", s, err)
+	}
+}
+
+// A machine's own runsvdir runs as root what is the user's.
+func TestRunitAsAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: to run something as another user takes root")
+	}
+	home, starts := scripted(t)
+	nobody := 65534
+	user := filepath.Dir(home)
+	err := filepath.WalkDir(user, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, nobody, nobody))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(plan.UnitRunit, Spec{Home: home, User: "nobody", UID: nobody, UserHome: user, ServiceDir: runsvdir(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Remove(context.Background()) })
+	text, err := d.Text()
+	if err == nil {
+		err = d.Install(t.Context(), text)
+	}
+	if err == nil {
+		err = d.Start(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := running(t, d)
+	info, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != uint32(nobody) {
+		t.Errorf("it runs as %+v, %v", info, err)
+	}
+	if err := await(t.Context(), startWait, "no start", func() (bool, error) { return count(t, starts) == 1, nil }); err != nil {
+		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,6 +188,21 @@ func Choose(ctx context.Context, kind plan.UnitKind, s Spec) (Driver, error) {
 		why = append(why, fmt.Errorf("%s: %w", k, err))
 	}
 	return nil, cluster.Errorf(cluster.CodeUnsupported, "nothing here can run the agent: %v", errors.Join(why...))
+}
+
+// Worse says that a kind is less than another one of the same platform.
+func Worse(a, b plan.UnitKind) bool {
+	order := []plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitLaunchAgent, plan.UnitRunit, plan.UnitSystemd, plan.UnitKeeper}
+	return slices.Index(order, a) > slices.Index(order, b)
+}
+
+// Available says why a driver cannot change anything here, which may take sudo; nil means that it can.
+func Available(ctx context.Context, d Driver) error {
+	if err := d.(available).available(ctx); err != nil {
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s here: %v", d.Kind(), err).
+			WithHint("give the password of sudo with --ask-sudo, or allow sudo without one")
+	}
+	return nil
 }
 
 // available says why a kind cannot be had here.
