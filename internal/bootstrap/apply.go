@@ -24,7 +24,7 @@ type Job struct {
 	// Prove says whether the node really serves; nil means that its link is enough. Only what it agrees to is kept.
 	Prove func(ctx context.Context, node cluster.NodeID, versionID string, link plan.Link) error
 	// Wheels returns the Python packages for a host that cannot fetch them itself; nil where there are none to send. It is
-	// asked before the host is spoken with; where it fails, nothing is offered.
+	// asked only when the host wants them, and may take as long as fetching them takes.
 	Wheels func(ctx context.Context, os, arch, pyversion string) (dir string, files []plan.File, err error)
 }
 
@@ -78,7 +78,7 @@ func (b *Bootstrap) Apply(ctx context.Context, h *Host, job Job, tell func(Event
 	if err != nil || binary == "" {
 		return a.result, err
 	}
-	a.offerWheels(ctx)
+	a.job.Order.CanSend = job.Wheels != nil
 	err = a.talk(ctx, binary)
 	return a.result, err
 }
@@ -103,8 +103,9 @@ type apply struct {
 	began   map[string]time.Time
 	result  Result
 
-	wheels string // folder here
-	signed bool
+	wheels  string      // folder here of what was offered
+	offered []plan.File // the host was told of
+	signed  bool
 	// committed says that the host was told to keep everything.
 	committed bool
 	// failure is why we told the host to undo everything.
@@ -168,20 +169,6 @@ func (a *apply) copy(ctx context.Context, versions string) (there string, change
 		Path: there, SHA256: sum, Bytes: size, Mode: "755", Open: func() (io.ReadCloser, error) { return os.Open(here) },
 	})
 	return there, changed, err
-}
-
-// offerWheels tells the host what could be sent. Without, it can still fetch everything itself.
-func (a *apply) offerWheels(ctx context.Context) {
-	f := &a.h.Facts
-	if a.job.Wheels == nil || a.job.Order.Action != plan.Install || len(a.job.Order.Wheels) > 0 {
-		return
-	}
-	dir, files, err := a.job.Wheels(ctx, f.OS, f.Arch, f.Python)
-	if err != nil {
-		a.b.o.Log.WarnContext(ctx, "no python packages to send", "host", a.h.Label(), "error", err)
-		return
-	}
-	a.wheels, a.job.Order.Wheels = dir, files
 }
 
 // report reads what the host's side found.

@@ -63,10 +63,11 @@ func hostSide(in io.Reader, out, errs io.Writer) int {
 		s.say(plan.FromHost{Type: plan.TypeKey, Node: "n2", Key: "UOTHER"})
 		return s.last()
 	case "wants":
+		s.ask()
 		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: s.order.Home + "/w", Files: []plan.File{{Name: arg}}})
 		return s.last()
 	case "outside":
-		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: arg, Files: s.order.Wheels})
+		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: arg, Files: s.ask()})
 		return s.last()
 	case "refuses":
 		s.say(plan.FromHost{Type: plan.TypeStep, Step: plan.StepUnit, State: plan.StateFailed, Log: []string{"no\x1b]0;owned\x07 metal"}})
@@ -107,6 +108,13 @@ func (s *standIn) hear() (plan.ToHost, bool) {
 	return m, true
 }
 
+// ask has the packages listed that could be sent.
+func (s *standIn) ask() []plan.File {
+	s.say(plan.FromHost{Type: plan.TypeAsk})
+	m, _ := s.hear()
+	return m.Files
+}
+
 // last hears that it is to undo everything, and says so.
 func (s *standIn) last() int {
 	m, ok := s.hear()
@@ -128,8 +136,8 @@ func (s *standIn) install() int {
 	}
 	s.record("jwt", m.JWT)
 	s.step(plan.StepJoin, plan.StateChanged)
-	if len(s.order.Wheels) > 0 {
-		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: filepath.Join(s.order.Home, "cache", "wheels"), Files: s.order.Wheels})
+	if s.order.CanSend {
+		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: filepath.Join(s.order.Home, "cache", "wheels"), Files: s.ask()})
 		if m, ok = s.hear(); !ok || m.Type != plan.TypeHave {
 			return s.undo(m)
 		}

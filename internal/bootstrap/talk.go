@@ -204,6 +204,8 @@ func (a *apply) answer(ctx context.Context, m *plan.FromHost) (*plan.ToHost, err
 		a.heardStep(m)
 	case plan.TypeKey:
 		return a.sign(ctx, m)
+	case plan.TypeAsk:
+		return a.offer(ctx), nil
 	case plan.TypeNeed:
 		if err := a.send(ctx, m); err != nil {
 			return a.abort(ctx, plan.StepPython, err)
@@ -299,6 +301,22 @@ func (a *apply) prove(ctx context.Context, m *plan.FromHost) (*plan.ToHost, erro
 	return &plan.ToHost{Type: plan.TypeCommit}, nil
 }
 
+// offer fetches the packages for the host's platform and lists them. That they cannot be had is for the host to tell: it
+// knows why it cannot fetch them either.
+func (a *apply) offer(ctx context.Context) *plan.ToHost {
+	f := &a.h.Facts
+	if a.job.Wheels == nil {
+		return &plan.ToHost{Type: plan.TypeOffer, Reason: "there are none to send"}
+	}
+	a.event(plan.StepPython, plan.StateRunning, "fetching packages here to send them", nil)
+	dir, files, err := a.job.Wheels(ctx, f.OS, f.Arch, f.Python)
+	if err != nil {
+		return &plan.ToHost{Type: plan.TypeOffer, Reason: err.Error()}
+	}
+	a.wheels, a.offered = dir, files
+	return &plan.ToHost{Type: plan.TypeOffer, Files: files}
+}
+
 // send copies packages that were offered into a folder of the node's home.
 func (a *apply) send(ctx context.Context, m *plan.FromHost) error {
 	inside := path.Clean(m.Folder) == m.Folder && strings.HasPrefix(m.Folder, a.job.Order.Home+"/")
@@ -308,11 +326,11 @@ func (a *apply) send(ctx context.Context, m *plan.FromHost) error {
 	ctx, cancel := context.WithTimeout(ctx, copyWait)
 	defer cancel()
 	for i, want := range m.Files {
-		n := slices.IndexFunc(a.job.Order.Wheels, func(f plan.File) bool { return f.Name == want.Name })
+		n := slices.IndexFunc(a.offered, func(f plan.File) bool { return f.Name == want.Name })
 		if n < 0 {
 			return cluster.Errorf(cluster.CodeInvalid, "%s wants %q, which was not offered", a.h.Label(), clean(want.Name, mostName))
 		}
-		f := a.job.Order.Wheels[n]
+		f := a.offered[n]
 		a.event(plan.StepPython, plan.StateRunning, fmt.Sprintf("sending %s (%d of %d)", f.Name, i+1, len(m.Files)), nil)
 		_, err := put(ctx, a.session, blob{
 			Path: path.Join(m.Folder, path.Base(f.Name)), SHA256: f.SHA256, Bytes: f.Bytes, Mode: "644",

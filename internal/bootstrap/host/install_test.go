@@ -290,7 +290,8 @@ func TestPackagesAreSentWhereTheyCannotBeFetched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order.Wheels = []plan.File{{Name: "a-1-py3-none-any.whl", SHA256: sum}}
+	order.CanSend = true
+	offer := []plan.File{{Name: "a-1-py3-none-any.whl", SHA256: sum}}
 	copyOf := func(from string) func(plan.FromHost) {
 		return func(m plan.FromHost) {
 			data, err := os.ReadFile(filepath.Join(n.home, "versions", from, "mlxctl"))
@@ -315,20 +316,19 @@ func TestPackagesAreSentWhereTheyCannotBeFetched(t *testing.T) {
 			return true, err
 		}
 	}
-	bad := n.run(operator{user: "k", send: copyOf(n.binary("v2"))}, order, python)
+	bad := n.run(operator{user: "k", offer: offer, send: copyOf(n.binary("v2"))}, order, python)
 	if e := bad.done.Error; e == nil || !strings.Contains(e.Message, "did not come as they should") || len(wheels) > 0 {
 		t.Errorf("another file: %+v, used %v", e, wheels)
 	}
-	good := n.run(operator{user: "k", send: copyOf(v)}, order, python)
-	if good.done.Error != nil || !slices.Equal(wheels, []string{order.Wheels[0].Name}) {
+	good := n.run(operator{user: "k", offer: offer, send: copyOf(v)}, order, python)
+	if good.done.Error != nil || !slices.Equal(wheels, []string{offer[0].Name}) {
 		t.Errorf("sent: %+v, used %v", good.done.Error, wheels)
 	}
-	order.Wheels[0].Name = "../../evil.whl"
-	if e := n.run(operator{user: "k"}, order, python).done.Error; e == nil || e.Code != cluster.CodeInvalid {
+	evil := []plan.File{{Name: "../../evil.whl", SHA256: sum}}
+	if e := n.run(operator{user: "k", offer: evil}, order, python).done.Error; e == nil || e.Code != cluster.CodeInvalid {
 		t.Errorf("a path: %+v", e)
 	}
-	order.Wheels = nil
-	if e := n.run(operator{user: "k"}, order, python).done.Error; e == nil || !strings.Contains(e.Message, "no network") {
+	if e := n.run(operator{user: "k"}, order, python).done.Error; e == nil || !strings.Contains(e.Message, "no network") || !strings.Contains(e.Message, "none here") {
 		t.Errorf("none offered: %+v", e)
 	}
 }

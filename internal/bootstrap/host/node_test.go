@@ -148,6 +148,7 @@ type operator struct {
 	user string // whom the token is for
 	// linked answers TypeLinked; empty means commit, "gone" goes away, "silent" says nothing.
 	linked string
+	offer  []plan.File           // to TypeAsk
 	send   func(m plan.FromHost) // of TypeNeed
 }
 
@@ -190,6 +191,8 @@ func (p operator) converse(t *testing.T, order plan.Order, from io.Reader, to io
 		switch m.Type {
 		case plan.TypeKey:
 			_ = out.Encode(plan.ToHost{Type: plan.TypeCredentials, JWT: token(p.user)})
+		case plan.TypeAsk:
+			_ = out.Encode(plan.ToHost{Type: plan.TypeOffer, Files: p.offer, Reason: "none here"})
 		case plan.TypeNeed:
 			p.send(m)
 			_ = out.Encode(plan.ToHost{Type: plan.TypeHave})

@@ -29,13 +29,12 @@ func (s *session) python(ctx context.Context) error {
 		Progress: func(line string) { s.talk.step(plan.StepPython, plan.StateRunning, line) },
 	}
 	changed, err := s.Python(ctx, request)
-	if err != nil && len(s.order.Wheels) > 0 && context.Cause(ctx) == nil {
-		var wheelsErr error
-		if request.Wheels, wheelsErr = s.fetch(ctx); wheelsErr == nil {
+	if err != nil && s.order.CanSend && context.Cause(ctx) == nil {
+		if request.Wheels, err = s.fetch(ctx, err); err == nil {
 			request.Offline = true
-			changed, wheelsErr = s.Python(ctx, request)
+			changed, err = s.Python(ctx, request)
 		}
-		if err = wheelsErr; err == nil {
+		if err == nil {
 			s.sweep(request.Wheels)
 		}
 	}
@@ -51,10 +50,20 @@ func (s *session) python(ctx context.Context) error {
 
 var packageName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._+-]{0,200}\.(whl|tar\.gz|zip)$`)
 
-// fetch has the operator's side send the packages that are not there, and returns their folder.
-func (s *session) fetch(ctx context.Context) (string, error) {
+// fetch has the operator's side send the packages that are not there, and returns their folder. own is why they could not
+// be fetched from here.
+func (s *session) fetch(ctx context.Context, own error) (string, error) {
+	s.talk.say(plan.FromHost{Type: plan.TypeAsk, Step: plan.StepPython})
+	offer, err := s.talk.expect(ctx, plan.TypeOffer, sendWait)
+	if err != nil {
+		return "", err
+	}
+	if len(offer.Files) == 0 {
+		return "", cluster.Errorf(cluster.CodeOf(own), "%v; and the operator has no packages to send: %s", own, oneLine(offer.Reason)).
+			WithHint("%s", cluster.AsError(own).Hint)
+	}
 	h := sha256.New()
-	for _, f := range s.order.Wheels {
+	for _, f := range offer.Files {
 		if !packageName.MatchString(f.Name) {
 			return "", cluster.Errorf(cluster.CodeInvalid, "%q cannot name a package", oneLine(f.Name))
 		}
@@ -64,7 +73,7 @@ func (s *session) fetch(ctx context.Context) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make folder of packages: %w", err)
 	}
-	missing := s.missing(dir)
+	missing := missingIn(dir, offer.Files)
 	if len(missing) == 0 {
 		return dir, nil
 	}
@@ -72,14 +81,14 @@ func (s *session) fetch(ctx context.Context) (string, error) {
 	if _, err := s.talk.expect(ctx, plan.TypeHave, sendWait); err != nil {
 		return "", err
 	}
-	if still := s.missing(dir); len(still) > 0 {
+	if still := missingIn(dir, offer.Files); len(still) > 0 {
 		return "", cluster.Errorf(cluster.CodeConflict, "%d of %d packages did not come as they should, %s among them", len(still), len(missing), still[0].Name)
 	}
 	return dir, nil
 }
 
-func (s *session) missing(dir string) []plan.File {
-	return slices.DeleteFunc(slices.Clone(s.order.Wheels), func(f plan.File) bool {
+func missingIn(dir string, files []plan.File) []plan.File {
+	return slices.DeleteFunc(slices.Clone(files), func(f plan.File) bool {
 		sum, err := hashFile(filepath.Join(dir, f.Name))
 		return err == nil && strings.EqualFold(sum, f.SHA256)
 	})

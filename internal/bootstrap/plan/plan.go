@@ -32,8 +32,8 @@ type Order struct {
 	Unit UnitKind `json:"unit,omitempty"`
 	// Password is for sudo, where it wants one. It is sent on standard input only, and never written down.
 	Password string `json:"password,omitempty"`
-	// Wheels lists the Python packages that the operator could send, where the host cannot fetch them itself.
-	Wheels []File `json:"wheels,omitempty"`
+	// CanSend says that the operator's side will fetch and send Python packages where the host cannot fetch them itself.
+	CanSend bool `json:"can_send,omitempty"`
 	// Offline has the host not even try to fetch packages.
 	Offline bool `json:"offline,omitempty"`
 	Purge   bool `json:"purge,omitempty"`
@@ -107,7 +107,8 @@ const (
 const (
 	TypeStep   = "step"   // Step, State, Detail, Error
 	TypeKey    = "key"    // Node, Key, Hardware: sign this
-	TypeNeed   = "need"   // Files, Folder: send these there, then say TypeHave
+	TypeAsk    = "ask"    // for the Python packages of this platform: answer TypeOffer
+	TypeNeed   = "need"   // Files of the offer, Folder: send these there, then say TypeHave
 	TypeLinked = "linked" // Link, Unit: the agent has reached the controller, or is served in reverse; decide
 	TypeReport = "report" // Checks
 	TypeDone   = "done"   // Error, Changed, Unit, Node; the last line
@@ -137,6 +138,7 @@ type FromHost struct {
 // goes back to what it was.
 const (
 	TypeCredentials = "credentials" // JWT
+	TypeOffer       = "offer"       // Files that can be sent; none and a Reason where they cannot be had
 	TypeHave        = "have"        // the files are there
 	TypeCommit      = "commit"      // keep it
 	TypeAbort       = "abort"       // undo it; Reason
@@ -146,6 +148,7 @@ const (
 type ToHost struct {
 	Type   string `json:"type"`
 	JWT    string `json:"jwt,omitempty"`
+	Files  []File `json:"files,omitempty"`
 	Reason string `json:"reason,omitempty"`
 }
 
