@@ -64,7 +64,13 @@ func TestClusterComesBack(t *testing.T) {
 	if err := s.Operator.ChangeAddress(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.ready(s.Hosts...)
+	// Until it notices, the controller takes nodes for ready that have lost it.
+	for _, h := range s.Hosts {
+		s.until(h.Name+" answers", func() bool {
+			n, _ := find(s.nodes(), h)
+			return n.State == "ready" && s.mlxctl("run", "tiny", "--node", n.Name, "-n", prompt).out == answer
+		})
+	}
 	s.serve(s.Hosts...)
 }
 
