@@ -18,7 +18,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
-func finding(check, message, fix string) []bootplan.Finding {
+func failing(check, message, fix string) []bootplan.Finding {
 	return []bootplan.Finding{{Check: check, State: bootplan.FindingFail, Message: message, Fix: fix}}
 }
 
@@ -123,10 +123,10 @@ func TestEachMacThatDoesNotServeIsExplained(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
 	f.mac("good")
-	f.mac("full").findings = finding("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
-	f.mac("closed").findings = finding("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
+	f.mac("full").findings = failing("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
+	f.mac("closed").findings = failing("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
 	changed := f.mac("changed")
-	changed.keyState, changed.findings = keyChanged, finding("host-key", "host key changed", "ssh-keygen -R changed.local")
+	changed.keyState, changed.findings = keyChanged, failing("host-key", "host key changed", "ssh-keygen -R changed.local")
 	f.mac("broken").fails = cluster.Errorf(cluster.CodeTimeout, "the agent did not reach its controller within 1m0s").WithHint("allow port 8660 in the firewall")
 	f.mac("quiet")
 	f.macs[len(f.macs)-1].RemoteLogin = false
