@@ -1,5 +1,7 @@
 # make demo    builds, forms a cluster on this machine and answers a prompt from a real model
 # make test    every check there is, installing what it needs; continuous integration runs the same
+# make lab     only what needs a network of hosts, for root on Linux; make lab-up HOSTS=8 leaves one standing to try by
+#              hand, make lab-down removes it
 # make bench   measures against bare mlx-lm, its server and plain HTTP; one line a figure, and bench.json
 #              make bench-PART runs one part; make bench-soak MINUTES=30 is none of the others
 
@@ -15,10 +17,11 @@ WORKER   := mlxbridge/worker
 TARGETS  := darwin/arm64 linux/amd64 linux/arm64
 FUZZTIME ?= 30s
 MINUTES  ?= 30
+HOSTS    ?= 8
 # The version comes by the linker; asking git for it again fails where the checkout is another user's.
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build demo down test go-test worker-test lint fmt cross bench bench-% fuzz snapshot clean
+.PHONY: build demo down test go-test worker-test lint fmt cross lab lab-up lab-down bench bench-% fuzz snapshot clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/mlxctl ./cmd/mlxctl
@@ -39,9 +42,22 @@ test: build
 
 go-test:
 	go test -race -timeout 20m ./...
+	@go run ./internal/lab/up -check
 
 worker-test:
 	scripts/worker-test.sh
+
+lab: build
+	@scripts/deps.sh test
+	@go run ./internal/lab/up -check
+	go test -count=1 -timeout 20m ./internal/lab/...
+
+lab-up: build
+	@scripts/deps.sh test
+	@go run ./internal/lab/up -hosts $(HOSTS) -binary bin/mlxctl $(if $(BLANK),-cache '')
+
+lab-down:
+	@go run ./internal/lab/up -down
 
 lint: $(LINT)
 	$(LINT) run ./...

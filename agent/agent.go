@@ -46,11 +46,17 @@ type Monitor interface {
 // elsewhere choose the default.
 type Options struct {
 	// Bus says how to connect; OnReconnect and OnState are the agent's own, and it does not give up.
-	Bus     bus.Options
+	Bus bus.Options
+	// OnLink is told each time that there is a connection, and why there is none; nil means that nobody wants to know.
+	// It has to return soon.
+	OnLink  func(connected bool, err error)
 	ID      cluster.NodeID
 	Name    string // for people; the host's name
 	Version string // of this program
-	Home    string // the logs in <Home>/log are told to who asks
+	// Home is the node's folder: the logs in <Home>/log are told to who asks, <Home>/agent says whether it is drained.
+	Home string
+	// Identity is what Bus connects with, where it is this node's own: then its controller can renew it.
+	Identity *Identity
 
 	Library  Library
 	Monitor  Monitor
@@ -145,6 +151,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
+	a.recallDrained()
 	a.hardware = a.o.Monitor.Hardware(ctx)
 	if a.budget = a.o.BudgetBytes; a.budget <= 0 {
 		a.budget = a.o.Monitor.Budget(ctx)
@@ -176,6 +183,9 @@ func (a *Agent) dial(ctx context.Context) (*bus.Conn, error) {
 	o.WaitForConnect = false
 	o.OnReconnect = func() { poke(a.hello) }
 	o.OnState = func(connected bool, err error) {
+		if a.o.OnLink != nil {
+			a.o.OnLink(connected, err)
+		}
 		if connected {
 			a.log.Info("connected to the cluster", "node", a.o.ID)
 			return
@@ -222,15 +232,6 @@ func (a *Agent) serve(ctx context.Context) error {
 	return errors.Join(err, a.conn.Close())
 }
 
-// finish lets what runs come to its end, for a while.
-func (a *Agent) finish(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, max(a.o.Grace, 0))
-	defer cancel()
-	if err := a.Drain(ctx); err != nil {
-		a.log.Warn("ending with requests that run", "running", a.gate.count())
-	}
-}
-
 // listen serves what a node is asked.
 func (a *Agent) listen() ([]*bus.Subscription, error) {
 	var subs []*bus.Subscription
@@ -249,6 +250,8 @@ func (a *Agent) listen() ([]*bus.Subscription, error) {
 	keep(a.conn.ServeStreams(subject(bus.VerbLogs), control, maxLogs, a.logs))
 	keep(a.conn.Handle(subject(bus.VerbUnload), a.unload))
 	keep(a.conn.Handle(subject(bus.VerbResolve), a.resolve))
+	keep(a.conn.Handle(subject(bus.VerbDrain), a.drain))
+	keep(a.conn.Handle(subject(bus.VerbRejoin), a.rejoin))
 	keep(a.conn.Subscribe(bus.HelloAll(), func(string, func(any) error) { poke(a.hello) }))
 	if failed != nil {
 		return subs, fmt.Errorf("listen to the cluster: %w", failed)

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -24,12 +24,19 @@ type NewKey func() (pub string, seed []byte, err error)
 type Identity struct {
 	ID        cluster.NodeID
 	PublicKey string
+	// Hardware is a hash of what the identity is bound to; empty where the machine says nothing of itself.
+	Hardware string
 	// CredentialsPath is the file that Join writes and that bus.Options.CredentialsFile reads.
 	CredentialsPath string
 	// Renewed says why the identity was made anew just now; empty for one that was there.
 	Renewed string
 
-	seed []byte
+	seed   []byte
+	path   string
+	newKey NewKey
+
+	mu   sync.Mutex
+	file identityFile // as on disk; guarded by mu
 }
 
 // identityFile is <dir>/node.json.
@@ -39,6 +46,13 @@ type identityFile struct {
 	Seed      string         `json:"seed"`
 	// Hardware is a hash: the number of a machine is nobody's business.
 	Hardware string `json:"hardware,omitempty"`
+	// Next is a key that is to replace the other one when it has been signed.
+	Next *identityKey `json:"next,omitempty"`
+}
+
+type identityKey struct {
+	PublicKey string `json:"public_key"`
+	Seed      string `json:"seed"`
 }
 
 // LoadIdentity reads the identity in a folder, which it makes if need be. A disk that was cloned, or moved to another
@@ -49,12 +63,12 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 		return nil, fmt.Errorf("make folder of identity: %w", err)
 	}
 	path := filepath.Join(dir, "node.json")
-	hardware := hashOf(hardwareID)
+	hardware := plan.HardwareHash(hardwareID)
 	f, renewed, err := readIdentity(path, hardware)
 	if err != nil {
 		return nil, err
 	}
-	id := &Identity{CredentialsPath: filepath.Join(dir, "node.creds"), Renewed: renewed}
+	id := &Identity{CredentialsPath: filepath.Join(dir, "node.creds"), Renewed: renewed, path: path, newKey: newKey}
 	switch {
 	case renewed != "":
 		// The credentials go first: together with another id they would be a lie.
@@ -64,6 +78,10 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 		if f, err = makeIdentity(hardware, newKey); err == nil {
 			err = writeSecret(path, f)
 		}
+	case f.Next != nil && keyOfFile(id.CredentialsPath) == f.Next.PublicKey:
+		// The process was killed between the two files of a change of key: it is done.
+		f.use(f.Next)
+		err = writeSecret(path, f)
 	case f.Hardware == "" && hardware != "":
 		f.Hardware = hardware
 		err = writeSecret(path, f)
@@ -71,7 +89,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id.ID, id.PublicKey, id.seed = f.ID, f.PublicKey, []byte(f.Seed)
+	id.ID, id.PublicKey, id.Hardware, id.seed, id.file = f.ID, f.PublicKey, f.Hardware, []byte(f.Seed), f
 	return id, nil
 }
 
@@ -98,14 +116,6 @@ func makeIdentity(hardware string, newKey NewKey) (identityFile, error) {
 	}
 	id := cluster.NodeID(strings.ToLower(rand.Text()[:16])) // 80 bits
 	return identityFile{ID: id, PublicKey: pub, Seed: string(seed), Hardware: hardware}, nil
-}
-
-func hashOf(hardwareID string) string {
-	if hardwareID == "" {
-		return ""
-	}
-	sum := sha256.Sum256([]byte("mlxctl node " + hardwareID))
-	return hex.EncodeToString(sum[:])
 }
 
 // writeSecret replaces a file that only its owner may read, whole or not at all.

@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"context"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,47 +195,6 @@ func TestWorkerCrashIsATypedErrorAndNews(t *testing.T) {
 	r.launcher.SetScript(enginetest.Script{})
 	if got, err := c.infer(count(3)); err != nil || got != "1, 2, 3" {
 		t.Errorf("after the crash: %q, %v", got, err)
-	}
-}
-
-func TestDrainFinishesWhatRuns(t *testing.T) {
-	t.Parallel()
-	c, r, _ := pair(t, enginetest.Script{TokensPerSecond: 300}, nil)
-	stream, err := c.open(bus.VerbInfer, count(200))
-	if err != nil {
-		t.Fatal(err)
-	}
-	wait(t, c.beats, "a request runs", running(1))
-	drained := make(chan error, 1)
-	go func() { drained <- r.agent.Drain(context.Background()) }()
-	wait(t, c.beats, "heartbeat that says so", func(b bus.Heartbeat) bool { return b.Draining })
-	_, err = c.infer(count(3))
-	code(t, err, cluster.CodeBusy, "draining")
-	code(t, c.load(bus.LoadRequest{Model: "tiny"}), cluster.CodeBusy, "draining")
-	select {
-	case err := <-drained:
-		t.Errorf("drained with %v while a request runs", err)
-	default:
-	}
-	if got, err := c.read(stream); err != nil || got != enginetest.Counted(1, 200) {
-		t.Errorf("the running one got %q, %v", got, err)
-	}
-	if err := wait(t, drained, "drained", always); err != nil {
-		t.Error(err)
-	}
-	if err := r.agent.Drain(t.Context()); err != nil { // again
-		t.Error(err)
-	}
-}
-
-func TestDrainGivesUp(t *testing.T) {
-	t.Parallel()
-	c, r, _ := pair(t, slow(), nil)
-	begin(t, c)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := r.agent.Drain(ctx); err == nil {
-		t.Error("drained while a request runs")
 	}
 }
 

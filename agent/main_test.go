@@ -140,6 +140,17 @@ func (c *controller) ask() {
 	}
 }
 
+// drop forgets the heartbeats that came so far.
+func (c *controller) drop() {
+	for {
+		select {
+		case <-c.beats:
+		default:
+			return
+		}
+	}
+}
+
 // cable leads to a server; it can be cut, and is whole again at once.
 type cable struct {
 	listener net.Listener

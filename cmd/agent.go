@@ -7,16 +7,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/agent"
+	install "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/library"
+	"github.com/mlxctl/mlxctl/internal/reach"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 // newAgent is the process that runs models on this machine; the keeper runs it.
 func newAgent(d *deps) *cobra.Command {
 	dm := &daemon{name: "agent"}
-	return dm.command(d, "Run models on this machine", serveAgent)
+	cmd := dm.command(d, "Run models on this machine", serveUnit)
+	cmd.AddCommand(newAgentJoin(d, nil), newAgentHost(d))
+	return cmd
 }
 
 // serveAgent runs models until ctx ends.
@@ -34,7 +38,25 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 	if identity.Renewed != "" {
 		h.slog.Info("this node has a new identity", "node", identity.ID, "reason", identity.Renewed)
 	}
-	o, err := h.agentBus(identity)
+	link, err := reach.OpenLink(h.home, identity.ID, h.build.Version, h.slog)
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	o := agent.Options{ID: identity.ID, Identity: h.ownIdentity(identity), Name: h.nodeName(), Version: h.build.Version, Home: h.home}
+	if h.node != nil {
+		if err := usePython(h.node.Python); err != nil {
+			return err
+		}
+		var dialer *reach.Dialer
+		if o.Bus, dialer, err = h.nodeBus(identity, link); err == nil {
+			defer dialer.Close()
+			o.OnLink = dialer.Report
+		}
+	} else {
+		o.Bus, err = h.agentBus(identity)
+		o.OnLink = func(connected bool, err error) { link.Set(linkOver(o.Bus.URLs, connected, err)) }
+	}
 	if err != nil {
 		return err
 	}
@@ -44,12 +66,27 @@ func serveAgent(ctx context.Context, h *daemonHome) error {
 		return err
 	}
 	h.clearFailure("agent")
-	defaults, each := modelOptions(models, h.home)
-	return agent.New(agent.Options{
-		Bus: o, ID: identity.ID, Version: h.build.Version, Home: h.home, Library: lib, Monitor: monitor,
-		Launcher: h.engine.launcher(h.home, h.cache, h.slog), BudgetBytes: models.MemoryBytes,
-		Defaults: defaults, Models: each, StepTarget: models.StepTime, Log: h.slog,
-	}).Run(ctx)
+	o.Defaults, o.Models = modelOptions(models, h.home)
+	o.Library, o.Monitor, o.Launcher = lib, monitor, h.engine.launcher(h.home, h.cache, h.slog)
+	o.BudgetBytes, o.StepTarget, o.Log = models.MemoryBytes, models.StepTime, h.slog
+	return agent.New(o).Run(ctx)
+}
+
+// nodeName is what the node is called; empty means the host's own name.
+func (h *daemonHome) nodeName() string {
+	if h.node != nil {
+		return h.node.Name
+	}
+	return ""
+}
+
+// linkOver says how the agent stands with a controller that has one place.
+func linkOver(urls []string, connected bool, err error) install.Link {
+	l := reach.LinkOf(connected, err)
+	if connected && len(urls) == 1 {
+		l.URL = urls[0]
+	}
+	return l
 }
 
 // agentBus describes the agent's connection. The agent of the controller's own machine is signed on the spot: who runs
@@ -68,6 +105,14 @@ func (h *daemonHome) agentBus(identity *agent.Identity) (bus.Options, error) {
 	o := embeddedBus(authority, []string{"tls://" + reachable(h.local.NATSAddr)})
 	o.CredentialsFile = identity.CredentialsPath
 	return o, nil
+}
+
+// ownIdentity is nil where the agent connects with credentials of the user's own, which are not the cluster's to renew.
+func (h *daemonHome) ownIdentity(identity *agent.Identity) *agent.Identity {
+	if h.local.NATSURL != "" {
+		return nil
+	}
+	return identity
 }
 
 // hubDirs are where models are looked for: the user's own cache, and what the settings add.

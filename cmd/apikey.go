@@ -9,37 +9,39 @@ import (
 // keyCheckEvery is how often the file of the API key is looked at: a new key counts within that time.
 const keyCheckEvery = time.Second
 
-// cachedKey reads the API key again when its file changed, so that rotating it needs no restart and checking it, with
-// every request, no reading. It is safe for concurrent use.
-type cachedKey struct {
+// cachedKeys reads the API keys again when their file changed or one of them ends, so that rotating them needs no restart
+// and checking them, with every request, no reading. It is safe for concurrent use.
+type cachedKeys struct {
 	path string
-	read func() (string, error)
+	read func(now time.Time) (keys []string, until time.Time, err error)
 
 	mu      sync.Mutex
-	key     string    // guarded by mu, as is everything below
-	changed time.Time // of the file that key was read from
+	keys    []string  // guarded by mu, as is everything below
+	until   time.Time // when the first of keys ends; zero for never
+	changed time.Time // of the file that keys were read from
 	checked time.Time
 }
 
-func (k *cachedKey) get() (string, error) {
+func (k *cachedKeys) get() ([]string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	if k.key != "" && now.Sub(k.checked) < keyCheckEvery {
-		return k.key, nil
+	over := !k.until.IsZero() && !now.Before(k.until)
+	if len(k.keys) > 0 && !over && now.Sub(k.checked) < keyCheckEvery {
+		return k.keys, nil
 	}
 	info, err := os.Stat(k.path)
 	if err != nil {
-		return "", unauthorizedKey("the API key", err)
+		return nil, unauthorizedKey("the API key", err)
 	}
 	k.checked = now
-	if k.key != "" && info.ModTime().Equal(k.changed) {
-		return k.key, nil
+	if len(k.keys) > 0 && !over && info.ModTime().Equal(k.changed) {
+		return k.keys, nil
 	}
-	key, err := k.read()
+	keys, until, err := k.read(now)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	k.key, k.changed = key, info.ModTime()
-	return key, nil
+	k.keys, k.until, k.changed = keys, until, info.ModTime()
+	return keys, nil
 }

@@ -173,7 +173,10 @@ func TestDeathAndReturn(t *testing.T) {
 func TestClientGone(t *testing.T) {
 	t.Parallel()
 	h := running(t)
+	answered := int64(1) // by `up`
 	for name, more := range map[string]string{"streamed": `,"stream":true`, "in one piece": ""} {
+		// Heartbeats bring the counters: what was answered before is not to look like this request's answer.
+		h.await("what was answered to be counted", func() bool { return h.replica("tiny").Counters.Finished == answered })
 		before := h.replica("tiny").Counters
 		ctx, cancel := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
@@ -201,6 +204,7 @@ func TestClientGone(t *testing.T) {
 		if r := h.run("run", "tiny", countTo(3)); r.out != "1, 2, 3" {
 			t.Errorf("%s: afterwards %+v", name, r)
 		}
+		answered++
 	}
 	if n := len(h.snapshot().Requests); n != 0 {
 		t.Errorf("%d requests are left in the controller", n)

@@ -16,6 +16,8 @@ type clusterClient interface {
 	Watch(ctx context.Context) (feed, error)
 	Load(ctx context.Context, model string, node cluster.NodeID, pin bool) error
 	Unload(ctx context.Context, model string, node cluster.NodeID, force bool) error
+	Drain(ctx context.Context, node cluster.NodeID, on bool) error
+	Forget(ctx context.Context, node cluster.NodeID) error
 	Logs(ctx context.Context, q logQuery, line func(string) error) error
 	Close()
 }

@@ -62,8 +62,14 @@ func serveController(ctx context.Context, h *daemonHome) error {
 		Share: share.Options{InFlight: s.InFlight == "on", TTL: s.TTL, MaxBytes: s.MemoryBytes},
 		Log:   h.slog,
 	})
-	key := &cachedKey{path: authority.APIKeyPath(), read: authority.APIKey}
-	g := gateway.New(gateway.Options{Backend: c, APIKey: key.get, Version: h.build.Version, Log: h.slog})
+	busAddr := ""
+	if server != nil {
+		busAddr = reachable(server.Addr())
+		defer h.followTrust(ctx, authority, conn, server, c)()
+	}
+	defer h.followRoster(ctx, c, busAddr)()
+	keys := &cachedKeys{path: authority.APIKeyPath(), read: authority.APIKeys}
+	g := gateway.New(gateway.Options{Backend: c, APIKeys: keys.get, Version: h.build.Version, Log: h.slog})
 	return h.serveBoth(ctx, c, g, listener, controllerInfo{
 		PID: os.Getpid(), Cluster: authority.Name(), Version: h.build.Version, HTTP: baseURL(listener.Addr()),
 		NATS: h.natsURLs(server), Since: time.Now().UTC(),
@@ -128,18 +134,15 @@ func (h *daemonHome) openBus(ctx context.Context, a *trust.Authority) (*bus.Conn
 	if err != nil {
 		return nil, nil, err
 	}
-	credentials, err := newUser(a.SignController)
-	if err == nil {
-		var conn *bus.Conn
-		conn, err = bus.Dial(ctx, bus.Options{
-			InProcess: server, Credentials: credentials, Name: "controller", InboxPrefix: "_INBOX_ctl", WaitForConnect: true, Log: h.slog,
-		})
-		if err == nil {
-			return conn, server, nil
-		}
+	conn, err := bus.Dial(ctx, bus.Options{
+		InProcess: server, Renew: func() (bus.Credentials, error) { return newUser(a.SignController) },
+		Name: "controller", InboxPrefix: "_INBOX_ctl", WaitForConnect: true, Log: h.slog,
+	})
+	if err != nil {
+		h.closeBus(nil, server)
+		return nil, nil, err
 	}
-	h.closeBus(nil, server)
-	return nil, nil, err
+	return conn, server, nil
 }
 
 func (h *daemonHome) startServer(ctx context.Context, a *trust.Authority) (*bus.Server, error) {

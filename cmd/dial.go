@@ -72,12 +72,10 @@ func (d *deps) localClient(cfg *config.Config) (client.Options, error) {
 		return client.Options{}, err
 	}
 	name := "cli-" + rand.Text()
-	credentials, err := newUser(func(pub string) (string, error) { return authority.SignClient(pub, name) })
-	if err != nil {
-		return client.Options{}, err
-	}
 	o := embeddedBus(authority, info.NATS)
-	o.Credentials = credentials
+	o.Renew = func() (bus.Credentials, error) {
+		return newUser(func(pub string) (string, error) { return authority.SignClient(pub, name) })
+	}
 	return client.Options{Bus: o, Name: name}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/service"
@@ -149,7 +150,7 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 // goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
-	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json", knownHostsName, "roster.json"}
+	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json"}
 	if filepath.Dir(dirs.File) == home {
 		names = append(names, filepath.Base(dirs.File))
 	}

@@ -62,6 +62,12 @@ type noSuchError struct{ err *cluster.Error }
 func (e *noSuchError) Error() string { return e.err.Error() }
 func (e *noSuchError) Unwrap() error { return e.err }
 
+// partialError is what some nodes did and some did not.
+type partialError struct{ err *cluster.Error }
+
+func (e *partialError) Error() string { return e.err.Error() }
+func (e *partialError) Unwrap() error { return e.err }
+
 // signalError says which signal ended a command.
 type signalError struct{ signal syscall.Signal }
 
@@ -89,9 +95,12 @@ func exitCode(ctx context.Context, err error) int {
 		usage     *usageError
 		noSuch    *noSuchError
 		noContext *config.NoContextError
+		partial   *partialError
 		silent    silentError
 	)
 	switch {
+	case errors.As(err, &partial):
+		return exitPartial
 	case errors.As(err, &silent):
 		return silent.code
 	case errors.As(err, &usage):

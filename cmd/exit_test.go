@@ -31,6 +31,8 @@ func TestExitCode(t *testing.T) {
 		{"usage", nil, usagef("x"), 2},
 		{"wrapped usage", nil, fmt.Errorf("y: %w", usagef("x")), 2},
 		{"partial", nil, silentError{exitPartial}, 3},
+		{"partly", nil, partly([]rotated{{Node: "n", State: rotatedMissing}}, "x"), 3},
+		{"all", nil, partly([]rotated{{Node: "n", State: rotatedDone}}, "x"), 0},
 		{"no such", nil, &noSuchError{cluster.Errorf(cluster.CodeNoNode, "x")}, 6},
 		{"no context", nil, &config.NoContextError{}, 6},
 		{"interrupted", interrupted, typed(cluster.CodeCancelled), 130},

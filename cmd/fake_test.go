@@ -20,6 +20,9 @@ type fakeCluster struct {
 	asked  *cluster.Request
 	loaded []string
 	logged logQuery
+	// drained lists what Drain and Forget were asked; refuses are the nodes that cannot be asked.
+	drained []string
+	refuses map[cluster.NodeID]error
 }
 
 func (f *fakeCluster) Generate(_ context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error {
@@ -48,6 +51,16 @@ func (f *fakeCluster) Load(_ context.Context, model string, node cluster.NodeID,
 func (f *fakeCluster) Unload(_ context.Context, model string, node cluster.NodeID, force bool) error {
 	f.loaded = append(f.loaded, "-"+model+"@"+string(node)+map[bool]string{true: " forced"}[force])
 	return f.err
+}
+
+func (f *fakeCluster) Drain(_ context.Context, node cluster.NodeID, on bool) error {
+	f.drained = append(f.drained, map[bool]string{false: "-"}[on]+string(node))
+	return f.refuses[node]
+}
+
+func (f *fakeCluster) Forget(_ context.Context, node cluster.NodeID) error {
+	f.drained = append(f.drained, "!"+string(node))
+	return f.refuses[node]
 }
 
 func (f *fakeCluster) Logs(_ context.Context, q logQuery, line func(string) error) error {

@@ -3,10 +3,14 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	install "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
@@ -23,7 +27,7 @@ func runKeep(ctx context.Context, d *deps) error {
 	if err != nil {
 		return err
 	}
-	_, digest, err := readLocal(dirs.Home)
+	_, _, digest, err := readSettings(dirs.Home)
 	if err != nil {
 		return err
 	}
@@ -62,6 +66,7 @@ type daemonHome struct {
 	home  string
 	cache string
 	local *localSettings
+	node  *install.Settings // of a node of another machine's cluster; nil for a service of this one
 	slog  *slog.Logger
 }
 
@@ -70,22 +75,25 @@ func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, 
 	if err != nil {
 		return err
 	}
-	local, digest, err := readLocal(dirs.Home)
+	local, node, digest, err := readSettings(dirs.Home)
 	if err != nil {
 		return err
 	}
-	if local == nil {
+	if local == nil || (node != nil && dm.name != "agent") {
 		return notRunning(dirs.Home)
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(local.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
-	h := &daemonHome{deps: d, home: dirs.Home, cache: dirs.Cache, local: local}
+	h := &daemonHome{deps: d, home: dirs.Home, cache: dirs.Cache, local: local, node: node}
 	handler := &slog.HandlerOptions{Level: level}
-	if dm.lifeline == 0 {
+	if dm.lifeline == 0 && node == nil {
 		h.slog = slog.New(slog.NewTextHandler(d.streams.Err, handler)) // in the foreground, for a person
 	} else {
+		if err := os.MkdirAll(filepath.Dir(service.LogPath(dirs.Home, dm.name)), 0o700); err != nil {
+			return fmt.Errorf("make folder of logs: %w", err)
+		}
 		out, err := service.OpenLog(dirs.Home, dm.name)
 		if err != nil {
 			return err

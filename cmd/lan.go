@@ -111,36 +111,39 @@ func nodeSettings(a *trust.Authority, l *localSettings) (bootplan.Settings, erro
 	if err != nil {
 		return bootplan.Settings{}, fmt.Errorf("encode settings of models: %w", err)
 	}
-	urls, err := busURLs(l.NATSAddr)
+	urls, err := networkURLs("tls://", l.NATSAddr)
 	if err != nil {
 		return bootplan.Settings{}, err
 	}
 	return bootplan.Settings{
 		Cluster: a.Name(), ClusterID: a.ClusterID(), ServerName: a.ServerName(), URLs: urls, CA: string(a.CAPEM()),
-		ReverseAddr: fmt.Sprintf(":%d", reversePort), LogLevel: l.LogLevel, Models: models,
+		LogLevel: l.LogLevel, Models: models,
 	}, nil
 }
 
-// busURLs are where other machines reach what listens on addr.
-func busURLs(addr string) ([]string, error) {
+// mostNetworkURLs bounds the addresses that others are told.
+const mostNetworkURLs = 8
+
+// networkURLs are where other machines reach what listens on addr here: each address of this one where it listens on all,
+// IPv4 first, and its name last, which may find it when all addresses have changed.
+func networkURLs(scheme, addr string) ([]string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("split address: %w", err)
 	}
 	if ip, err := netip.ParseAddr(host); host != "" && (err != nil || !ip.IsUnspecified()) {
-		return []string{"tls://" + addr}, nil
+		return []string{scheme + addr}, nil
 	}
 	addrs, err := lanAddresses()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
-	for _, a := range addrs {
-		out = append(out, "tls://"+net.JoinHostPort(a.String(), port))
+	for _, a := range addrs[:min(len(addrs), mostNetworkURLs-1)] {
+		out = append(out, scheme+net.JoinHostPort(a.String(), port))
 	}
 	name, _, _ := strings.Cut(hostName(), ".")
-	out = append(out, "tls://"+net.JoinHostPort(name+".local", port))
-	return out, nil
+	return append(out, scheme+net.JoinHostPort(name+".local", port)), nil
 }
 
 // settingsDigest tells settings apart.

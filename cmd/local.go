@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -27,7 +28,9 @@ import (
 const (
 	defaultHTTPAddr = "127.0.0.1:8640"
 	defaultNATSAddr = "127.0.0.1:8660"
-	portTries       = 100
+	// defaultEnrolAddr is on the host of the NATS address.
+	defaultEnrolAddr = "127.0.0.1:8662"
+	portTries        = 100
 )
 
 // localSettings is what the background services of a home run with. `up` decides it once and writes it down, so that
@@ -37,6 +40,8 @@ type localSettings struct {
 	LogLevel string `json:"log_level"`
 	HTTPAddr string `json:"http_addr"`
 	NATSAddr string `json:"nats_addr,omitempty"` // of the embedded server
+	// EnrolAddr is where nodes join by token, on the host of NATSAddr; nothing listens there while no token is good.
+	EnrolAddr string `json:"enrol_addr,omitempty"`
 
 	NATSURL        string `json:"nats_url,omitempty"` // instead of the embedded server
 	NATSCreds      string `json:"nats_creds,omitempty"`
@@ -116,9 +121,22 @@ func plan(cfg *config.Config, before *localSettings, running bool) (*localSettin
 		return nil, err
 	}
 	if l.NATSURL == "" {
-		l.NATSAddr, err = choose(cfg.NATSAddr, before.NATSAddr, defaultNATSAddr)
+		if l.NATSAddr, err = choose(cfg.NATSAddr, before.NATSAddr, defaultNATSAddr); err != nil {
+			return nil, err
+		}
+		l.EnrolAddr, err = choose("", onHostOf(before.EnrolAddr, l.NATSAddr), onHostOf(defaultEnrolAddr, l.NATSAddr))
 	}
 	return l, err
+}
+
+// onHostOf is addr with the host of another one; empty where there is none.
+func onHostOf(addr, other string) string {
+	_, port, err := net.SplitHostPort(addr)
+	host, _, otherErr := net.SplitHostPort(other)
+	if err != nil || otherErr != nil {
+		return ""
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // choosePort finds an address to listen on and holds it for now.
@@ -198,14 +216,14 @@ func hostName() string {
 
 // services describes the background services of a home to their keeper. digest is of the settings they run with.
 func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
+	if isNode(home) {
+		return unit.KeeperOptions(home, log)
+	}
 	return service.Options{
 		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"},
-		Children: []service.Child{
-			{Name: "controller", Args: []string{"controller"}},
-			{Name: "agent", Args: []string{"agent"}},
-		},
-		Env:     d.absoluteDirs(),
-		Version: strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
+		Children: []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}},
+		Env:      d.absoluteDirs(),
+		Version:  strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -47,8 +48,13 @@ type deps struct {
 	env     config.Environ
 	exe     string // this binary
 	engine  engine
+	// installNode has this machine run its node in the background, with what is in the node's home, and says how; nil
+	// leaves the start to the user.
+	installNode func(ctx context.Context, home string, s bootplan.Settings) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
+	// around is where doctor learns of other Macs; the zero value has the network and the roster.
+	around surroundings
 	// parts, where they are set, take the place of discovery, SSH and the list of nodes.
 	parts *parts
 
@@ -193,8 +199,13 @@ func commands(d *deps) []*cobra.Command {
 		newModels(d, nil),
 		newLoad(d, nil),
 		newUnload(d, nil),
+		newDrain(d, nil),
+		newUndrain(d, nil),
 		newTop(d, nil),
 		newLogs(d, nil),
+		newToken(d, nil),
+		newKeys(d, nil),
+		newDoctor(d, nil),
 		newEnv(d, nil),
 		newContext(d),
 		newConfig(d),

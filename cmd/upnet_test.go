@@ -12,13 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
-func failing(check, message, fix string) []bootplan.Finding {
+func brokenBy(check, message, fix string) []bootplan.Finding {
 	return []bootplan.Finding{{Check: check, State: bootplan.FindingFail, Message: message, Fix: fix}}
 }
 
@@ -123,10 +124,10 @@ func TestEachMacThatDoesNotServeIsExplained(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
 	f.mac("good")
-	f.mac("full").findings = failing("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
-	f.mac("closed").findings = failing("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
+	f.mac("full").findings = brokenBy("disk", "200 MiB free on /, 1 GiB is needed", "free some space")
+	f.mac("closed").findings = brokenBy("ssh-auth", "closed does not let anna in", "ssh-copy-id anna@closed.local")
 	changed := f.mac("changed")
-	changed.keyState, changed.findings = keyChanged, failing("host-key", "host key changed", "ssh-keygen -R changed.local")
+	changed.keyState, changed.findings = keyChanged, brokenBy("host-key", "host key changed", "ssh-keygen -R changed.local")
 	f.mac("broken").fails = cluster.Errorf(cluster.CodeTimeout, "the agent did not reach its controller within 1m0s").WithHint("allow port 8660 in the firewall")
 	f.mac("quiet")
 	f.macs[len(f.macs)-1].RemoteLogin = false
@@ -395,7 +396,7 @@ func TestBusOpensToTheNetwork(t *testing.T) {
 	if got := openToNetwork(nil); got.NATSAddr != openNATSAddr {
 		t.Errorf("%+v", got)
 	}
-	urls, err := busURLs("0.0.0.0:8660")
+	urls, err := networkURLs("tls://", "0.0.0.0:8660")
 	if err != nil || len(urls) == 0 || !strings.HasSuffix(urls[len(urls)-1], ".local:8660") {
 		t.Errorf("%v, %v", urls, err)
 	}
@@ -491,7 +492,7 @@ func TestDownStopsEverything(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != 0 || !r.Purged || len(r.Hosts) != 2 || r.Hosts[0].Serves {
 		t.Errorf("%+v, %v", out, err)
 	}
-	for _, name := range []string{"trust", "roster.json", knownHostsName, "local.json"} {
+	for _, name := range []string{"trust", "roster.json", bootstrap.KnownHostsFile, "local.json"} {
 		if _, err := os.Stat(filepath.Join(f.home, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left: %v", name, err)
 		}

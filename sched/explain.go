@@ -77,7 +77,11 @@ func pinned(s *cluster.Snapshot, r *cluster.Request, x cluster.Refusal, live Liv
 	case cluster.CodeQuarantined, cluster.CodeNoFit:
 		return withNode(summary(s, r, x.Code, []cluster.Refusal{x}, live), x.Node)
 	default:
-		return withNode(cluster.Errorf(x.Code, "node %s cannot answer for model %s: %s", name, r.Model, x.Reason), x.Node)
+		e := cluster.Errorf(x.Code, "node %s cannot answer for model %s: %s", name, r.Model, x.Reason)
+		if s.Nodes[indexNode(s, x.Node)].State == cluster.NodeDraining {
+			e = e.WithHint("let another node answer, or have this one take requests again: `mlxctl undrain %s`", name)
+		}
+		return withNode(e, x.Node)
 	}
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what this machine lacks to build, run and test mlxctl, beyond Go and Python.
 #   deps.sh run     for `make demo`: a Python that can make environments
-#   deps.sh test    for `make test`: also a C compiler (race detector), tmux (a real terminal for the TUI) and ps
+#   deps.sh test    for `make test`: also a C compiler (race detector), tmux (a real terminal for the TUI) and ps, and for
+#                   root on Linux what the lab makes hosts with; none of its services is started on this machine
 # On a Mac everything comes with the command line tools or Homebrew; on Debian and Ubuntu it is apt's. There it also
 # installs OpenBLAS, if it may: the CPU backend works without, but multiplies fifty times slower.
 set -euo pipefail
@@ -22,6 +23,17 @@ if [ "$want" = test ]; then
   command -v cc >/dev/null || command -v gcc >/dev/null || missing+=(gcc libc6-dev)
   command -v tmux >/dev/null || missing+=(tmux)
   command -v ps >/dev/null || missing+=(procps)
+  if [ "$(uname -s)" = Linux ] && [ "$(id -u)" -eq 0 ]; then # nobody else can have a lab
+    has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
+    has unshare && has nsenter && has setpriv || missing+=(util-linux)
+    has ip && has tc || missing+=(iproute2)
+    has iptables && has ip6tables || missing+=(iptables)
+    has ssh && has ssh-keygen || missing+=(openssh-client)
+    has sshd || missing+=(openssh-server)
+    has avahi-daemon || missing+=(avahi-daemon)
+    has runsvdir || missing+=(runit)
+    has sudo || missing+=(sudo)
+  fi
 fi
 
 # A package beyond what is needed. Nothing fails without it.
@@ -52,6 +64,11 @@ fi
 command -v apt-get >/dev/null || { echo "deps: please install: ${missing[*]}" >&2; exit 1; }
 sudo=""; [ "$(id -u)" -eq 0 ] || sudo=sudo
 echo "deps: installing ${missing[*]}" >&2
+if [ "$(id -u)" -eq 0 ] && [ ! -e /usr/sbin/policy-rc.d ]; then # Debian starts a service as soon as it is installed
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+  chmod 755 /usr/sbin/policy-rc.d
+fi
 $sudo apt-get update -qq
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 if [ -z "$python" ] && ! python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then

@@ -77,7 +77,7 @@ func (p *detailPane) about(w int) []string {
 		p.fact(w, "system", p.join(strings.TrimSpace(hw.OS+" "+hw.OSVersion), hw.Arch), p.text),
 		p.fact(w, "agent", p.join(n.Version, p.since(n)), p.text),
 		p.fact(w, "id", string(n.ID), p.dim),
-		p.fact(w, "last seen", age(p.snap.At.Sub(n.LastSeen))+" ago", p.text),
+		p.fact(w, "last seen", p.lastSeen(n), p.text),
 		"",
 		p.budget(w),
 		p.fact(w, "load", p.load(), p.text),
@@ -85,6 +85,14 @@ func (p *detailPane) about(w int) []string {
 	}
 	out[7] = strings.Repeat(" ", w)
 	return out
+}
+
+// lastSeen says when the controller heard of a node, if it ever did.
+func (p *detailPane) lastSeen(n *nodeRow) string {
+	if n.LastSeen.IsZero() {
+		return "never"
+	}
+	return age(p.snap.At.Sub(n.LastSeen)) + " ago"
 }
 
 func (p *detailPane) since(n *nodeRow) string {

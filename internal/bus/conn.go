@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"net"
 	"regexp"
 	"sync"
 	"sync/atomic"
@@ -51,8 +52,12 @@ type order struct {
 }
 
 func newConn(o Options) *Conn {
+	reach := (&net.Dialer{}).DialContext
+	if o.Dialer != nil {
+		reach = func(ctx context.Context, _, _ string) (net.Conn, error) { return o.Dialer(ctx, o.URLs) }
+	}
 	return &Conn{
-		o: o, keys: &keyring{file: o.CredentialsFile, cred: o.Credentials}, dialer: &dialer{},
+		o: o, keys: &keyring{file: o.CredentialsFile, renew: o.Renew, cred: o.Credentials}, dialer: &dialer{reach: reach},
 		gone: make(chan struct{}), quit: make(chan struct{}), closed: make(chan struct{}),
 		first: make(chan struct{}), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		calls: make(map[*call]struct{}), readers: make(map[*Stream]struct{}), muxes: make(map[string]*mux),

@@ -86,42 +86,69 @@ func (c Credentials) PublicKey() (string, error) {
 	return pub, nil
 }
 
-// keyring gives a connection its credentials, anew from the file at each connect where there is one.
+// Sign signs data with the key, for those who know the public half.
+func (c Credentials) Sign(data []byte) ([]byte, error) {
+	pair, err := nkeys.FromSeed(c.Seed)
+	if err != nil {
+		return nil, fmt.Errorf("read key of credentials: %w", err)
+	}
+	defer pair.Wipe()
+	signature, err := pair.Sign(data)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	return signature, nil
+}
+
+// CheckKey says whether the token was signed for this key. The error has CodeUnauthorized.
+func (c Credentials) CheckKey() error {
+	claims, err := jwt.DecodeUserClaims(c.JWT)
+	if err != nil {
+		return cluster.Errorf(cluster.CodeUnauthorized, "read token: %v", err)
+	}
+	key, err := c.PublicKey()
+	if err != nil {
+		return err
+	}
+	if claims.Subject != key {
+		return cluster.Errorf(cluster.CodeUnauthorized, "the token is for another key")
+	}
+	return nil
+}
+
+// keyring gives a connection its credentials, anew at each connect where they come from a file or are made.
 type keyring struct {
-	file string
+	file  string
+	renew func() (Credentials, error)
 
 	mu   sync.Mutex
 	cred Credentials // guarded by mu
 }
 
-func (k *keyring) isEmpty() bool { return k.file == "" && k.cred.JWT == "" }
+func (k *keyring) isEmpty() bool { return k.file == "" && k.renew == nil && k.cred.JWT == "" }
 
 func (k *keyring) token() (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.file != "" {
-		cred, err := CredentialsFromFile(k.file)
-		if err != nil {
-			return "", err
-		}
-		k.cred = cred
+	var err error
+	cred := k.cred
+	switch {
+	case k.renew != nil:
+		cred, err = k.renew()
+	case k.file != "":
+		cred, err = CredentialsFromFile(k.file)
 	}
-	return k.cred.JWT, nil
+	if err != nil {
+		return "", err
+	}
+	k.cred = cred
+	return cred.JWT, nil
 }
 
 func (k *keyring) sign(nonce []byte) ([]byte, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	pair, err := nkeys.FromSeed(k.cred.Seed)
-	if err != nil {
-		return nil, fmt.Errorf("read key of credentials: %w", err)
-	}
-	defer pair.Wipe()
-	signature, err := pair.Sign(nonce)
-	if err != nil {
-		return nil, fmt.Errorf("sign challenge: %w", err)
-	}
-	return signature, nil
+	return k.cred.Sign(nonce)
 }
 
 func (k *keyring) publicKey() string {

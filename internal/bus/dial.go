@@ -34,13 +34,20 @@ type Options struct {
 	// that asks for none needs neither.
 	Credentials     Credentials
 	CredentialsFile string
+	// Renew, where it is set, gives the credentials anew at each connect, for users that are signed on the spot: what
+	// signed them may have been replaced meanwhile.
+	Renew func() (Credentials, error)
 	// RootCAs and ServerName are what the server's certificate is checked against; where either is set, a server
 	// without TLS is refused. Zero values mean the system's authorities, and the host's name in the URL.
 	RootCAs    *x509.CertPool
 	ServerName string
 	// HandshakeFirst starts TLS with the first byte, as embedded servers want it and others usually do not.
 	HandshakeFirst bool
-	Name           string // of this connection, for people
+	// Dialer, where it is set, makes the connections in place of all this: what it returns has TLS done and the server
+	// proven, by its own means. It is called with URLs, again and again while there is no connection, one call at a time,
+	// and has to return soon after ctx ends, which is after 2 s at most. A *cluster.Error of it is told as it is.
+	Dialer func(ctx context.Context, urls []string) (net.Conn, error)
+	Name   string // of this connection, for people
 	// InboxPrefix is below what this user may subscribe to: replies come there.
 	InboxPrefix string
 	Log         *slog.Logger // nil means silence
@@ -89,7 +96,7 @@ func (t *timing) fill() {
 // Dial connects. With WaitForConnect, the error has CodeUnreachable when no server is there, and CodeUnauthorized when
 // it does not believe these credentials or cannot prove to be of this cluster.
 func Dial(ctx context.Context, o Options) (*Conn, error) {
-	if len(o.URLs) == 0 && o.InProcess == nil {
+	if len(o.URLs) == 0 && o.InProcess == nil && o.Dialer == nil {
 		return nil, cluster.Errorf(cluster.CodeInvalid, "no address of a bus to connect to")
 	}
 	if o.Log == nil {
@@ -116,7 +123,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		defer close(aborted)
 		c.dialer.abort()
 	})
-	nc, err := nats.Connect(strings.Join(o.URLs, ","), c.natsOptions()...)
+	nc, err := nats.Connect(c.servers(), c.natsOptions()...)
 	interrupted := !stop()
 	if interrupted {
 		<-aborted
@@ -139,6 +146,15 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	return c, nil
 }
 
+// servers are the URLs that nats.go goes through. Where a Dialer knows all ways, nats.go knows one name that stands for
+// them, so that it waits after each try as after a round.
+func (c *Conn) servers() string {
+	if c.o.Dialer != nil {
+		return "nats://" + anyServer
+	}
+	return strings.Join(c.o.URLs, ",")
+}
+
 func (c *Conn) natsOptions() []nats.Option {
 	o := c.o
 	out := []nats.Option{
@@ -154,15 +170,18 @@ func (c *Conn) natsOptions() []nats.Option {
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.trouble(err) }),
 		nats.ErrorHandler(c.onError), nats.ClosedHandler(func(*nats.Conn) { close(c.gone) }),
 	}
-	if o.InProcess != nil {
+	switch {
+	case o.InProcess != nil:
 		out = append(out, nats.InProcessServer(o.InProcess.nats))
-	} else {
+	case o.Dialer != nil:
+		out = append(out, nats.SetCustomDialer(provenDialer{c.dialer}))
+	default:
 		out = append(out, nats.SetCustomDialer(c.dialer))
 	}
 	if !c.keys.isEmpty() {
 		out = append(out, nats.UserJWT(c.keys.token, c.keys.sign))
 	}
-	if o.InProcess == nil && (o.RootCAs != nil || o.ServerName != "" || o.HandshakeFirst) {
+	if o.InProcess == nil && o.Dialer == nil && (o.RootCAs != nil || o.ServerName != "" || o.HandshakeFirst) {
 		out = append(out, nats.Secure(&tls.Config{RootCAs: o.RootCAs, ServerName: o.ServerName, MinVersion: tls.VersionTLS12}))
 		if o.HandshakeFirst {
 			out = append(out, nats.TLSHandshakeFirst())
@@ -171,8 +190,19 @@ func (c *Conn) natsOptions() []nats.Option {
 	return out
 }
 
+// anyServer stands for all servers of a Dialer.
+const anyServer = "controller:4222"
+
+// provenDialer gives nats.go connections on which TLS is done, whatever the server says that it wants.
+type provenDialer struct{ *dialer }
+
+// SkipTLSHandshake is what nats.go looks for.
+func (provenDialer) SkipTLSHandshake() bool { return true }
+
 // dialer reaches servers; it can be interrupted, and knows what went wrong last.
 type dialer struct {
+	reach func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	mu      sync.Mutex
 	aborted bool               // guarded by mu, as is the rest
 	cancel  context.CancelFunc // of the dial that runs
@@ -192,14 +222,16 @@ func (d *dialer) Dial(network, addr string) (net.Conn, error) {
 	if aborted {
 		return nil, errNotConnected
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	conn, err := d.reach(ctx, network, addr)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cancel, d.err = nil, err
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
-	d.conn = conn
+	if d.conn = conn; addr == anyServer {
+		d.addr = conn.RemoteAddr().String()
+	}
 	if d.aborted {
 		_ = conn.Close() // nothing was sent
 	}
@@ -250,7 +282,7 @@ func (c *Conn) firstError(ctx context.Context, err error) error {
 
 // where is the server that was tried last, or those that there are, without secrets.
 func (c *Conn) where() string {
-	if addr, _ := c.dialer.last(); addr != "" {
+	if addr, _ := c.dialer.last(); addr != "" && addr != anyServer {
 		return addr
 	}
 	if c.o.InProcess != nil {
@@ -267,15 +299,15 @@ func (c *Conn) where() string {
 
 // classify says in one line why there is no connection.
 func (c *Conn) classify(err error) *cluster.Error {
-	if known, ok := errors.AsType[*cluster.Error](err); ok {
-		return known
-	}
-	at := c.where()
 	if errors.Is(err, nats.ErrNoServers) {
 		if _, dialed := c.dialer.last(); dialed != nil {
 			err = dialed
 		}
 	}
+	if known, ok := errors.AsType[*cluster.Error](err); ok {
+		return known
+	}
+	at := c.where()
 	var unknown x509.UnknownAuthorityError
 	var wrongName x509.HostnameError
 	var certificate *tls.CertificateVerificationError

@@ -52,6 +52,11 @@ type ResolveReply struct {
 	Model cluster.Model `json:"model"`
 }
 
+// DrainRequest has a node take nothing new, or again take what comes; the reply has no body.
+type DrainRequest struct {
+	On bool `json:"on"`
+}
+
 // LogsRequest asks a node for lines of a log: a stream of LogLine.
 type LogsRequest struct {
 	Source string `json:"source,omitempty"` // "agent", or "worker-" and a model
@@ -62,4 +67,26 @@ type LogsRequest struct {
 // LogLine is one line of a log, without its end.
 type LogLine struct {
 	Text string `json:"text"`
+}
+
+// RejoinRequest gives a node other credentials while it serves. Without any field it only asks which it has.
+type RejoinRequest struct {
+	// NewKey has the node make a key that it will use once that is signed.
+	NewKey bool `json:"new_key,omitempty"`
+	// JWT is a token for the node's key, or for the one that it was asked to make. It counts from the next connect.
+	JWT string `json:"jwt,omitempty"`
+}
+
+// RejoinReply says which keys a node has; all are public.
+type RejoinReply struct {
+	JWT  string `json:"jwt"`  // in its credentials, for the next connect
+	Live string `json:"live"` // key of its connection
+	// Next is a key that it made and has no token for; empty if there is none. Proof is NextKeyClaim, signed with it.
+	Next  string `json:"next,omitempty"`
+	Proof []byte `json:"proof,omitempty"`
+}
+
+// NextKeyClaim is what a node signs with a key that is to be its own: nobody can claim a key of somebody else.
+func NextKeyClaim(node cluster.NodeID, key string) []byte {
+	return []byte("mlxctl key " + string(node) + " " + key)
 }

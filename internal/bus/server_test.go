@@ -207,6 +207,14 @@ func TestRevocationClosesALiveConnection(t *testing.T) {
 	if _, err := other.RTT(t.Context()); err != nil {
 		t.Errorf("another node: %v", err)
 	}
+	// Admitted again at once, it is let in again.
+	again := o
+	again.Credentials.JWT, err = s.authority.SignAgent(agent.PublicKey(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.OnState = nil
+	dial(t, again)
 }
 
 func TestCredentialsFileIsReadAtEachConnect(t *testing.T) {

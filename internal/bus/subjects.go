@@ -28,6 +28,8 @@ const (
 	VerbUnload  = "unload"  // UnloadRequest → reply without body
 	VerbResolve = "resolve" // ResolveRequest → ResolveReply
 	VerbLogs    = "logs"    // LogsRequest → stream of LogLine
+	VerbDrain   = "drain"   // DrainRequest → reply without body
+	VerbRejoin  = "rejoin"  // RejoinRequest → RejoinReply
 )
 
 // Kinds of what a node tells unasked.

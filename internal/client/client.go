@@ -155,6 +155,18 @@ func (c *Client) Unload(ctx context.Context, req api.UnloadRequest) ([]cluster.N
 	return reply.Nodes, err
 }
 
+// Drain has a node take nothing new, or again take what comes. It returns when that holds, not when what runs there is
+// finished. The error has CodeNoNode for a node that nobody knows, CodeUnreachable for one that is down.
+func (c *Client) Drain(ctx context.Context, node cluster.NodeID, on bool) error {
+	return c.ask(ctx, api.Drain, api.DrainRequest{Node: node, On: on}, nil)
+}
+
+// Forget takes a node that is down out of the list. The error has CodeConflict for one that is not down, and CodeNoNode
+// for one that is not in the list. A node of the roster comes back there: remove it from that first.
+func (c *Client) Forget(ctx context.Context, node cluster.NodeID) error {
+	return c.ask(ctx, api.Forget, api.ForgetRequest{Node: node}, nil)
+}
+
 // Logs calls line for lines of a log; with Follow until ctx ends.
 func (c *Client) Logs(ctx context.Context, q api.LogsRequest, line func(bus.LogLine) error) error {
 	return each(ctx, c, api.Logs, q, func(l *bus.LogLine) error { return line(*l) })

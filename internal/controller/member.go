@@ -24,6 +24,8 @@ type member struct {
 	// streams are told when the agent's process is gone.
 	streams map[*lifeline]struct{}
 	rival   rival
+	// admitted is set for one that was in the roster.
+	admitted bool
 }
 
 // rival is another process that says that it is the same node. It is the next one of that node, if the end of the one

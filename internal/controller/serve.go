@@ -116,6 +116,8 @@ func (c *Controller) serve() ([]subscription, error) {
 		}},
 		{api.Info, func(context.Context, string, func(any) error) (any, error) { return c.info(), nil }},
 		{api.Unload, c.serveUnload},
+		{api.Drain, c.serveDrain},
+		{api.Forget, c.serveForget},
 	} {
 		sub, err := c.o.Conn.Handle(bus.APISubject(s.verb), s.handle)
 		if err != nil {

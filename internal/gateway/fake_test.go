@@ -102,8 +102,8 @@ type server struct {
 
 func start(tb testing.TB, o gateway.Options) *server {
 	tb.Helper()
-	if o.APIKey == nil {
-		o.APIKey = func() (string, error) { return key, nil }
+	if o.APIKeys == nil {
+		o.APIKeys = func() ([]string, error) { return []string{key}, nil }
 	}
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

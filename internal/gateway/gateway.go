@@ -21,12 +21,12 @@ type Backend interface {
 	Models() []cluster.Model
 }
 
-// Options say what a Gateway needs. Backend and APIKey are required.
+// Options say what a Gateway needs. Backend and APIKeys are required.
 type Options struct {
 	Backend Backend
-	// APIKey returns the key that requests must bring. It is called for each request, so that a new key counts at once.
-	// Without a key nobody is let in.
-	APIKey  func() (string, error)
+	// APIKeys returns the keys of which requests must bring one: more than one while a key is being replaced. It is
+	// called for each request, so that a new key counts at once. Without a key nobody is let in.
+	APIKeys func() ([]string, error)
 	Version string // told by /health
 	// MaxBodyBytes bounds a body: 7 MiB, which leaves room for the rest of a message of the bus.
 	MaxBodyBytes int64

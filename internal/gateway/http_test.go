@@ -136,16 +136,29 @@ func TestKey(t *testing.T) {
 
 func TestNobodyGetsInWithoutAKey(t *testing.T) {
 	t.Parallel()
-	for name, apiKey := range map[string]func() (string, error){
-		"no key":     func() (string, error) { return "", nil },
-		"unreadable": func() (string, error) { return key, errors.New("no such file") },
+	for name, apiKeys := range map[string]func() ([]string, error){
+		"none":       func() ([]string, error) { return nil, nil },
+		"no key":     func() ([]string, error) { return []string{""}, nil },
+		"one is no":  func() ([]string, error) { return []string{key, ""}, nil },
+		"unreadable": func() ([]string, error) { return []string{key}, errors.New("no such file") },
 	} {
-		s := start(t, gateway.Options{Backend: &backend{}, APIKey: apiKey})
+		s := start(t, gateway.Options{Backend: &backend{}, APIKeys: apiKeys})
 		for _, header := range []string{"", "Bearer ", "Bearer " + key} {
 			resp := s.ask(t.Context(), t, "POST", chatPath, ask, "Authorization", header)
 			if e := errorOf(t, read(t, resp)); resp.StatusCode != 500 || strings.Contains(e.Message, "file") {
 				t.Errorf("%s, %q: got status %d, %+v", name, header, resp.StatusCode, e)
 			}
+		}
+	}
+}
+
+func TestEachOfSeveralKeysIsRight(t *testing.T) {
+	t.Parallel()
+	s := start(t, gateway.Options{Backend: &backend{}, APIKeys: func() ([]string, error) { return []string{"new", "old"}, nil }})
+	for bearer, want := range map[string]int{"new": 200, "old": 200, "older": 401, "newold": 401, "": 401} {
+		resp := s.ask(t.Context(), t, "POST", chatPath, ask, "Authorization", "Bearer "+bearer)
+		if read(t, resp); resp.StatusCode != want {
+			t.Errorf("key %q: got status %d, want %d", bearer, resp.StatusCode, want)
 		}
 	}
 }

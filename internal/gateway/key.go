@@ -4,27 +4,32 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// authorize compares the key that a request brings, in a time that tells nothing about the right one.
+// authorize compares the key that a request brings, in a time that tells nothing about the right ones.
 func (g *Gateway) authorize(r *http.Request) error {
-	want, err := g.o.APIKey()
+	keys, err := g.o.APIKeys()
 	if err != nil {
 		g.o.Log.Error("could not read the API key", "err", err)
 		return cluster.Errorf(cluster.CodeInternal, "the API key of the cluster cannot be read")
 	}
-	if want == "" {
+	if len(keys) == 0 || slices.Contains(keys, "") {
 		return cluster.Errorf(cluster.CodeInternal, "the cluster has no API key")
 	}
 	got, err := bearer(r.Header.Values("Authorization"))
 	if err != nil {
 		return err
 	}
-	a, b := sha256.Sum256([]byte(got)), sha256.Sum256([]byte(want))
-	if subtle.ConstantTimeCompare(a[:], b[:]) != 1 {
+	a, right := sha256.Sum256([]byte(got)), 0
+	for _, want := range keys {
+		b := sha256.Sum256([]byte(want))
+		right |= subtle.ConstantTimeCompare(a[:], b[:])
+	}
+	if right != 1 {
 		return cluster.Errorf(cluster.CodeUnauthorized, "the API key is wrong").WithHint("`mlxctl env` prints the right one")
 	}
 	return nil

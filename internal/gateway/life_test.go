@@ -323,7 +323,7 @@ func TestServeFailsWithItsListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	g := gateway.New(gateway.Options{Backend: &backend{}, APIKey: func() (string, error) { return key, nil }})
+	g := gateway.New(gateway.Options{Backend: &backend{}, APIKeys: func() ([]string, error) { return []string{key}, nil }})
 	if err := g.Serve(t.Context(), l); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("got %v", err)
 	}

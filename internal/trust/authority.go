@@ -35,9 +35,9 @@ type Authority struct {
 	dir      string
 	identity identity
 
-	operator, account, signer, system nkeys.KeyPair
-	operatorJWT, systemJWT            string
-	accountPub, systemPub             string
+	operator, account, system nkeys.KeyPair
+	operatorJWT, systemJWT    string
+	accountPub, systemPub     string
 
 	ca    *x509.Certificate
 	caKey crypto.Signer
@@ -213,14 +213,17 @@ func read(dir string) (*Authority, error) {
 	for _, k := range []struct {
 		file string
 		to   *nkeys.KeyPair
-	}{{fileOperatorKey, &a.operator}, {fileAccountKey, &a.account}, {fileAccountSigner, &a.signer}, {fileSystemKey, &a.system}} {
+	}{{fileOperatorKey, &a.operator}, {fileAccountKey, &a.account}, {fileSystemKey, &a.system}} {
 		pair, err := nkeys.FromSeed(text[k.file])
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", k.file, err)
 		}
 		*k.to = pair
 	}
-	var err error
+	_, err := nkeys.FromSeed(text[fileAccountSigner])
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", fileAccountSigner, err)
+	}
 	if a.accountPub, err = a.account.PublicKey(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", fileAccountKey, err)
 	}
@@ -243,7 +246,9 @@ func (a *Authority) ClusterID() string { return a.identity.ID }
 func (a *Authority) Name() string { return a.identity.Name }
 
 // ServerName is the name that the server's certificate is for, whatever the server's address is.
-func (a *Authority) ServerName() string { return "ctl." + a.identity.ID + ".mlxctl" }
+func (a *Authority) ServerName() string { return serverName(a.identity.ID) }
+
+func serverName(id string) string { return "ctl." + id + ".mlxctl" }
 
 // CAPEM is the certificate that clients check the server's against.
 func (a *Authority) CAPEM() []byte { return append([]byte(nil), a.caPEM...) }

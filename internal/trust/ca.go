@@ -81,7 +81,17 @@ func parseCA(certPEM, keyPEM []byte) (*x509.Certificate, crypto.Signer, error) {
 
 // clusterID is the name of a cluster that nobody else can prove to have: it follows from the key of its CA.
 func clusterID(ca *x509.Certificate) string {
-	sum := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
+	return ClusterOfPin(sha256.Sum256(ca.RawSubjectPublicKeyInfo))
+}
+
+// Pin is the SHA-256 of the CA's public key: whoever knows it can tell this cluster from any other.
+func (a *Authority) Pin() [sha256.Size]byte { return sha256.Sum256(a.ca.RawSubjectPublicKeyInfo) }
+
+// ServerNameOfPin is the ServerName of the cluster whose CA has a Pin.
+func ServerNameOfPin(sum [sha256.Size]byte) string { return serverName(ClusterOfPin(sum)) }
+
+// ClusterOfPin is the ClusterID of the cluster whose CA has a Pin.
+func ClusterOfPin(sum [sha256.Size]byte) string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10]))
 }
 
@@ -146,7 +156,8 @@ func (a *Authority) issue(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+	// The CA goes along for those who know its Pin alone.
+	return &tls.Certificate{Certificate: [][]byte{der, a.ca.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 func newSerial() (*big.Int, error) {

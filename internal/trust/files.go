@@ -16,13 +16,16 @@ const (
 	fileOperatorKey   = "operator.nk"
 	fileOperator      = "operator.jwt"
 	fileAccountKey    = "account.nk"
-	fileAccountSigner = "account-signing.nk"
-	fileAccount       = "account.jwt" // replaced by Revoke: it holds the revocations
+	fileAccountSigner = "account-signing.nk"      // replaced by UseSigner
+	fileAccountNext   = "account-signing-next.nk" // between AddSigner and UseSigner
+	fileAccount       = "account.jwt"             // replaced by Revoke and by new signing keys: it holds both
 	fileSystemKey     = "system.nk"
 	fileSystem        = "system.jwt"
 	fileCAKey         = "ca-key.pem"
 	fileCA            = "ca.pem"
-	fileAPIKey        = "api.key" // replaced by RotateAPIKey
+	fileAPIKey        = "api.key"         // replaced by RotateAPIKey
+	fileFormerAPIKeys = "api-former.json" // made by RotateAPIKey
+	fileTokens        = "tokens.json"     // made by CreateToken
 )
 
 const (

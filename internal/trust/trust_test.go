@@ -360,7 +360,7 @@ func TestAPIKey(t *testing.T) {
 	if len(first) != 47 || !strings.HasPrefix(first, "mlx-") {
 		t.Errorf("key is %q", first)
 	}
-	second, err := a.RotateAPIKey()
+	second, err := a.RotateAPIKey(time.Now(), 0)
 	if err != nil || second == first {
 		t.Fatalf("rotated to %q, %v", second, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -14,8 +15,14 @@ import (
 // validName is what may stand for one node or client in a subject: a dot or a wildcard there would mean others as well.
 var validName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// clientLabel stands before a client's name in its token.
-const clientLabel = "client-"
+// What stands before a node's id or a client's name in its token.
+const (
+	nodeLabel   = "node-"
+	clientLabel = "client-"
+)
+
+// maxOutlive is how long it may be until a revocation is over; more is a clock that was set back.
+const maxOutlive = 2 * time.Second
 
 // NewUserKey makes the key of a user. The seed stays where it was made; only the public key is signed.
 func NewUserKey() (pub string, seed []byte, err error) {
@@ -33,7 +40,7 @@ func (a *Authority) SignAgent(pub string, node cluster.NodeID) (string, error) {
 	if !validName.MatchString(id) {
 		return "", cluster.Invalid("node", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.sign(a.signer, a.accountPub, pub, "node-"+id, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.signUser(pub, nodeLabel+id, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.hb." + id, "mlx.evt." + id + ".>", "mlx.r." + id + ".>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.cmd." + id + ".>", "mlx.all.>"}},
 	})
@@ -44,10 +51,37 @@ func (a *Authority) SignClient(pub, client string) (string, error) {
 	if !validName.MatchString(client) {
 		return "", cluster.Invalid("name", "must be 1 to 64 letters, digits, - and _")
 	}
-	return a.sign(a.signer, a.accountPub, pub, clientLabel+client, jwt.ConnectionTypeStandard, jwt.Permissions{
+	return a.signUser(pub, clientLabel+client, jwt.ConnectionTypeStandard, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"mlx.api.>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"mlx.c." + client + ".>", "_INBOX_" + client + ".>"}},
 	})
+}
+
+// NodeOf returns the node and the key that a token of SignAgent is for. The error has CodeUnauthorized when this
+// cluster does not believe the token, whether or not the key was revoked.
+func (a *Authority) NodeOf(token string) (node cluster.NodeID, key string, err error) {
+	claims, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return "", "", cluster.Errorf(cluster.CodeUnauthorized, "read token: %v", err)
+	}
+	account, err := a.claims(a.Accounts()[a.accountPub])
+	if err != nil {
+		return "", "", err
+	}
+	id, ok := strings.CutPrefix(claims.Name, nodeLabel)
+	if !ok || claims.IssuerAccount != a.accountPub || !account.SigningKeys.Contains(claims.Issuer) {
+		return "", "", cluster.Errorf(cluster.CodeUnauthorized, "the token is of no node of this cluster")
+	}
+	return cluster.NodeID(id), claims.Subject, nil
+}
+
+// Verify says whether the holder of a user's key signed data.
+func Verify(pub string, data, signature []byte) bool {
+	if !nkeys.IsValidPublicUserKey(pub) {
+		return false
+	}
+	key, err := nkeys.FromPublicKey(pub)
+	return err == nil && key.Verify(data, signature) == nil
 }
 
 // ClientName returns the name that SignClient signed; empty for a token of anything else.
@@ -65,9 +99,29 @@ func ClientName(token string) string {
 
 // SignController lets the holder of a key be the controller: say and hear everything of the cluster.
 func (a *Authority) SignController(pub string) (string, error) {
+	by, err := a.readSigner(fileAccountSigner)
+	if err != nil {
+		return "", err
+	}
+	return a.signController(by, pub)
+}
+
+func (a *Authority) signController(by nkeys.KeyPair, pub string) (string, error) {
 	all := jwt.Permission{Allow: jwt.StringList{"mlx.>"}}
 	own := jwt.Permission{Allow: jwt.StringList{"mlx.>", "_INBOX_ctl.>"}}
-	return a.sign(a.signer, a.accountPub, pub, "controller", "", jwt.Permissions{Pub: all, Sub: own})
+	return a.sign(by, a.accountPub, pub, "controller", "", jwt.Permissions{Pub: all, Sub: own})
+}
+
+// signUser signs with the newest key, which another process may have replaced since this one started.
+func (a *Authority) signUser(pub, label, way string, may jwt.Permissions) (string, error) {
+	if err := a.outlive(pub, time.Now()); err != nil {
+		return "", err
+	}
+	by, err := a.readSigner(fileAccountSigner)
+	if err != nil {
+		return "", err
+	}
+	return a.sign(by, a.accountPub, pub, label, way, may)
 }
 
 // SystemUser makes a user of the system account, for the process that runs the server. It is not stored.
@@ -81,6 +135,30 @@ func (a *Authority) SystemUser() (token string, seed []byte, err error) {
 		Pub: jwt.Permission{Deny: jwt.StringList{">"}},
 	})
 	return token, seed, err
+}
+
+// outlive waits until the second is over in which a key was revoked, if it was: revocations and signatures have seconds,
+// and what was signed in the same one is worth nothing.
+func (a *Authority) outlive(pub string, now time.Time) error {
+	_, token, err := a.Reload()
+	if err != nil {
+		return err
+	}
+	claims, err := a.claims(token)
+	if err != nil {
+		return err
+	}
+	at, revoked := claims.Revocations[pub]
+	wait := time.Unix(at+1, 0).Sub(now)
+	switch {
+	case !revoked || wait <= 0:
+		return nil
+	case wait > maxOutlive:
+		return cluster.Errorf(cluster.CodeConflict, "the key was revoked at %s, which this Mac's clock has not reached", time.Unix(at, 0).UTC().Format(time.RFC3339)).
+			WithHint("set the clock right")
+	}
+	<-time.After(wait)
+	return nil
 }
 
 // sign makes a user of an account. An empty way lets it connect both in process and over the network.

@@ -18,6 +18,8 @@ const (
 	Unload   = "unload"   // UnloadRequest → UnloadReply
 	Logs     = "logs"     // LogsRequest → LogLine…
 	Info     = "info"     // nothing → InfoReply
+	Drain    = "drain"    // DrainRequest → reply without body
+	Forget   = "forget"   // ForgetRequest → reply without body
 )
 
 // WatchUpdate is one piece of a watch: the newest state, and what happened since the one before.
@@ -50,6 +52,17 @@ type UnloadRequest struct {
 // UnloadReply names the nodes that had it.
 type UnloadReply struct {
 	Nodes []cluster.NodeID `json:"nodes"`
+}
+
+// DrainRequest has a node take nothing new, or again take what comes. What runs there is finished.
+type DrainRequest struct {
+	Node cluster.NodeID `json:"node"`
+	On   bool           `json:"on"`
+}
+
+// ForgetRequest takes a node that is down out of the list.
+type ForgetRequest struct {
+	Node cluster.NodeID `json:"node"`
 }
 
 // LogsRequest asks for lines of a log: of a node, or of the controller where Node is empty.

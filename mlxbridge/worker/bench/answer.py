@@ -62,13 +62,16 @@ class Endpoint(Protocol):
     def close(self) -> None:
         """End what answers."""
 
+    def said(self) -> str:
+        """Return the end of what it wrote to its log."""
+
 
 def wait(endpoint: Endpoint, until: Callable[[], bool], what: str) -> None:
     """Take in what comes until something is so. Raises BenchError when it does not come to that."""
     deadline = time.perf_counter() + PATIENCE_SECONDS
     while not until():
         if time.perf_counter() > deadline:
-            raise BenchError(f"not within {PATIENCE_SECONDS:g} s: {what}")
+            raise BenchError(f"not within {PATIENCE_SECONDS:g} s: {what}; its log: {endpoint.said()}")
         endpoint.poll(0.5)
 
 

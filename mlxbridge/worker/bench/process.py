@@ -60,7 +60,7 @@ class Worker:
         deadline = time.perf_counter() + _START_SECONDS
         while not self._loaded:
             if time.perf_counter() > deadline:
-                raise BenchError(f"the worker did not load within {_START_SECONDS:g} s: {self._tail()}")
+                raise BenchError(f"the worker did not load within {_START_SECONDS:g} s: {self.said()}")
             self.poll(0.5)
 
     def send(self, asks: list[Ask]) -> None:
@@ -79,7 +79,7 @@ class Worker:
         data = os.read(self._into, _READ_BYTES)
         now = time.perf_counter()
         if not data:
-            raise BenchError(f"the worker ended: {self._tail()}")
+            raise BenchError(f"the worker ended: {self.said()}")
         self._data += data
         at = 0
         while len(self._data) - at >= _LENGTH.size:
@@ -114,7 +114,7 @@ class Worker:
             try:
                 rest = rest[os.write(self._out, rest) :]
             except BrokenPipeError as e:
-                raise BenchError(f"the worker ended: {self._tail()}") from e
+                raise BenchError(f"the worker ended: {self.said()}") from e
 
     def _take(self, frame: dict[str, Any], now: float) -> None:
         kind = frame["type"]
@@ -136,6 +136,7 @@ class Worker:
         elif kind in ("error", "load_error", "fatal"):
             raise BenchError(f"the worker says: {frame['message']}")
 
-    def _tail(self) -> str:
+    def said(self) -> str:
+        """Return the end of its log."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), 2000, max(0, size - 2000)).decode("utf-8", "replace").strip()

@@ -95,7 +95,7 @@ class Server:
                 if b" 200 " in connection.recv(_READ_BYTES).split(b"\r\n")[0]:
                     return
             if self._process.poll() is not None or time.perf_counter() > deadline:
-                raise BenchError(f"mlx-lm's server did not start: {self._tail()}")
+                raise BenchError(f"mlx-lm's server did not start: {self.said()}")
             time.sleep(0.05)
 
     def send(self, asks: list[Ask]) -> None:
@@ -159,6 +159,7 @@ class Server:
         stream.connection.close()
         return stream
 
-    def _tail(self) -> str:
+    def said(self) -> str:
+        """Return the end of its log."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), 2000, max(0, size - 2000)).decode("utf-8", "replace").strip()

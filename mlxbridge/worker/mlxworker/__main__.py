@@ -36,7 +36,11 @@ def main() -> int:
 def _set_environment() -> None:
     """Set what has to be known before MLX and its companions are imported."""
     defaults = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-    if platform.system() != "Darwin" and not accelerator.has_cuda():
+    if accelerator.has_cuda():
+        # MLX builds a plan of cuDNN's for each number of tokens and each position that attention meets, which takes
+        # longer than the piece of a prompt itself; rows of a batch have a mask, with which its own way is as fast.
+        defaults |= {"MLX_CUDA_USE_CUDNN_SDPA": "0"}
+    elif platform.system() != "Darwin":
         # Without a GPU, compiled kernels would call a C++ compiler at run time, and small products lose to threads.
         defaults |= {"MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in defaults.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlxworker import policy
@@ -31,6 +32,7 @@ class Admission:
     budget: Budget
     prefix: PrefixStore
     most_padding: int  # tokens of padding that cost as much as a second lane
+    beside: Callable[[], int] = lambda: 0  # bytes that are in use, or promised, for something beside the rows
 
     def next_in_line(self, lanes: list[AnyLane], waiting: list[Row]) -> tuple[int, int] | None:
         """Return the first waiting row whose lane is free to take one, and that lane; None when there is none.
@@ -99,7 +101,7 @@ class Admission:
         return policy.padding(together) <= self.most_padding // 2
 
     def _make_room(self, used: int) -> bool:
-        surplus = self.budget.surplus(used)
+        surplus = self.budget.surplus(used + self.beside())
         if surplus > 0:
             return False
         if self.budget.limit and self.prefix.held > -surplus:

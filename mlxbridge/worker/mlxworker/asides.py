@@ -41,6 +41,7 @@ class Asides:
         self._tokenizing = thread
         self._writer = writer
         self._embedder = Embedder(engine.model)
+        engine.count_beside(self._embedder.held_bytes)
         self._jobs: dict[str, Job] = {}  # embeddings whose inputs are being tokenised
         self._started: dict[str, tuple[float, int]] = {}  # when they came, and the tokens of their inputs
 

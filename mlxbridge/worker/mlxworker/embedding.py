@@ -124,15 +124,21 @@ class Embedder:
             self._tasks.remove(found)
         return found is not None
 
+    def held_bytes(self) -> int:
+        """Return what the keys and values of an input take that is under way, to its end."""
+        kv = self._model.budget(0).kv
+        return sum(kv.bytes(len(t.inputs[t.long.index])) for t in self._tasks if t.long is not None)
+
     def next_bytes(self, most_tokens: int) -> int:
-        """Return what the keys, values and scratch of the next step take."""
+        """Return what the keys, values and scratch of the next step take beyond what is held."""
         task, budget = self._turn(most_tokens), self._model.budget(0)
         if task.long is None and len(task.inputs[task.todo[0]]) <= most_tokens:
             group = _group(task, most_tokens)
             rows, width = len(group), max(len(task.inputs[i]) for i in group)
             return rows * (budget.kv.bytes(width) + width * 48 * budget.hidden)
         length = len(task.inputs[task.long.index if task.long is not None else task.todo[0]])
-        return budget.kv.bytes(length) + min(most_tokens, length) * 48 * budget.hidden
+        begins = budget.kv.bytes(length) if task.long is None else 0
+        return begins + min(most_tokens, length) * 48 * budget.hidden
 
     def refuse(self) -> tuple[Task, RequestError]:
         """Give the next request up, for which there is no memory."""

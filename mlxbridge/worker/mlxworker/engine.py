@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +110,12 @@ class Engine:
         """Say whether a step has something to do."""
         return bool((self.waiting and self.admitting) or self._cancelled or self._instant or self.running)
 
+    def count_beside(self, used: Callable[[], int]) -> None:
+        """Leave room for what used returns: bytes of something beside the rows, as long as it is under way."""
+        self._admission.beside = used
+
     def room_for(self, more: int) -> bool:
-        """Say whether so many bytes are free for something beside the rows."""
+        """Say whether so many bytes are free for something beside the rows, more than it is counted with."""
         return self._admission.room_for(self._all.every(), more)
 
     def plan_padding(self, tokens: int) -> None:
@@ -225,8 +230,8 @@ class Engine:
             chunk = self.pace.chunk(decoding)
             wanted = self._admission.group(ready[first:], self.max_rows - self.running, chunk, decoding)
             joining = self._admission.fitting(self._lanes, into, wanted, chunk)
-            if not joining and self.running:
-                return
+            if not joining and (self.running or self._admission.beside()):
+                return  # what takes its room ends
             taken = set(joining or wanted[:1])
             self.waiting = [r for r in self.waiting if r not in taken]
             if joining:
@@ -254,7 +259,7 @@ class Engine:
             lane = self._lane_of(row)
             if lane is not None:
                 self._take_out(lane, row, keep=False)
-            if len(running) == 1:
+            if len(running) == 1 and not self._admission.beside():
                 self._end(row, Reason.LENGTH, out)
             else:
                 # It starts again from its tokens when there is room; its reader sees a pause and no more.

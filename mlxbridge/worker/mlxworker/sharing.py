@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakSet
@@ -26,9 +27,11 @@ from mlxworker.trie import common
 
 # To wait, or to copy out of a running batch, pays from this many tokens on.
 LEAST_SHARED = 64
-# How many of those who wait are looked at, with how many of those ahead each is compared, and how many leaders one row
+# How many rows that may start are wanted, with how many of those ahead each is compared, and how many leaders one row
 # may wait for in its life.
 _MOST_LOOKED_AT = 256
+# So many rows of one beginning are looked at while they wait for others; those behind them wait for them.
+_MOST_ALIKE = 32
 _MOST_COMPARED = 8
 _MOST_LEADERS = 8
 _MOST_READS = 2
@@ -80,13 +83,18 @@ class Sharing:
         for lane in lanes:
             for row in lane.prefilling + lane.decoding:
                 leaders.setdefault(self._state(row).head, []).append((row, lane))
-        out = []
-        for row in waiting[:_MOST_LOOKED_AT]:
+        out: list[Row] = []
+        held: Counter[int] = Counter()
+        for row in waiting:
+            if len(out) >= _MOST_LOOKED_AT:
+                break
             state = self._state(row)
-            ahead = leaders.setdefault(state.head, [])
-            if self._reads(state):
+            if held[state.head] >= _MOST_ALIKE:
                 continue
-            if not self._follows(row, state, ahead):
+            ahead = leaders.setdefault(state.head, [])
+            if self._reads(state) or self._follows(row, state, ahead):
+                held[state.head] += 1
+            else:
                 out.append(row)
                 ahead.append((row, None))
         if self._spill is not None and not out and not any(len(lane) for lane in lanes):

@@ -6,19 +6,22 @@ import base64
 import dataclasses
 import math
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import pytest
 from conftest import TINY
-from harness import Process
+from harness import Driver, Frame, Process, ask
 from test_engine import count
 
 from mlxworker import embedding, protocol, template
+from mlxworker.asides import Asides
 from mlxworker.embedding import Embedder
 from mlxworker.errors import RequestError
 from mlxworker.model import Model
+from mlxworker.tokenizing import Job, Tokenizing
 
 TEXTS = ["Norway", "a fox", "Count from 1 to 20.", "The capital of Norway is Oslo.", "x " * 40, "fox " * 300]
 
@@ -231,6 +234,46 @@ def test_what_is_too_long_or_twice_is_refused(worker: Process) -> None:
     worker.send(ask, ask)
     assert "in use" in worker.wait("error", id=None)["message"]
     worker.wait("embedding", id="d")
+
+
+class Deaf:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def put(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+
+def test_rows_wait_for_the_room_of_a_long_input_under_way(tiny: Model) -> None:
+    length, chunk = 4000, 64
+    kv = tiny.budget(0).kv.bytes(length)
+    row = ask("count", "Count from 1 to 60.")
+    # Room for the input and a little, or for the row and a little, not for both.
+    driver = Driver(tiny, memory_bytes=0, prefill_chunk=chunk)
+    free = driver.engine.budget.weights + driver.engine.budget.spare + kv + chunk * 48 * driver.engine.budget.hidden
+    driver.engine.resize(free + tiny.kv.bytes(256) // 2)
+    writer: Any = Deaf()
+    done: list[Job] = []
+    asides = Asides(driver.engine, Tokenizing(tiny, done.append), writer)
+    asides.handle({"type": "embed", "id": "e", "inputs": [{"tokens": [5] * length}]})
+    while not done:
+        time.sleep(0.001)
+    asides.tokenized(done[0])
+    assert asides.step() is None
+    assert not writer.frames
+
+    driver.add(row)
+    while asides.busy:
+        driver.step()
+        assert driver.engine.running == 0
+        assert asides.step() is None
+    driver.run()
+
+    assert [f["type"] for f in writer.frames] == ["embedding"]
+    assert driver.answers["count"].text == count(1, 60)
+    assert driver.answers["count"].error is None
 
 
 def test_memory_that_is_not_there_is_said() -> None:

@@ -110,6 +110,18 @@ def test_one_that_comes_while_another_answers_starts_from_its_prompt(tiny: Model
     assert driver.answers["b"].usage["cached_tokens"] >= len(FILL)
 
 
+def test_hundreds_of_one_prompt_keep_no_slot_from_those_behind_them(tiny: Model) -> None:
+    driver = Driver(tiny, prefix_bytes=ROOM, prefill_chunk=16, max_rows=4)
+    driver.add(*[ask_frame(id=f"r{i}", tokens=FILL * 3, max_tokens=2) for i in range(400)])
+    driver.add(ask("other", "Count from 1 to 9."))
+    driver.until(lambda: driver.answers["other"].reason != "", most=150)  # their prompt is 188 pieces
+
+    assert driver.answers["other"].text == count(9)
+    driver.run()
+    assert len({tuple(driver.answers[f"r{i}"].tokens) for i in range(400)}) == 1
+    assert driver.engine.counters.prompt_tokens < 3 * len(FILL) + 400 * 20
+
+
 def test_what_the_store_cannot_hold_is_not_waited_for(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Driver(tiny, prefix_bytes=100 * 2048)
     assert len({tuple(a.tokens) for a in small.run(*_same(4))}) == 1

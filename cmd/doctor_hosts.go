@@ -1,0 +1,219 @@
+package cmd
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/bonjour"
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/doctor"
+	"github.com/mlxctl/mlxctl/internal/library"
+	"github.com/mlxctl/mlxctl/internal/roster"
+	"github.com/mlxctl/mlxctl/mlxbridge"
+)
+
+const checkServing = "serving"
+
+// hostInspector looks at a host over SSH and changes nothing there: what keeps an installation from it, and what its own
+// checks find where something is installed.
+type hostInspector interface {
+	Inspect(ctx context.Context, h doctor.Host) []bootplan.Finding
+}
+
+// surroundings is where other Macs are learnt of.
+type surroundings struct {
+	// Scan takes the place of the network where it is set.
+	Scan func(context.Context, bonjour.ScanOptions) ([]bonjour.Mac, error)
+	// Inspector looks at hosts; where it is nil they are judged by what the controller and Bonjour know.
+	Inspector hostInspector
+	// Named lists hosts of the configuration, as SSH would be given them; nil means that there are none.
+	Named func(*config.Config) []string
+}
+
+func (s surroundings) scan(ctx context.Context, o bonjour.ScanOptions) ([]bonjour.Mac, error) {
+	if s.Scan != nil {
+		return s.Scan(ctx, o)
+	}
+	return bonjour.Scan(ctx, o)
+}
+
+// hosts merges who is known: this Mac, the roster, the configuration, the controller, and Bonjour.
+func (e *examination) hosts() []doctor.Host {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []doctor.Host
+	if isLocal(e.cfg) {
+		out = append(out, doctor.Host{Name: hostName(), Node: ownNode(e.home), Self: true})
+		nodes, _ := roster.Open(rosterPath(e.home)).List() // network tells of one that is damaged
+		for _, n := range nodes {
+			out = append(out, admittedHost(n))
+		}
+	}
+	if e.around.Named != nil {
+		for _, name := range e.around.Named(e.cfg) {
+			out = append(out, hostNamed(name))
+		}
+	}
+	if e.snapshot != nil {
+		for i := range e.snapshot.Nodes {
+			n := &e.snapshot.Nodes[i]
+			out = append(out, doctor.Host{Name: n.Name, Node: n.ID, State: n, Admitted: true, Sources: []string{doctor.SourceCluster}})
+		}
+	}
+	for _, m := range e.macs {
+		out = append(out, doctor.Host{
+			Name: m.Name, HostName: m.HostName, Addresses: m.Addrs, Port: m.Port, RemoteLogin: m.RemoteLogin, Self: m.Self,
+			Sources: []string{doctor.SourceBonjour},
+		})
+	}
+	return doctor.Merge(out)
+}
+
+// admittedHost is a node of the roster.
+func admittedHost(n roster.Node) doctor.Host {
+	h := hostNamed(n.Host)
+	h.Name, h.Node, h.Home, h.Admitted, h.Sources = n.Name, n.ID, n.Home, true, []string{doctor.SourceRoster}
+	h.Addresses = append(h.Addresses, addresses(n.Addresses)...)
+	if n.User != "" {
+		h.User = n.User
+	}
+	if n.Port != 0 {
+		h.Port = n.Port
+	}
+	h.Self = n.By == "local"
+	return h
+}
+
+// hostNamed is a host that is given as SSH is: user@host, or an alias.
+func hostNamed(name string) doctor.Host {
+	user, host, found := strings.Cut(name, "@")
+	if !found {
+		user, host = "", name
+	}
+	h := doctor.Host{Name: host, HostName: strings.TrimSuffix(strings.ToLower(host), "."), User: user, Sources: []string{doctor.SourceConfig}}
+	if ip := addresses([]string{host}); len(ip) > 0 {
+		h.HostName, h.Addresses = "", ip
+	}
+	return h
+}
+
+// network judges what needs all hosts to be known.
+func (e *examination) network(hosts []doctor.Host) []doctor.Result {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []doctor.Result
+	if isLocal(e.cfg) {
+		if _, err := roster.Open(rosterPath(e.home)).List(); err != nil {
+			out = append(out, doctor.Result{Name: "roster", Findings: []bootplan.Finding{doctor.Failure("roster", "mlxctl up", err)}})
+		}
+	}
+	if e.scanErr != nil {
+		return out
+	}
+	seen, known := 0, 0
+	var missed []string
+	for _, h := range hosts {
+		if h.Self {
+			continue
+		}
+		if h.From(doctor.SourceBonjour) {
+			seen++
+		}
+		if h.Admitted || h.From(doctor.SourceConfig) {
+			known++
+		}
+		if h.State != nil && h.State.State == cluster.NodeReady && !h.From(doctor.SourceBonjour) {
+			missed = append(missed, h.Name)
+		}
+	}
+	f := doctor.Multicast(seen, known, missed)
+	f.Check = "bonjour"
+	return append(out, doctor.Result{Name: f.Check, Findings: []bootplan.Finding{f}})
+}
+
+// each lists the checks of the hosts.
+func (e *examination) each(hosts []doctor.Host) []doctor.Check {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := doctor.Cluster{At: time.Now()}
+	if s := e.snapshot; s != nil {
+		c = doctor.Cluster{Up: true, Version: s.Controller.Version, At: s.At}
+	}
+	var out []doctor.Check
+	for _, h := range hosts {
+		subject := h.Name
+		if h.Self {
+			subject = "" // as of every check of this Mac
+		}
+		out = append(out, doctor.Check{Name: checkServing, Subject: subject, Timeout: hostTimeout, Run: func(ctx context.Context) []bootplan.Finding {
+			return append([]bootplan.Finding{h.Serving(c)}, e.inspect(ctx, h)...)
+		}})
+	}
+	return out
+}
+
+// inspect looks at a host from within. Macs that only Bonjour knows are somebody's, and are left alone until `up` is told
+// to install there.
+func (e *examination) inspect(ctx context.Context, h doctor.Host) []bootplan.Finding {
+	switch {
+	case h.Self:
+		o := e.nodeOptions(e.home, e.cfg.Dirs)
+		o.Own = true
+		return doctor.Node(ctx, o)
+	case e.around.Inspector != nil && (h.Admitted || h.From(doctor.SourceConfig)):
+		return e.around.Inspector.Inspect(ctx, h)
+	}
+	return nil
+}
+
+// inspectable is an engine that can say whether it would run.
+type inspectable interface {
+	inspect(ctx context.Context, cache string) (string, error)
+}
+
+func (pythonEngine) inspect(ctx context.Context, cache string) (string, error) {
+	return mlxbridge.NewEnvironment(mlxbridge.EnvironmentOptions{CacheDir: cache}).Inspect(ctx)
+}
+
+// nodeOptions describe the node of a home, as far as this program's engine can be asked.
+func (d *deps) nodeOptions(home string, dirs config.Dirs) doctor.NodeOptions {
+	o := doctor.NodeOptions{Home: home}
+	e, ok := d.engine.(inspectable)
+	if !ok {
+		return o
+	}
+	o.Python = func(ctx context.Context) (string, error) { return e.inspect(ctx, dirs.Cache) }
+	o.SelfTest = func(ctx context.Context) (string, error) { return testWorker(ctx, d.engine, dirs.Cache) }
+	return o
+}
+
+// testWorker starts a worker with the embedded model; it is up when it has produced a token.
+func testWorker(ctx context.Context, e engine, cache string) (said string, err error) {
+	began := time.Now()
+	lib, err := library.Open(library.Options{CacheDir: cache, HubDirs: []string{}})
+	if err != nil {
+		return "", err
+	}
+	model, dir, err := lib.Resolve(ctx, selfTestModel)
+	if err != nil {
+		return "", err
+	}
+	scratch, err := os.MkdirTemp("", "mlxctl-doctor-") // the home's own log of such a worker may be in use
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(scratch) //nolint:errcheck // the system empties that folder as well
+	worker, err := e.launcher(scratch, cache, slog.New(slog.DiscardHandler)).Launch(ctx, mlxbridge.LaunchSpec{Model: model, Dir: dir, MaxRows: 1})
+	if err != nil {
+		return "", err
+	}
+	if err := worker.Close(ctx); err != nil {
+		return "", err
+	}
+	return "a worker answered after " + time.Since(began).Round(100*time.Millisecond).String(), nil
+}

@@ -1,0 +1,218 @@
+package bonjour
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/miekg/dns"
+)
+
+// Bounds on what one scan remembers, whatever is sent to it.
+const (
+	mostEntries   = 1024 // services
+	mostTargets   = 4    // hosts that claim one service
+	mostAddresses = 16   // of one host
+	mostQuestions = 64   // at once
+)
+
+// book is what one scan has heard so far.
+type book struct {
+	net      *network
+	services []string // that were asked for, best name first
+
+	mu      sync.Mutex
+	entries map[string]*entry       // guarded by mu; by record.wire
+	hosts   map[string][]netip.Addr // guarded by mu; by hostKey, all that entries name
+}
+
+// entry is one service. Where several hosts say that it is theirs, all are listed: which is right, SSH finds out.
+type entry struct {
+	service, name string
+	targets       []target
+	text          map[string]string
+}
+
+type target struct {
+	host string
+	port int
+}
+
+func newBook(n *network, services []string) *book {
+	return &book{net: n, services: services, entries: map[string]*entry{}, hosts: map[string][]netip.Addr{}}
+}
+
+// add takes records in and says whether they told anything new.
+func (b *book) add(records []record) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := false
+	for _, r := range records {
+		if r.service != "" {
+			changed = b.addService(r) || changed
+		}
+		changed = b.addAddresses(r.host, r.addrs) || changed
+	}
+	return changed
+}
+
+func (b *book) addService(r record) bool {
+	e, known := b.entries[r.wire]
+	if !known {
+		if len(b.entries) >= mostEntries {
+			return false
+		}
+		e = &entry{service: r.service, name: r.name}
+		b.entries[r.wire] = e
+	}
+	changed := !known
+	if t := (target{r.host, r.port}); t.host != "" && len(e.targets) < mostTargets && !slices.Contains(e.targets, t) {
+		e.targets, changed = append(e.targets, t), true
+		if _, ok := b.hosts[t.host]; !ok {
+			b.hosts[t.host] = nil
+		}
+	}
+	if r.text != nil && e.text == nil {
+		e.text, changed = r.text, true
+	}
+	return changed
+}
+
+func (b *book) addAddresses(host string, addrs []netip.Addr) bool {
+	known, ok := b.hosts[host]
+	if !ok {
+		return false
+	}
+	before := len(known)
+	for _, ip := range addrs {
+		if len(known) < mostAddresses && !slices.Contains(known, ip) {
+			known = append(known, ip)
+		}
+	}
+	b.hosts[host] = known
+	return len(known) > before
+}
+
+// missing lists the questions that answers so far have left open.
+func (b *book) missing() []dns.Question {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []dns.Question
+	for wire, e := range b.entries {
+		if len(e.targets) == 0 {
+			out = append(out, dns.Question{Name: wire, Qtype: dns.TypeSRV}, dns.Question{Name: wire, Qtype: dns.TypeTXT})
+		}
+	}
+	for host, addrs := range b.hosts {
+		if len(addrs) == 0 && plainHost.MatchString(host) {
+			name := dns.Fqdn(host)
+			out = append(out, dns.Question{Name: name, Qtype: dns.TypeA}, dns.Question{Name: name, Qtype: dns.TypeAAAA})
+		}
+	}
+	return out[:min(len(out), mostQuestions)]
+}
+
+// addresses are those of a host, best first. A link-local one of which no answer said the interface is tried on each.
+func (b *book) addresses(host string) []netip.Addr {
+	var out []netip.Addr
+	known := b.hosts[host]
+	for _, ip := range known {
+		if !ip.Is6() || !ip.IsLinkLocalUnicast() || ip.Zone() != "" {
+			out = append(out, ip)
+			continue
+		}
+		if slices.ContainsFunc(known, func(k netip.Addr) bool { return k.Zone() != "" && k.WithZone("") == ip }) {
+			continue
+		}
+		for _, zone := range b.net.zones() {
+			out = append(out, ip.WithZone(zone))
+		}
+	}
+	b.net.rank(out)
+	return out
+}
+
+// sighted is a Mac and what tells it from others in one scan.
+type sighted struct {
+	host string
+	Mac
+}
+
+// macs lists the hosts that are Macs or can be logged in to, each once, by name.
+func (b *book) macs() []sighted {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	byHost := map[string][]*entry{}
+	for _, wire := range slices.Sorted(maps.Keys(b.entries)) {
+		e := b.entries[wire]
+		for _, t := range e.targets {
+			if !slices.Contains(byHost[t.host], e) {
+				byHost[t.host] = append(byHost[t.host], e)
+			}
+		}
+	}
+	var out []sighted
+	for host, entries := range byHost {
+		if m := b.mac(host, entries); m.isHost() && len(m.Addrs) > 0 {
+			out = append(out, sighted{host, m})
+		}
+	}
+	slices.SortFunc(out, func(x, y sighted) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.host, y.host))
+	})
+	return out
+}
+
+// mac puts together what the services of a host tell of it.
+func (b *book) mac(host string, entries []*entry) Mac {
+	m := Mac{Addrs: b.addresses(host)}
+	if plainHost.MatchString(host) && len(host) <= 253 {
+		m.HostName = host
+	}
+	for _, service := range b.services { // best name first
+		for _, e := range entries {
+			if e.service == service {
+				m.learn(e, host)
+			}
+		}
+	}
+	first, _, _ := strings.Cut(m.HostName, ".")
+	m.Name = cmp.Or(m.Name, first)
+	if m.Name == "" && len(m.Addrs) > 0 {
+		m.Name = m.Addrs[0].String()
+	}
+	m.Self = slices.ContainsFunc(m.Addrs, func(ip netip.Addr) bool { return slices.Contains(b.net.own, ip.WithZone("")) })
+	return m
+}
+
+// learn takes in what one service tells of its host.
+func (m *Mac) learn(e *entry, host string) {
+	if !slices.Contains(m.Seen, e.service) {
+		m.Seen = append(m.Seen, e.service)
+	}
+	m.Name = cmp.Or(m.Name, e.name)
+	if key := modelKey(e.service); key != "" {
+		m.Model = cmp.Or(m.Model, e.text[key])
+	}
+	if e.service != remoteLogin || m.RemoteLogin {
+		return
+	}
+	at := slices.IndexFunc(e.targets, func(t target) bool { return t.host == host })
+	m.RemoteLogin, m.Port = true, e.targets[at].port
+}
+
+// isHost says whether this can become a node, or could with Remote Login on: AirPlay and its like are also spoken by
+// televisions and telephones, and those name a model of their own.
+func (m *Mac) isHost() bool {
+	switch {
+	case m.RemoteLogin:
+		return true
+	case m.Model != "":
+		return macModel.MatchString(m.Model)
+	default:
+		return slices.ContainsFunc(m.Seen, func(s string) bool { return s == "_airplay._tcp" || s == "_rfb._tcp" || s == workstation })
+	}
+}

@@ -1,0 +1,174 @@
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/skeema/knownhosts"
+	"golang.org/x/crypto/ssh"
+	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// KeyState is what is known of a host's key.
+type KeyState string
+
+// States of a host key. An empty one means that the host showed none.
+const (
+	KeyKnown   KeyState = "known"
+	KeyNew     KeyState = "new"     // the operator has not agreed to it yet
+	KeyChanged KeyState = "changed" // another one was agreed to; nothing goes on
+)
+
+// HostKey is the key that a host showed.
+type HostKey struct {
+	State       KeyState `json:"state,omitempty"`
+	Type        string   `json:"type,omitempty"`
+	Fingerprint string   `json:"fingerprint,omitempty"` // "SHA256:…"
+
+	key   ssh.PublicKey
+	names []string // under which it was shown, with ports
+}
+
+// changedKeyError is a host that shows another key than the one that is known.
+type changedKeyError struct {
+	name      string // with the port, as it is in the file
+	where     string
+	line      int
+	had, has  string // fingerprints
+	isRevoked bool
+}
+
+func (e *changedKeyError) Error() string {
+	if e.isRevoked {
+		return fmt.Sprintf("host key %s of %s is revoked by %s:%d", e.has, e.name, e.where, e.line)
+	}
+	return fmt.Sprintf("host key of %s changed: %s:%d has %s, it shows %s", e.name, e.where, e.line, e.had, e.has)
+}
+
+// mend is the command that forgets the old key, for an operator who knows why it changed.
+func (e *changedKeyError) mend() string {
+	if e.isRevoked {
+		return fmt.Sprintf("give that host a new key; line %d of %s revokes this one", e.line, e.where)
+	}
+	return fmt.Sprintf("if that Mac was set up anew: ssh-keygen -R %s -f %s", quote(e.name), quote(e.where))
+}
+
+// newKeyError is a host whose key nobody agreed to yet.
+type newKeyError struct{ name, fingerprint string }
+
+func (e *newKeyError) Error() string {
+	return fmt.Sprintf("host key %s of %s is not known", e.fingerprint, e.name)
+}
+
+// knownHosts reads our own file of host keys and the operator's, and adds to our own.
+type knownHosts struct {
+	own string
+	log *slog.Logger
+	mu  sync.Mutex // while the own file is appended to
+}
+
+// database reads the files that are there; one that cannot be read is left out.
+func (k *knownHosts) database(files []string) *knownhosts.HostKeyDB {
+	var usable []string
+	for _, path := range append([]string{k.own}, files...) {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		if _, err := knownhosts.NewDB(path); err != nil {
+			k.log.Warn("file of host keys cannot be read", "path", path, "error", err)
+			continue
+		}
+		usable = append(usable, path)
+	}
+	db, err := knownhosts.NewDB(usable...)
+	if err != nil { // somebody changed one meanwhile
+		k.log.Warn("files of host keys cannot be read", "error", err)
+		db, _ = knownhosts.NewDB()
+	}
+	return db
+}
+
+// algorithms lists the kinds of keys that are known for a host, so that it shows one of those.
+func algorithms(db *knownhosts.HostKeyDB, s *settings, address string) []string {
+	if known := db.HostKeyAlgorithms(s.keyAddress()); len(known) > 0 {
+		return known
+	}
+	return db.HostKeyAlgorithms(address)
+}
+
+// check compares a key with what is known. Names decide: an address is somebody else's tomorrow, so that it can confirm a
+// key but not contradict it.
+func check(db *knownhosts.HostKeyDB, s *settings, address string, key ssh.PublicKey) (HostKey, error) {
+	k := HostKey{State: KeyNew, Type: key.Type(), Fingerprint: ssh.FingerprintSHA256(key), key: key, names: []string{s.keyAddress()}}
+	if address != s.keyAddress() {
+		k.names = append(k.names, address)
+	}
+	verify := db.HostKeyCallback()
+	err := verify(s.keyAddress(), &net.TCPAddr{Port: s.port}, key)
+	if err == nil {
+		k.State = KeyKnown
+		return k, nil
+	}
+	changed := &changedKeyError{name: knownhosts.Normalize(s.keyAddress()), has: k.Fingerprint}
+	if revoked, ok := errors.AsType[*xknownhosts.RevokedError](err); ok {
+		k.State = KeyChanged
+		changed.isRevoked, changed.where, changed.line = true, revoked.Revoked.Filename, revoked.Revoked.Line
+		return k, changed
+	}
+	wrong, ok := errors.AsType[*xknownhosts.KeyError](err)
+	switch {
+	case !ok: // a certificate that does not hold
+		return k, err
+	case len(wrong.Want) > 0:
+		k.State = KeyChanged
+		changed.where, changed.line, changed.had = wrong.Want[0].Filename, wrong.Want[0].Line, ssh.FingerprintSHA256(wrong.Want[0].Key)
+		return k, changed
+	case verify(address, &net.TCPAddr{Port: s.port}, key) == nil:
+		k.State = KeyKnown
+		return k, nil
+	}
+	return k, &newKeyError{name: s.keyAddress(), fingerprint: k.Fingerprint}
+}
+
+// Trust writes down the new keys of hosts, after the operator agreed to them. Nothing else is known of those hosts yet:
+// probe their Targets again.
+func (b *Bootstrap) Trust(hosts []*Host) error {
+	for _, h := range hosts {
+		if h.Key.State != KeyNew || h.Key.key == nil {
+			continue
+		}
+		if err := b.known.add(h.Key.names, h.Key.key); err != nil {
+			return cluster.Errorf(cluster.CodeInternal, "write down the host key of %s: %v", h.Label(), err)
+		}
+		h.Key.State = KeyKnown
+	}
+	return nil
+}
+
+func (k *knownHosts) add(names []string, key ssh.PublicKey) (err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f, err := os.OpenFile(k.own, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	line := knownhosts.Line(slices.Compact(slices.Sorted(slices.Values(names))), key) + "\n"
+	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+		last := make([]byte, 1)
+		if _, err := f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
+			line = "\n" + line // somebody was killed in the middle of a line
+		}
+	}
+	if _, err := f.WriteString(line); err != nil {
+		return err
+	}
+	return f.Sync()
+}

@@ -1,0 +1,229 @@
+package bootstrap_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+)
+
+func TestProbeLearnsWhatAHostIs(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	f := newFar(t, n.key(t, ""))
+	n.knows(t, f.known())
+	link := `{"state":"connected","node":"n1","pid":7,"version":"1.0\u001b[31m"}`
+	write(t, filepath.Join(f.home, ".mlxctl", "run", "link.json"), []byte(link))
+	if err := os.Symlink("versions/1.0-abc", filepath.Join(f.home, ".mlxctl", "current")); err != nil {
+		t.Fatal(err)
+	}
+	h := one(t, n.open(t), f.target())
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := h.Facts
+	if got.OS != "linux" || got.User != f.user || got.UID != os.Getuid() || got.UserHome != f.home || got.HostName != host {
+		t.Errorf("facts are %+v", got)
+	}
+	if got.Home != filepath.Join(f.home, ".mlxctl") || got.Installed != "1.0-abc" || got.Link == nil || got.Link.Version != "1.0" {
+		t.Errorf("what is installed is %+v, link %+v", got, got.Link)
+	}
+	if got.Memory <= 0 || got.DiskFree <= 0 || got.OSVersion == "" || got.Skew.Abs() > got.SkewError {
+		t.Errorf("facts are %+v", got)
+	}
+	if os.Getuid() == 0 && got.Sudo != bootstrap.SudoRoot {
+		t.Errorf("sudo is %q", got.Sudo)
+	}
+	if h.Key.State != bootstrap.KeyKnown || h.Key.Fingerprint != f.host.fingerprint() {
+		t.Errorf("key is %+v, want %s", h.Key, f.host.fingerprint())
+	}
+}
+
+func TestProbeOfWhoIsNotThere(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	n.options.Contact = 300 * time.Millisecond
+	n.config(t, "Host proxied\n\tProxyCommand nc %h %p\nHost circle\n\tProxyJump circle\n")
+	b := n.open(t)
+	closed := freePort(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	for _, c := range []struct {
+		target bootstrap.Target
+		check  string
+		says   []string
+	}{
+		{bootstrap.Target{Host: "127.0.0.1", Port: closed}, bootstrap.CheckReach, []string{"no SSH", strconv.Itoa(closed)}},
+		{bootstrap.Target{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port}, bootstrap.CheckReach, []string{"does not answer", "300ms"}},
+		{bootstrap.Target{Host: "nobody.invalid"}, bootstrap.CheckReach, []string{"nobody.invalid"}},
+		{bootstrap.Target{Host: "-oProxyCommand=touch"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
+		{bootstrap.Target{Host: "a b\x1b[31m"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
+		{bootstrap.Target{Host: "$(touch x)"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
+		{bootstrap.Target{Host: "proxied"}, bootstrap.CheckConfig, []string{"ProxyCommand"}},
+		{bootstrap.Target{Host: "circle"}, bootstrap.CheckReach, []string{"circle"}},
+	} {
+		t.Run(c.target.Host, func(t *testing.T) {
+			found := failing(t, b, c.target, c.check)
+			has(t, found.Message, c.says...)
+			if strings.ContainsAny(found.Message+found.Fix, "\x1b\n") {
+				t.Errorf("finding is not clean: %q", found)
+			}
+		})
+	}
+}
+
+func TestProbeStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	b := newNear(t).open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	hosts := b.Probe(ctx, []bootstrap.Target{{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port}}, nil)
+	if !hosts[0].Failed() || time.Since(began) > 3*time.Second {
+		t.Errorf("after %v: %+v", time.Since(began), hosts[0])
+	}
+}
+
+func TestFirstAddressThatAnswersWins(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	f := newFar(t, n.key(t, ""))
+	n.knows(t, f.known("attic.invalid"))
+	target := f.target()
+	target.Host, target.Addresses = "attic.invalid", []string{"127.0.0.2", "not an address", "127.0.0.1"}
+	h := one(t, n.open(t), target)
+	if h.Key.State != bootstrap.KeyKnown {
+		t.Errorf("key is %+v", h.Key)
+	}
+}
+
+func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	f, other := newFar(t, n.key(t, "")), newFar(t)
+	n.knows(t, f.known("127.0.0.1", "attic.invalid", "localhost"))
+	bonjour, named, otherTarget := f.target(), f.target(), other.target()
+	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.invalid", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
+	third := f.target()
+	third.Host = "localhost"
+	heard := 0
+	hosts := n.open(t).Probe(t.Context(), []bootstrap.Target{bonjour, otherTarget, named, named, third}, func(*bootstrap.Host) { heard++ })
+	if len(hosts) != 2 || heard != 4 {
+		t.Fatalf("%d hosts, heard of %d, want 2 and 4", len(hosts), heard)
+	}
+	h := hosts[0]
+	if h.Host != "127.0.0.1" || h.Source != bootstrap.SourceCommandLine || h.Node != "n7" || len(h.Targets()) != 4 || len(h.Addresses) != 1 {
+		t.Errorf("host is %+v", h)
+	}
+	if hosts[1].Key.State != bootstrap.KeyNew {
+		t.Errorf("other host is %+v", hosts[1])
+	}
+}
+
+func TestCopiesOfOneDiskAreTwoHosts(t *testing.T) {
+	t.Parallel()
+	host := func(name, fingerprint, hardware string) *bootstrap.Host {
+		return &bootstrap.Host{
+			Target: bootstrap.Target{Host: name}, Key: bootstrap.HostKey{Fingerprint: fingerprint}, Facts: bootstrap.Facts{Hardware: hardware},
+		}
+	}
+	hosts := bootstrap.Merge([]*bootstrap.Host{
+		host("a", "SHA256:x", "1"), host("b", "SHA256:x", "2"), host("c", "SHA256:x", ""), host("d", "", ""), host("e", "", ""), host("f", "SHA256:y", ""),
+	})
+	var names []string
+	for _, h := range hosts {
+		names = append(names, h.Host)
+	}
+	if got := strings.Join(names, " "); got != "a b d e f" || len(hosts[0].Also) != 1 {
+		t.Errorf("hosts are %s, the first also %+v", got, hosts[0].Also)
+	}
+}
+
+func TestThisMachineIsLeftOut(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	f := newFar(t, n.key(t, ""))
+	n.knows(t, f.known())
+	self := one(t, n.open(t), f.target()).Facts.Hardware
+	if self == "" {
+		t.Skip("needs /etc/machine-id")
+	}
+	n.options.Hardware = self
+	h := n.open(t).Probe(t.Context(), []bootstrap.Target{f.target()}, nil)[0]
+	if !h.Self || h.Ready() || h.Failed() || h.Findings[0].State != plan.FindingSkip {
+		t.Errorf("host is %+v", h)
+	}
+}
+
+func TestManyHostsAtOnce(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	k := n.key(t, "")
+	var targets []bootstrap.Target
+	var lines [][]byte
+	for range 4 {
+		f := newFar(t, k)
+		lines, targets = append(lines, f.known()), append(targets, f.target())
+	}
+	n.knows(t, lines...)
+	n.options.Parallel = 2
+	for i, h := range n.open(t).Probe(t.Context(), targets, nil) {
+		if !h.Ready() || h.Port != targets[i].Port {
+			t.Errorf("host %d is %+v", i, h)
+		}
+	}
+}
+
+func TestHostThatSaysTooMuchOrNothing(t *testing.T) {
+	t.Parallel()
+	n := newNear(t)
+	n.options.Contact = time.Second
+	k := n.key(t, "")
+	for _, command := range []string{"yes", "sleep 10", "false"} {
+		f := makeFar(t, k)
+		f.extra = "ForceCommand " + command
+		f.start(t)
+		n.knows(t, f.known())
+		began := time.Now()
+		failing(t, n.open(t), f.target(), bootstrap.CheckFacts)
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("%s took %v", command, took)
+		}
+	}
+}
+
+func TestParseTarget(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"attic": " attic 0", "anna@attic": "anna attic 0", "anna@attic:2222": "anna attic 2222", "ssh://anna@attic:22": "anna attic 22",
+		"10.0.0.5:22": " 10.0.0.5 22", "fe80::1%en0": " fe80::1%en0 0", "[fe80::1%en0]:22": " fe80::1%en0 22", "[::1]": " ::1 0",
+		"Freds-MacBook.local": " Freds-MacBook.local 0",
+	} {
+		got, err := bootstrap.ParseTarget(in, "x")
+		if s := fmt.Sprintf("%s %s %d", got.User, got.Host, got.Port); err != nil || s != want {
+			t.Errorf("%q is %q, %v, want %q", in, s, err, want)
+		}
+	}
+	for _, in := range []string{"", "@", "@a", "-x", "a b", "a:0", "a:70000", "a:x", "-l@a", "a;b", "a$(b)", "a\n"} {
+		if got, err := bootstrap.ParseTarget(in, "x"); err == nil && in != "a\n" {
+			t.Errorf("%q is %+v, want an error", in, got)
+		}
+	}
+}

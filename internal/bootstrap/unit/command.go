@@ -1,0 +1,162 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+const (
+	commandWait = 90 * time.Second
+	outputMost  = 64 << 10
+)
+
+// failed is a command of the system that ended with an error.
+type failed struct {
+	command string
+	code    int // -1 where it did not even run
+	said    string
+	err     error
+}
+
+func (f *failed) Error() string {
+	if f.said != "" {
+		return fmt.Sprintf("%s: %s", f.command, f.said)
+	}
+	return fmt.Sprintf("%s: %v", f.command, f.err)
+}
+
+func (f *failed) Unwrap() error { return f.err }
+
+// codeOf is the exit code of a command that failed; 0 for nil.
+func codeOf(err error) int {
+	if err == nil {
+		return 0
+	}
+	if f, ok := errors.AsType[*failed](err); ok {
+		return f.code
+	}
+	return -1
+}
+
+// command runs one of the system's commands to its end.
+func command(ctx context.Context, stdin string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandWait)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var out, said capped
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &said
+	err := cmd.Run()
+	if err == nil {
+		return out.String(), nil
+	}
+	f := &failed{command: strings.Join(args[:min(len(args), 4)], " "), code: -1, said: said.line(), err: err}
+	if cmd.ProcessState != nil {
+		f.code = cmd.ProcessState.ExitCode()
+	}
+	if f.said == "" {
+		f.said = out.line()
+	}
+	return out.String(), f
+}
+
+// capped keeps the beginning of what is written.
+type capped struct{ bytes.Buffer }
+
+func (c *capped) Write(p []byte) (int, error) {
+	if room := outputMost - c.Len(); room > 0 {
+		c.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}
+
+func (c *capped) line() string {
+	text := strings.TrimSpace(c.String())
+	if i := strings.LastIndexByte(text, '\n'); i >= 0 {
+		text = text[i+1:]
+	}
+	return text
+}
+
+// root runs a command as the superuser. The password is in no argument and no environment.
+func (s Spec) root(ctx context.Context, args ...string) error {
+	_, err := s.rootOutput(ctx, args...)
+	return err
+}
+
+func (s Spec) rootOutput(ctx context.Context, args ...string) (string, error) {
+	switch {
+	case s.euid == 0:
+		return command(ctx, "", args...)
+	case s.Password == "":
+		return command(ctx, "", append([]string{"sudo", "-n", "--"}, args...)...)
+	}
+	return command(ctx, s.Password+"\n", append([]string{"sudo", "-S", "-p", "", "--"}, args...)...)
+}
+
+// mayRoot says why there is no superuser to be had.
+func (s Spec) mayRoot(ctx context.Context) error {
+	if err := s.root(ctx, "true"); err != nil {
+		return cluster.Errorf(cluster.CodeUnauthorized, "no sudo for %s: %v", s.User, err)
+	}
+	return nil
+}
+
+// stage writes a file for install(1) to take as the superuser.
+func (s Spec) stage(name string, data []byte) (string, error) {
+	path := filepath.Join(s.Home, "run", name)
+	return path, writeFile(path, data, 0o600)
+}
+
+// writeFile replaces a file, whole or not at all, and on the disk when it returns.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
+
+// readFile returns nil where there is none.
+func readFile(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read unit: %w", err)
+	}
+	return data, nil
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove unit: %w", err)
+	}
+	return nil
+}
+
+// quote makes one word of a shell out of any text.
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

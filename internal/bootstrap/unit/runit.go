@@ -1,0 +1,216 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// runit is a service of a runsvdir: the machine's, which takes sudo, or one of the user's own.
+type runit struct {
+	Spec
+	dir    string // of the service
+	asRoot bool   // the folder of services is not ours to write
+}
+
+var _ Driver = (*runit)(nil)
+
+func newRunit(s Spec) *runit {
+	return &runit{s, filepath.Join(s.ServiceDir, s.name()), !ours(s.ServiceDir)}
+}
+
+func (r *runit) Kind() plan.UnitKind { return plan.UnitRunit }
+
+func (r *runit) available(ctx context.Context) error {
+	if info, err := os.Stat(r.ServiceDir); err != nil || !info.IsDir() {
+		return fmt.Errorf("no folder %s", r.ServiceDir)
+	}
+	if _, err := exec.LookPath("sv"); err != nil {
+		return fmt.Errorf("no runit: %w", err)
+	}
+	if r.asRoot {
+		return r.mayRoot(ctx)
+	}
+	return nil
+}
+
+// control runs a command that changes or asks a service; even to ask takes the right to.
+func (r *runit) control(ctx context.Context, args ...string) error {
+	_, err := r.ask(ctx, args...)
+	return err
+}
+
+func (r *runit) ask(ctx context.Context, args ...string) (string, error) {
+	if r.asRoot {
+		return r.rootOutput(ctx, args...)
+	}
+	return command(ctx, "", args...)
+}
+
+func (r *runit) Text() ([]byte, error) {
+	var b strings.Builder
+	b.WriteString("#!/bin/sh\n# mlxctl's; see `mlxctl nodes`\n")
+	for _, v := range r.environment() {
+		fmt.Fprintf(&b, "export %s=%s\n", v.Name, quote(v.Value))
+	}
+	b.WriteString("cd \"$HOME\" || exit 1\nulimit -n 65536 2>/dev/null || :\n")
+	run := `umask 077; mkdir -p "$MLXCTL_HOME/log"; exec "$MLXCTL_HOME/current/mlxctl" agent >>"$MLXCTL_HOME/log/agent.log" 2>&1`
+	if r.asRoot || (r.euid == 0 && r.UID != 0) {
+		fmt.Fprintf(&b, "exec chpst -u %s sh -c '%s'\n", quote(r.User), run)
+	} else {
+		b.WriteString(run + "\n")
+	}
+	return []byte(b.String()), nil
+}
+
+func (r *runit) Installed() ([]byte, error) { return readFile(filepath.Join(r.dir, "run")) }
+
+func (r *runit) Install(ctx context.Context, text []byte) error {
+	staged, err := r.stage("unit.run", text)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = removeFile(staged) }()
+	// A service is picked up as soon as its folder is there, so the folder comes whole, and down.
+	folder := r.dir
+	if _, err := os.Stat(r.dir); err != nil {
+		folder = filepath.Join(r.ServiceDir, "."+r.name()+".new")
+		for _, args := range [][]string{{"rm", "-rf", folder}, {"mkdir", "-m", "0755", folder}, {"touch", filepath.Join(folder, "down")}} {
+			if err := r.control(ctx, args...); err != nil {
+				return fmt.Errorf("install unit: %w", err)
+			}
+		}
+	}
+	run := filepath.Join(folder, "run")
+	steps := [][]string{{"install", "-m", "0755", staged, run + ".new"}, {"mv", "-f", run + ".new", run}}
+	if folder != r.dir {
+		steps = append(steps, []string{"mv", folder, r.dir})
+	}
+	for _, args := range steps {
+		if err := r.control(ctx, args...); err != nil {
+			return fmt.Errorf("install unit: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *runit) Start(ctx context.Context) error {
+	err := await(ctx, startWait, "runit did not pick the service up", func() (bool, error) {
+		s, err := r.Status(ctx)
+		return s.Loaded, err
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.end(ctx); err != nil {
+		return fmt.Errorf("start unit: %w", err)
+	}
+	if err := r.control(ctx, "rm", "-f", filepath.Join(r.dir, "down")); err != nil {
+		return fmt.Errorf("start unit: %w", err)
+	}
+	// A word that comes while the service still changes can be lost.
+	return await(ctx, startWait, "runit did not start the service", func() (bool, error) {
+		if err := r.control(ctx, "sv", "up", r.dir); err != nil {
+			return false, fmt.Errorf("start unit: %w", err)
+		}
+		out, err := r.status(ctx)
+		return strings.Contains(out, ", want up") || (strings.HasPrefix(out, "run: ") && !strings.Contains(out, ", want down")), err
+	})
+}
+
+// end has the process go, and waits until it is gone.
+func (r *runit) end(ctx context.Context) error {
+	return await(ctx, endWait, "the service did not end", func() (bool, error) {
+		out, err := r.status(ctx)
+		if err != nil || (strings.HasPrefix(out, "down: ") && !strings.Contains(out, ", want up")) {
+			return true, err
+		}
+		return false, r.control(ctx, "sv", "-w", endSeconds, "force-stop", r.dir)
+	})
+}
+
+func (r *runit) Stop(ctx context.Context) error {
+	if _, err := os.Stat(r.dir); err != nil {
+		return nil
+	}
+	if err := r.control(ctx, "touch", filepath.Join(r.dir, "down")); err != nil { // else it is back after the next start of the machine
+		return fmt.Errorf("stop unit: %w", err)
+	}
+	s, err := r.Status(ctx)
+	if err != nil || !s.Loaded {
+		return err
+	}
+	if err := r.end(ctx); err != nil {
+		return fmt.Errorf("stop unit: %w", err)
+	}
+	return nil
+}
+
+func (r *runit) Remove(ctx context.Context) error {
+	if err := r.Stop(ctx); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(r.dir); err != nil {
+		return nil
+	}
+	s, err := r.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Loaded {
+		if err := r.control(ctx, "sv", "-w", "10", "exit", r.dir); err != nil {
+			return fmt.Errorf("remove unit: %w", err)
+		}
+	}
+	// Out of sight in one step, so that runsvdir never sees half of it.
+	gone := filepath.Join(r.ServiceDir, "."+r.name()+".gone")
+	for _, args := range [][]string{{"rm", "-rf", gone}, {"mv", r.dir, gone}, {"rm", "-rf", gone}} {
+		if err := r.control(ctx, args...); err != nil {
+			return fmt.Errorf("remove unit: %w", err)
+		}
+	}
+	return nil
+}
+
+var runitPID = regexp.MustCompile(`^run: .*\(pid (\d+)\)`)
+
+func (r *runit) Status(ctx context.Context) (Status, error) {
+	if _, err := os.Stat(r.dir); err != nil {
+		return Status{}, nil
+	}
+	out, err := r.status(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{Loaded: strings.HasPrefix(out, "run: ") || strings.HasPrefix(out, "down: ") || strings.HasPrefix(out, "finish: ")}
+	_, err = os.Stat(filepath.Join(r.dir, "down"))
+	s.Wanted = err != nil
+	if m := runitPID.FindStringSubmatch(out); m != nil {
+		s.Running = true
+		s.PID, _ = strconv.Atoi(m[1]) // it is all digits
+	}
+	return s, nil
+}
+
+// status is what sv says. Its exit code says no more.
+func (r *runit) status(ctx context.Context) (string, error) {
+	out, err := r.ask(ctx, "sv", "status", r.dir)
+	if f, ok := errors.AsType[*failed](err); ok && f.code < 0 {
+		return "", cluster.Errorf(cluster.CodeInternal, "look at unit: %v", err)
+	}
+	return out, nil
+}
+
+// ours says that this user may write in a folder.
+func ours(dir string) bool { return unix.Access(dir, unix.W_OK) == nil }

@@ -1,0 +1,129 @@
+package unit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+)
+
+// systemd is a service of the user's own systemd, which runs from boot where the user may linger.
+type systemd struct {
+	Spec
+	path string
+}
+
+var _ Driver = (*systemd)(nil)
+
+func newSystemd(s Spec) *systemd {
+	return &systemd{s, filepath.Join(s.UserHome, ".config", "systemd", "user", s.name()+".service")}
+}
+
+func (u *systemd) Kind() plan.UnitKind { return plan.UnitSystemd }
+
+// control talks to the user's systemd, which a session over SSH does not always know how to find.
+func (u *systemd) control(ctx context.Context, args ...string) (string, error) {
+	runtimeDir := os.Getenv("XDG_RUNTIME_DIR")
+	if runtimeDir == "" {
+		runtimeDir = "/run/user/" + strconv.Itoa(u.UID)
+	}
+	return command(ctx, "", append([]string{"env", "XDG_RUNTIME_DIR=" + runtimeDir, "systemctl", "--user"}, args...)...)
+}
+
+func (u *systemd) available(ctx context.Context) error {
+	_, err := u.control(ctx, "show-environment")
+	return err
+}
+
+func (u *systemd) Text() ([]byte, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "[Unit]\nDescription=mlxctl agent\nStartLimitIntervalSec=0\n\n[Service]\n")
+	for _, v := range u.environment() {
+		fmt.Fprintf(&b, "Environment=%s\n", systemdQuote(v.Name+"="+v.Value))
+	}
+	fmt.Fprintf(&b, "ExecStart=%s agent\n", systemdQuote(u.exe()))
+	fmt.Fprintf(&b, "Restart=always\nRestartSec=2\nTimeoutStopSec=60\nKillMode=mixed\nLimitNOFILE=65536\n")
+	log := strings.ReplaceAll(u.Log(), "%", "%%")
+	fmt.Fprintf(&b, "StandardOutput=append:%s\nStandardError=append:%s\n\n[Install]\nWantedBy=default.target\n", log, log)
+	return []byte(b.String()), nil
+}
+
+// systemdQuote makes one word of a line of a unit out of any text.
+func systemdQuote(text string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(text) + `"`
+}
+
+func (u *systemd) Installed() ([]byte, error) { return readFile(u.path) }
+
+func (u *systemd) Install(ctx context.Context, text []byte) error {
+	if err := writeFile(u.path, text, 0o644); err != nil {
+		return err
+	}
+	if _, err := u.control(ctx, "daemon-reload"); err != nil {
+		return fmt.Errorf("install unit: %w", err)
+	}
+	return nil
+}
+
+func (u *systemd) Start(ctx context.Context) error {
+	// Without it the agent ends with the last session; that is worth less, but it serves.
+	if _, err := command(ctx, "", "loginctl", "enable-linger", u.User); err != nil {
+		_ = u.root(ctx, "loginctl", "enable-linger", u.User)
+	}
+	for _, args := range [][]string{{"enable", u.unit()}, {"restart", u.unit()}} {
+		if _, err := u.control(ctx, args...); err != nil {
+			return fmt.Errorf("start unit: %w", err)
+		}
+	}
+	return nil
+}
+
+func (u *systemd) unit() string { return u.name() + ".service" }
+
+func (u *systemd) Stop(ctx context.Context) error {
+	if text, err := u.Installed(); text == nil {
+		return err
+	}
+	if _, err := u.control(ctx, "disable", "--now", u.unit()); err != nil {
+		return fmt.Errorf("stop unit: %w", err)
+	}
+	return nil
+}
+
+func (u *systemd) Remove(ctx context.Context) error {
+	text, err := u.Installed()
+	if text == nil {
+		return err
+	}
+	if err := u.Stop(ctx); err != nil {
+		return err
+	}
+	if err := removeFile(u.path); err != nil {
+		return err
+	}
+	if _, err := u.control(ctx, "daemon-reload"); err != nil {
+		return fmt.Errorf("remove unit: %w", err)
+	}
+	return nil
+}
+
+func (u *systemd) Status(ctx context.Context) (Status, error) {
+	out, err := u.control(ctx, "show", "-p", "LoadState", "-p", "ActiveState", "-p", "MainPID", u.unit())
+	if err != nil {
+		return Status{}, fmt.Errorf("look at unit: %w", err)
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		values[name] = value
+	}
+	s := Status{Loaded: values["LoadState"] == "loaded"}
+	s.PID, _ = strconv.Atoi(values["MainPID"])
+	s.Running = values["ActiveState"] == "active" && s.PID > 0
+	s.Wanted = s.Loaded && values["ActiveState"] != "inactive"
+	return s, nil
+}

@@ -1,0 +1,99 @@
+package bus_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// A dialer of the owner's own makes every connection: TLS is its business, and it sees all URLs at once.
+func TestOwnDialer(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cable := newWire(t, s.server.Addr())
+	secure := &tls.Config{RootCAs: s.authority.CAPool(), ServerName: s.authority.ServerName(), MinVersion: tls.VersionTLS13}
+	urls := []string{"tls://192.0.2.1:1", cable.url()}
+	var dials atomic.Int64
+	o := bus.Options{
+		URLs: urls, Credentials: s.clientCredentials(t, "one"), InboxPrefix: bus.ClientInbox("one"), WaitForConnect: true,
+		Dialer: func(ctx context.Context, got []string) (net.Conn, error) {
+			if dials.Add(1); !slices.Equal(got, urls) {
+				t.Errorf("called with %v", got)
+			}
+			return (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", cable.listener.Addr().String())
+		},
+	}
+	c := dial(t, o)
+	if _, err := c.RTT(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := dials.Load()
+	cable.cut()
+	eventually(t, "it is connected again", func() bool { return dials.Load() > before && c.Connected() })
+	if _, err := c.RTT(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the dialer says of its failure is what the owner hears, in the first try and in later ones.
+func TestOwnDialerSaysWhy(t *testing.T) {
+	t.Parallel()
+	why := cluster.Errorf(cluster.CodeUnauthorized, "connection refused by a stranger") // nats.go hides such words
+	heard := make(chan error, 16)
+	o := bus.Options{
+		Dialer:  func(context.Context, []string) (net.Conn, error) { return nil, why },
+		OnState: func(_ bool, err error) { heard <- err },
+	}
+	c := dial(t, o)
+	select {
+	case err := <-heard:
+		if !errors.Is(err, why) {
+			t.Errorf("heard %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing is said")
+	}
+	if err := c.Publish("mlx.hb.a", nil); !errors.Is(err, why) {
+		t.Errorf("publish says %v", err)
+	}
+	o.WaitForConnect = true
+	if _, err := bus.Dial(t.Context(), o); !errors.Is(err, why) {
+		t.Errorf("dial says %v", err)
+	}
+}
+
+// A dialer that waits is interrupted by the end of the connection, and by the end of the first try.
+func TestOwnDialerIsInterrupted(t *testing.T) {
+	t.Parallel()
+	waiting := make(chan struct{}, 16)
+	o := bus.Options{Dialer: func(ctx context.Context, _ []string) (net.Conn, error) {
+		waiting <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-waiting
+		cancel()
+	}()
+	start := time.Now()
+	c, err := bus.Dial(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-waiting // again
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("took %s", took)
+	}
+}

@@ -1,0 +1,86 @@
+package scenario_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mlxctl/mlxctl/internal/lab"
+)
+
+// binary is mlxctl as it is released, built once for all tests; version is what it says it is.
+var binary string
+
+const version = "v0.9.0-lab"
+
+func TestMain(m *testing.M) {
+	code := 1
+	defer func() { os.Exit(code) }()
+	dir, err := os.MkdirTemp("", "mlxctl-scenario-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if lab.Available(context.Background()) == nil { // else every test says so and skips
+		if binary, err = build(filepath.Join(dir, "mlxctl"), version, ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return
+		}
+	}
+	code = m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+}
+
+// build makes an mlxctl of some version, with another main package where one is given.
+func build(file, version, instead string) (string, error) {
+	args, err := overlay(filepath.Dir(file), instead)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false"}, args...),
+		"-ldflags", "-s -w -X main.version="+version, "-o", file, "github.com/mlxctl/mlxctl/cmd/mlxctl")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build mlxctl: %w\n%s", err, out)
+	}
+	return file, nil
+}
+
+// overlay has the go command see another text of the main package.
+func overlay(dir, instead string) ([]string, error) {
+	if instead == "" {
+		return nil, nil
+	}
+	replaced, err := filepath.Abs("../../../cmd/mlxctl/main.go")
+	if err != nil {
+		return nil, err
+	}
+	text, list := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+	data, err := json.Marshal(map[string]any{"Replace": map[string]string{replaced: text}})
+	return []string{"-overlay", list}, errors.Join(err, os.WriteFile(text, []byte(instead), 0o600), os.WriteFile(list, data, 0o600))
+}
+
+// ssh runs a command on a host over the network.
+func ssh(t *testing.T, l *lab.Lab, h *lab.Host, command string) string {
+	t.Helper()
+	out, err := l.SSH(t.Context(), h, command)
+	if err != nil {
+		t.Fatalf("ssh to %s: %s: %v", h.Name, command, err)
+	}
+	return strings.TrimSpace(string(out))
+}
