@@ -333,7 +333,7 @@ func (f *fakeNet) Remove(id cluster.NodeID) error {
 }
 
 // services starts those of this machine.
-func (f *fakeNet) services(_ context.Context, opts *upOptions, cfg *config.Config, _ *iostreams.Progress) (localState, error) {
+func (f *fakeNet) services(_ context.Context, _ *upOptions, cfg *config.Config, _ *iostreams.Progress) (localState, error) {
 	if _, err := trust.Init(trustDir(f.home), "lab"); err != nil {
 		return localState{}, err
 	}

@@ -146,67 +146,87 @@ func (d *deps) hardware(ctx context.Context) string {
 // run looks, plans, asks and installs.
 func (u *upRun) run(ctx context.Context) error {
 	f := u.flags()
-	willAsk := u.streams.CanAsk() && !f.yes
+	canAgree := f.yes || u.streams.CanAsk()
 	var seen found
 	var err error
-	if f.dryRun || (!f.yes && !willAsk && !u.wasOpen()) {
+	if f.dryRun || (!canAgree && !u.wasOpen()) {
 		// Nobody has agreed to anything yet.
-		if seen, err = u.look(ctx); err != nil {
+		var isEnd bool
+		if seen, isEnd, err = u.lookFirst(ctx); err != nil || isEnd {
 			return err
 		}
-		items, err := u.preview(ctx, seen)
-		if err != nil {
-			return err
-		}
-		if f.dryRun {
-			return u.events.plan(items, true)
-		}
-		if needsYes(items) {
-			if err := u.events.plan(items, false); err != nil {
-				return err
-			}
-			return nobodyAgrees(items)
-		}
-		if err := u.start(ctx); err != nil {
-			return err
-		}
+		err = u.start(ctx)
 	} else {
-		group, inner := errgroup.WithContext(ctx)
-		group.Go(func() error { return u.start(inner) })
-		group.Go(func() (err error) {
-			seen, err = u.look(inner)
-			return err
-		})
-		if err := group.Wait(); err != nil {
-			return err
-		}
+		seen, err = u.startAndLook(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	u.events.endLooking()
 	items := u.judge().items(seen)
 	if err := u.events.plan(items, false); err != nil {
 		return err
 	}
-	if needsYes(items) && !f.yes && !willAsk {
+	if needsYes(items) && !canAgree {
 		return nobodyAgrees(items)
 	}
-	agreed, err := u.agree(ctx, items)
-	if err != nil {
+	if items, err = u.carryOut(ctx, items); err != nil {
 		return err
-	}
-	if agreed {
-		if items, err = u.acceptKeys(ctx, items); err != nil {
-			return err
-		}
-		if err := u.askSudo(ctx, items); err != nil {
-			return err
-		}
-		u.install(ctx, items)
 	}
 	if ctx.Err() != nil {
 		_ = u.say("what is done is done; `mlxctl up` again completes the rest")
 		return context.Cause(ctx)
 	}
 	return u.summarise(ctx, items)
+}
+
+// lookFirst shows what would be done before anything is; isEnd says that this is all.
+func (u *upRun) lookFirst(ctx context.Context) (seen found, isEnd bool, err error) {
+	if seen, err = u.look(ctx); err != nil {
+		return seen, false, err
+	}
+	items, err := u.preview(ctx, seen)
+	if err != nil {
+		return seen, false, err
+	}
+	if u.flags().dryRun {
+		return seen, true, u.events.plan(items, true)
+	}
+	if !needsYes(items) {
+		return seen, false, nil
+	}
+	if err := u.events.plan(items, false); err != nil {
+		return seen, false, err
+	}
+	return seen, false, nobodyAgrees(items)
+}
+
+// startAndLook does both at the same time.
+func (u *upRun) startAndLook(ctx context.Context) (seen found, err error) {
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return u.start(inner) })
+	group.Go(func() (err error) {
+		seen, err = u.look(inner)
+		return err
+	})
+	err = group.Wait()
+	return seen, err
+}
+
+// carryOut does the plan, once it is agreed to. What came of each machine is in its item.
+func (u *upRun) carryOut(ctx context.Context, items []*planItem) ([]*planItem, error) {
+	agreed, err := u.agree(ctx, items)
+	if err != nil || !agreed {
+		return items, err
+	}
+	if items, err = u.acceptKeys(ctx, items); err != nil {
+		return items, err
+	}
+	if err := u.askSudo(ctx, items); err != nil {
+		return items, err
+	}
+	u.install(ctx, items)
+	return items, nil
 }
 
 func nobodyAgrees(items []*planItem) error {

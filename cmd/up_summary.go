@@ -117,6 +117,7 @@ func (u *upRun) tellSummary(r upSummary, failures []*planItem) error {
 		return printer.Line(u.streams.Out, r)
 	case printer.YAML:
 		return printer.Object(u.streams.Out, printer.YAML, r)
+	default:
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d changed (%.1f s)\n", countNodes(r.Serving), r.Changed, float64(r.TookMS)/1000)

@@ -133,8 +133,9 @@ func hostText(entry *yaml.Node) (string, error) {
 			h.Port = n
 		}
 		return h.String(), nil
+	default:
+		return "", errors.New("must be a host, or its host, user and port")
 	}
-	return "", errors.New("must be a host, or its host, user and port")
 }
 
 // hostTexts are the entries of the list in the file, which was checked.

@@ -65,7 +65,7 @@ func TestHostsInFile(t *testing.T) {
 		"hosts: [{host: a, port: 99999}]\n":        "port",
 		"hosts: [[a]]\n":                           "must be a host",
 		"ssh: {transport: telnet}\n":               "library or openssh",
-		"ssh: {paralel: 2}\n":                      "ssh.parallel",
+		"ssh: {parallell: 2}\n":                    "ssh.parallel",
 		"hosts: [{host: \"-oProxyCommand=evil\"}]": "must be a host",
 	} {
 		write(t, path, text)

@@ -182,8 +182,9 @@ func (k Key) split(value string) any {
 		return filepath.SplitList(value)
 	case Hosts:
 		return splitHosts(value)
+	default:
+		return value
 	}
-	return value
 }
 
 // loader puts levels on top of each other, lowest first, and remembers which one gave each key.

@@ -43,18 +43,12 @@ func (k Key) check(value string) error {
 			return fmt.Errorf("must be %s, not %q", alternatives(k.Choices), value)
 		}
 	case Strings:
-		for _, item := range filepath.SplitList(value) {
-			if item == "" {
-				return fmt.Errorf("must not hold empty entries, as in %q", value)
-			}
+		if slices.Contains(filepath.SplitList(value), "") {
+			return fmt.Errorf("must not hold empty entries, as in %q", value)
 		}
 		return checkText(value)
 	case Hosts:
-		for _, item := range splitHosts(value) {
-			if _, err := ParseHost(item); err != nil {
-				return err
-			}
-		}
+		return checkHostList(value)
 	case Text, File:
 		return checkText(value)
 	}
@@ -62,13 +56,22 @@ func (k Key) check(value string) error {
 }
 
 var (
-	digits    = regexp.MustCompile(`^[0-9]+$`)
-	sizeText  = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) *([kKmMgGtT]?[iI]?[bB]?)$`)
-	bindHost  = regexp.MustCompile(`^[0-9A-Za-z._-]*$`)
+	digits   = regexp.MustCompile(`^[0-9]+$`)
+	sizeText = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) *([kKmMgGtT]?[iI]?[bB]?)$`)
+	bindHost = regexp.MustCompile(`^[0-9A-Za-z._-]*$`)
 )
 
 // mostValue bounds one line of text, in bytes.
 const mostValue = 4096
+
+func checkHostList(value string) error {
+	for _, item := range splitHosts(value) {
+		if _, err := ParseHost(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func checkText(value string) error {
 	if len(value) > mostValue {

@@ -2,6 +2,7 @@ package iostreams
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -62,7 +63,7 @@ func (b *Board) Step(name, step, state, detail string) {
 		return // the next frame shows it
 	}
 	r.said = now
-	b.print("%s\n", strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", now.Format("15:04:05"), name, step, state, detail), " "))
+	b.write(strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", now.Format("15:04:05"), name, step, state, detail), " ") + "\n")
 }
 
 // End takes a host off the display; line is what is left of it.
@@ -74,23 +75,21 @@ func (b *Board) End(name string, isGood bool, line string) {
 	}
 	b.rows = slices.DeleteFunc(b.rows, func(r *boardRow) bool { return r.name == name })
 	if !b.s.errTTY {
-		b.print("%s %s %s\n", b.now().Format("15:04:05"), name, line)
+		b.write(fmt.Sprintf("%s %s %s\n", b.now().Format("15:04:05"), name, line))
 		return
 	}
-	b.erase()
 	mark := "✓"
 	if !isGood {
 		mark = "✗"
 	}
-	b.print("%s\n", b.cut(fmt.Sprintf("%s %s  %s", mark, name, line)))
-	b.draw()
+	b.write(b.erase() + b.cut(fmt.Sprintf("%s %s  %s", mark, name, line)) + "\n" + b.draw())
 }
 
 // Pause takes the display off the terminal, for a question; resume brings it back.
 func (b *Board) Pause() (resume func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.erase()
+	b.write(b.erase())
 	b.paused++
 	return sync.OnceFunc(func() {
 		b.mu.Lock()
@@ -111,7 +110,7 @@ func (b *Board) Close() {
 	b.wg.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.erase()
+	b.write(b.erase())
 	b.rows = nil
 }
 
@@ -125,8 +124,7 @@ func (b *Board) animate() {
 		case <-tick.C:
 			b.mu.Lock()
 			b.frame++
-			b.erase()
-			b.draw()
+			b.write(b.erase() + b.draw())
 			b.mu.Unlock()
 		}
 	}
@@ -141,19 +139,23 @@ func (b *Board) row(name string) *boardRow {
 	return nil
 }
 
-// erase is called with mu held. The cursor is then where the display begins.
-func (b *Board) erase() {
-	if b.drawn > 0 {
-		b.print("\x1b[%dA\r\x1b[J", b.drawn)
-		b.drawn = 0
+// erase is called with mu held. The cursor is then where the display began. Lines are cleared one by one: terminals keep what
+// is cleared as a whole among what has scrolled away.
+func (b *Board) erase() string {
+	if b.drawn == 0 {
+		return ""
 	}
+	up := fmt.Sprintf("\x1b[%dA\r", b.drawn)
+	out := up + strings.Repeat("\x1b[2K\n", b.drawn) + up
+	b.drawn = 0
+	return out
 }
 
 // draw is called with mu held, and nothing drawn. There is never more than the terminal shows: what has scrolled away cannot
 // be drawn over.
-func (b *Board) draw() {
+func (b *Board) draw() string {
 	if b.paused > 0 || len(b.rows) == 0 {
-		return
+		return ""
 	}
 	_, height := b.s.errSize()
 	most := max(1, height-2)
@@ -176,7 +178,7 @@ func (b *Board) draw() {
 		out.WriteString(b.cut(line) + "\n")
 		b.drawn++
 	}
-	b.print("%s", out.String())
+	return out.String()
 }
 
 // cut keeps a line from going on in the next one.
@@ -185,7 +187,9 @@ func (b *Board) cut(line string) string {
 	return ansi.Truncate(line, width-1, "…")
 }
 
-// print is best effort: progress that cannot be shown is no reason to stop.
-func (b *Board) print(format string, args ...any) {
-	_, _ = fmt.Fprintf(b.s.Err, format, args...)
+// write is best effort: progress that cannot be shown is no reason to stop.
+func (b *Board) write(text string) {
+	if text != "" {
+		_, _ = io.WriteString(b.s.Err, text)
+	}
 }

@@ -1,6 +1,7 @@
 package iostreams
 
 import (
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -8,7 +9,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asScreen) != "" {
+		drawBoard()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestColor(t *testing.T) {
 	t.Parallel()
