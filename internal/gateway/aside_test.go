@@ -45,14 +45,17 @@ func TestVectorsAndTokens(t *testing.T) {
 		},
 		"ids": {
 			"/v1/embeddings", `{"model":"m","input":[5,6]}`,
-			cluster.Aside{Embed: &cluster.EmbedRequest{Inputs: []cluster.EmbedInput{{Tokens: []int{5, 6}}}}}, vectors("[1,-0.5]"),
+			cluster.Aside{Embed: &cluster.EmbedRequest{Inputs: []cluster.EmbedInput{{Tokens: []int{5, 6}}}}},
+			vectors("[1,-0.5]"),
 		},
 		"lists of ids": {
 			"/v1/embeddings", `{"model":"m","input":[[5,6],[7]]}`,
-			cluster.Aside{Embed: &cluster.EmbedRequest{Inputs: []cluster.EmbedInput{{Tokens: []int{5, 6}}, {Tokens: []int{7}}}}}, vectors("[1,-0.5]"),
+			cluster.Aside{Embed: &cluster.EmbedRequest{Inputs: []cluster.EmbedInput{{Tokens: []int{5, 6}}, {Tokens: []int{7}}}}},
+			vectors("[1,-0.5]"),
 		},
 		"tokens": {
-			"/tokenize", `{"model":"m","prompt":"fox"}`, cluster.Aside{Tokenize: &cluster.Request{Model: "m", Prompt: &text}},
+			"/tokenize", `{"model":"m","prompt":"fox"}`,
+			cluster.Aside{Tokenize: &cluster.Request{Model: "m", Prompt: &text}},
 			`{"count":2,"max_model_len":64,"tokens":[7,8]}` + "\n",
 		},
 		"tokens of a chat": {
