@@ -15,6 +15,7 @@ WORKER   := mlxbridge/worker
 TARGETS  := darwin/arm64 linux/amd64 linux/arm64
 FUZZTIME ?= 30s
 MINUTES  ?= 30
+PREFIX   ?= 64MiB
 # The version comes by the linker; asking git for it again fails where the checkout is another user's.
 export GOFLAGS += -buildvcs=false
 
@@ -62,7 +63,7 @@ bench: build
 
 bench-%: build
 	@scripts/deps.sh run
-	go run ./internal/bench -part $* -minutes $(MINUTES)
+	go run ./internal/bench -part $* -minutes $(MINUTES) -prefix $(PREFIX)
 
 snapshot: $(RELEASER)
 	GOTOOLCHAIN=local $(RELEASER) release --snapshot --clean --skip=publish
