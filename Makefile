@@ -18,6 +18,7 @@ TARGETS  := darwin/arm64 linux/amd64 linux/arm64
 FUZZTIME ?= 30s
 MINUTES  ?= 30
 HOSTS    ?= 8
+PREFIX   ?= 64MiB
 # The version comes by the linker; asking git for it again fails where the checkout is another user's.
 export GOFLAGS += -buildvcs=false
 
@@ -78,7 +79,7 @@ bench: build
 
 bench-%: build
 	@scripts/deps.sh run
-	go run ./internal/bench -part $* -minutes $(MINUTES)
+	go run ./internal/bench -part $* -minutes $(MINUTES) -prefix $(PREFIX)
 
 snapshot: $(RELEASER)
 	GOTOOLCHAIN=local $(RELEASER) release --snapshot --clean --skip=publish

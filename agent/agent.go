@@ -26,7 +26,7 @@ const (
 	poolGrace = 4 * time.Second
 
 	// Streams that are served at once. The pool has its own bounds; these are against a flood.
-	maxInfers, maxLoads, maxLogs = 4096, 64, 64
+	maxInfers, maxAsides, maxLoads, maxLogs = 4096, 1024, 64, 64
 )
 
 // Library finds models on this machine's disk; library.Library is one.
@@ -246,6 +246,7 @@ func (a *Agent) listen() ([]*bus.Subscription, error) {
 	control := bus.ControlSubject(a.o.ID)
 	subject := func(verb string) string { return bus.CommandSubject(a.o.ID, verb) }
 	keep(a.conn.ServeStreams(subject(bus.VerbInfer), control, maxInfers, a.infer))
+	keep(a.conn.ServeStreams(subject(bus.VerbAside), control, maxAsides, a.aside))
 	keep(a.conn.ServeStreams(subject(bus.VerbLoad), control, maxLoads, a.loadModel))
 	keep(a.conn.ServeStreams(subject(bus.VerbLogs), control, maxLogs, a.logs))
 	keep(a.conn.Handle(subject(bus.VerbUnload), a.unload))

@@ -22,16 +22,22 @@ func (a *Agent) infer(ctx context.Context, decode func(any) error, w *bus.Stream
 	if err := a.admit(&q); err != nil {
 		return a.here(err)
 	}
-	m, dir, err := a.o.Library.Resolve(ctx, q.Model.Name)
+	m, dir, err := a.find(ctx, &q.Model)
 	if err != nil {
 		return a.here(err)
 	}
-	if q.Model.Digest != "" && q.Model.Digest != m.Digest {
-		poke(a.rescan)
-		return a.here(cluster.Errorf(cluster.CodeConflict, "model %s has changed on the disk of this node", m.Name).
-			WithHint("send the request again"))
-	}
 	return a.here(a.generate(ctx, m, dir, &q.Request, w))
+}
+
+// find returns a model as it lies on this machine's disk, and its folder. It must be what the controller placed.
+func (a *Agent) find(ctx context.Context, placed *cluster.Model) (cluster.Model, string, error) {
+	m, dir, err := a.o.Library.Resolve(ctx, placed.Name)
+	if err == nil && placed.Digest != "" && placed.Digest != m.Digest {
+		poke(a.rescan)
+		err = cluster.Errorf(cluster.CodeConflict, "model %s has changed on the disk of this node", m.Name).
+			WithHint("send the request again")
+	}
+	return m, dir, err
 }
 
 // admit checks what can be checked without the model.

@@ -313,7 +313,7 @@ func TestUpTellsEachStepOfEachHost(t *testing.T) {
 func TestParallelIsALimit(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
-	for _, name := range strings.FieldsSeq("a b c d e f g h i j") {
+	for name := range strings.FieldsSeq("a b c d e f g h i j") {
 		f.mac(name)
 	}
 	wants(t, "up", f.run("", "up", "--yes", "--parallel", "2"), 0, "11 nodes serve")

@@ -56,6 +56,7 @@ type bench struct {
 	root   string // of the repository
 	rounds int
 	soak   time.Duration // of the part soak
+	prefix string        // for stored prefixes in the part soak
 
 	// Set by python.
 	interpreter, blas, preload string
@@ -65,11 +66,12 @@ func main() {
 	only := flag.String("part", "", "measure only this part: "+partNames())
 	rounds := flag.Int("rounds", 5, "measure each pair of the part path so often and take the median")
 	minutes := flag.Float64("minutes", 30, "how long the part soak lasts")
+	prefix := flag.String("prefix", "64MiB", "memory for stored prefixes in the part soak; it must be full early, or its filling looks like a leak")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	soak := time.Duration(*minutes * float64(time.Minute))
-	if err := run(ctx, *only, &bench{rounds: max(1, *rounds), soak: soak}); err != nil {
+	if err := run(ctx, *only, &bench{rounds: max(1, *rounds), soak: soak, prefix: *prefix}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

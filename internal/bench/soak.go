@@ -41,7 +41,7 @@ func benchSoak(ctx context.Context, b *bench) error {
 	if _, err := b.python(ctx); err != nil {
 		return err
 	}
-	c, err := startCluster(ctx, b.root, b.fast())
+	c, err := startCluster(ctx, b.root, append(b.fast(), "MLXCTL_MODELS_PREFIX_BYTES="+b.prefix))
 	if err != nil {
 		return err
 	}

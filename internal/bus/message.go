@@ -30,6 +30,12 @@ type InferRequest struct {
 	Attempt cluster.AttemptID `json:"attempt"`
 }
 
+// AsideRequest has a node ask a model for something that is no answer: a stream of pieces of one cluster.AsideReply.
+type AsideRequest struct {
+	Aside cluster.Aside `json:"aside"`
+	Model cluster.Model `json:"model"`
+}
+
 // LoadRequest has a node bring a model into memory: a stream of cluster.Chunk that have Progress only.
 type LoadRequest struct {
 	Model  string `json:"model"`

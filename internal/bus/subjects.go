@@ -24,6 +24,7 @@ import (
 // Verbs of a node.
 const (
 	VerbInfer   = "infer"   // InferRequest → stream of cluster.Chunk
+	VerbAside   = "aside"   // AsideRequest → stream of cluster.AsideReply, pieces of one
 	VerbLoad    = "load"    // LoadRequest → stream of cluster.Chunk
 	VerbUnload  = "unload"  // UnloadRequest → reply without body
 	VerbResolve = "resolve" // ResolveRequest → ResolveReply

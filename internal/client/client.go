@@ -79,6 +79,22 @@ func (c *Client) Generate(ctx context.Context, req *cluster.Request, emit func(c
 	return err
 }
 
+// Ask asks a model for something that is no answer.
+func (c *Client) Ask(ctx context.Context, q *cluster.Aside) (*cluster.AsideReply, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
+	var out cluster.AsideReply
+	err := each(ctx, c, api.Aside, q, func(piece *cluster.AsideReply) error {
+		out.Add(piece)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
 // Snapshot returns the state of the cluster.
 func (c *Client) Snapshot(ctx context.Context) (*cluster.Snapshot, error) {
 	var s cluster.Snapshot

@@ -42,6 +42,7 @@ func (c *Controller) Dispatch(ctx context.Context, req *cluster.Request, emit fu
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &dispatch{c: c, req: &own, record: c.ledger.begin(c.now(), &own), emit: emit, leave: cancel}
+	d.try = d.attempt
 	if c.shared.Enabled() {
 		if key, ok := c.answerKey(&own); ok {
 			return d.share(ctx, key)
@@ -65,11 +66,15 @@ func validate(req *cluster.Request) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
+	return validateID(req.ID)
+}
+
+func validateID(id cluster.RequestID) error {
 	const most = 64
-	if len(req.ID) > most {
+	if len(id) > most {
 		return cluster.Invalid("id", fmt.Sprintf("may be at most %d bytes long", most))
 	}
-	for _, b := range []byte(req.ID) {
+	for _, b := range []byte(id) {
 		if b <= ' ' || b > '~' {
 			return cluster.Invalid("id", "may hold visible ASCII characters only")
 		}
@@ -84,6 +89,7 @@ type dispatch struct {
 	record *record
 	emit   func(cluster.Chunk) error
 	leave  context.CancelCauseFunc // ends it: the client is gone
+	try    func(context.Context, cluster.Placement) outcome
 
 	ticket   ticket
 	last     *cluster.Error // of the last attempt
@@ -91,7 +97,7 @@ type dispatch struct {
 	crashes  int
 }
 
-// run makes attempts until one succeeds, or no other would.
+// run tries until one succeeds, or no other would.
 func (d *dispatch) run(ctx context.Context) error {
 	d.ticket.req = d.req
 	for {
@@ -99,7 +105,7 @@ func (d *dispatch) run(ctx context.Context) error {
 		if err != nil {
 			return d.explain(err)
 		}
-		out := d.attempt(ctx, placement)
+		out := d.try(ctx, placement)
 		isBusy := cluster.CodeOf(out.err) == cluster.CodeBusy
 		left := d.c.placer.release(placement, isBusy)
 		if out.err == nil {

@@ -26,6 +26,7 @@ type script struct {
 	replicas []cluster.Replica
 	slots    int
 	infer    func(ctx context.Context, q *bus.InferRequest, w *bus.StreamWriter) error
+	aside    func(ctx context.Context, q *bus.AsideRequest) (cluster.AsideReply, error)
 	load     func(ctx context.Context, q *bus.LoadRequest, w *bus.StreamWriter) error
 	unload   func(q *bus.UnloadRequest) error
 	resolve  func(name string) (cluster.Model, error)
@@ -117,6 +118,24 @@ func (n *node) serve() {
 			}
 			n.asked.Add(1)
 			return n.script.infer(ctx, &q, w)
+		}))
+	}
+	if n.script.aside != nil {
+		fail(n.conn.ServeStreams(subject(bus.VerbAside), control, 64, func(ctx context.Context, decode func(any) error, w *bus.StreamWriter) error {
+			var q bus.AsideRequest
+			if err := decode(&q); err != nil {
+				return err
+			}
+			reply, err := n.script.aside(ctx, &q)
+			if err != nil {
+				return err
+			}
+			for _, piece := range reply.Pieces() {
+				if err := w.Send(piece); err != nil {
+					return err
+				}
+			}
+			return nil
 		}))
 	}
 	if n.script.load != nil {

@@ -11,6 +11,7 @@ import (
 // Streams of one kind that clients may have open at once. What is above waits nowhere: it is told that it is busy.
 const (
 	mostGenerating = 8192
+	mostAsides     = 1024
 	mostWatching   = 256
 	mostLoading    = 64
 	mostLogs       = 64
@@ -95,6 +96,7 @@ func (c *Controller) serve() ([]subscription, error) {
 		handle bus.StreamHandler
 	}{
 		{api.Generate, mostGenerating, c.serveGenerate},
+		{api.Aside, mostAsides, c.serveAside},
 		{api.Watch, mostWatching, c.serveWatch},
 		{api.Load, mostLoading, c.serveLoad},
 		{api.Logs, mostLogs, c.serveLogs},
@@ -142,6 +144,23 @@ func (c *Controller) serveGenerate(ctx context.Context, decode func(any) error, 
 		return err
 	}
 	return c.Dispatch(ctx, &req, func(chunk cluster.Chunk) error { return w.Send(chunk) })
+}
+
+func (c *Controller) serveAside(ctx context.Context, decode func(any) error, w *bus.StreamWriter) error {
+	var q cluster.Aside
+	if err := decode(&q); err != nil {
+		return err
+	}
+	reply, err := c.Ask(ctx, &q)
+	if err != nil {
+		return err
+	}
+	for _, piece := range reply.Pieces() {
+		if err := w.Send(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Controller) serveWatch(ctx context.Context, _ func(any) error, w *bus.StreamWriter) error {

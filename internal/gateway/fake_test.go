@@ -27,6 +27,7 @@ const key = "sk-right"
 // backend answers with a script, as the controller would.
 type backend struct {
 	answer func(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error
+	reply  func(q *cluster.Aside) (*cluster.AsideReply, error)
 	nodes  []cluster.Node
 	models []cluster.Model
 	ended  chan error // what emit or ctx said to each Dispatch at its end; nil: not wanted
@@ -51,6 +52,13 @@ func (b *backend) Dispatch(ctx context.Context, req *cluster.Request, emit func(
 		b.ended <- err
 	}
 	return err
+}
+
+func (b *backend) Ask(_ context.Context, q *cluster.Aside) (*cluster.AsideReply, error) {
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
+	return b.reply(q)
 }
 
 func (b *backend) Snapshot() *cluster.Snapshot { return &cluster.Snapshot{Nodes: b.nodes} }

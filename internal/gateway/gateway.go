@@ -15,6 +15,8 @@ type Backend interface {
 	// Dispatch answers req. It calls emit for each chunk in order, never twice at once and never after it returned; the
 	// last chunk has Finish set. It returns soon after ctx ends or emit fails.
 	Dispatch(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error
+	// Ask asks a model for something that is no answer. It returns soon after ctx ends.
+	Ask(ctx context.Context, q *cluster.Aside) (*cluster.AsideReply, error)
 	// Snapshot is the state of the cluster; it is not changed.
 	Snapshot() *cluster.Snapshot
 	// Models are those that can be asked for by name.
@@ -134,6 +136,9 @@ func (g *Gateway) table() map[string]route {
 		"/health":              {dialect: openAI, method: http.MethodGet, isOpen: true, do: g.health},
 		"/v1/chat/completions": {dialect: openAI, method: http.MethodPost, do: g.generate(chat)},
 		"/v1/completions":      {dialect: openAI, method: http.MethodPost, do: g.generate(completion)},
+		"/v1/embeddings":       {dialect: openAI, method: http.MethodPost, do: g.embed},
+		"/tokenize":            {dialect: openAI, method: http.MethodPost, do: g.tokenize},
+		"/detokenize":          {dialect: openAI, method: http.MethodPost, do: g.detokenize},
 		"/v1/models":           {dialect: openAI, method: http.MethodGet, do: g.listModels(openAI)},
 		"/v1/models/":          {dialect: openAI, method: http.MethodGet, isPrefix: true, do: g.showModel(openAI)},
 	}

@@ -7,10 +7,11 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// Verbs of the controller, as they stand in subjects. Streams are Generate, Watch, Load and Logs; the others have one
-// reply.
+// Verbs of the controller, as they stand in subjects. Streams are Generate, Aside, Watch, Load and Logs; the others have
+// one reply.
 const (
 	Generate = "generate" // cluster.Request → cluster.Chunk…
+	Aside    = "aside"    // cluster.Aside → cluster.AsideReply…, pieces of one
 	Watch    = "watch"    // nothing → WatchUpdate…
 	Snapshot = "snapshot" // nothing → cluster.Snapshot
 	Models   = "models"   // nothing → ModelsReply

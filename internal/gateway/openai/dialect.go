@@ -38,7 +38,7 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 // asAsked returns the field and the message of an error in the words of a client of this dialect: what the worker calls
 // otherwise has the client's name.
 func asAsked(e *cluster.Error) (field, message string) {
-	for _, n := range []struct{ worker, client string }{{"grammar", formatField}, {"template_args", argsField}} {
+	for _, n := range []struct{ worker, client string }{{"grammar", formatField}, {"template_args", argsField}, {"inputs", "input"}} {
 		if strings.HasPrefix(e.Field, n.worker) {
 			return n.client, strings.Replace(e.Message, n.worker, n.client, 1)
 		}
