@@ -28,9 +28,15 @@ func newAgentHost(d *deps) *cobra.Command {
 func runAgentHost(ctx context.Context, d *deps) error {
 	// A connection that breaks must not end this process before it has undone what it did.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
-	log := d.log()
-	return host.Serve(ctx, host.Options{
-		In: d.streams.In, Out: d.streams.Out, Exe: d.exe, Log: log,
+	o := d.hostOptions()
+	o.In, o.Out, o.Exe = d.streams.In, d.streams.Out, d.exe
+	return host.Serve(ctx, o)
+}
+
+// hostOptions are those of the host's side, but for the conversation and the binary.
+func (d *deps) hostOptions() host.Options {
+	return host.Options{
+		Log: d.log(),
 		Identity: func(ctx context.Context, home string) (host.Identity, error) {
 			id, err := d.hostIdentity(ctx, home)
 			if err != nil {
@@ -47,7 +53,7 @@ func runAgentHost(ctx context.Context, d *deps) error {
 		},
 		Python: hostPython,
 		Checks: d.checksOfNode,
-	})
+	}
 }
 
 func (d *deps) hostIdentity(ctx context.Context, home string) (*agent.Identity, error) {

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +10,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mlxctl/mlxctl/internal/bonjour"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
@@ -68,12 +72,38 @@ func serveController(ctx context.Context, h *daemonHome) error {
 		defer h.followTrust(ctx, authority, conn, server, c)()
 	}
 	defer h.followRoster(ctx, c, busAddr)()
+	defer h.advertise(ctx, authority, server)()
 	keys := &cachedKeys{path: authority.APIKeyPath(), read: authority.APIKeys}
 	g := gateway.New(gateway.Options{Backend: c, APIKeys: keys.get, Version: h.build.Version, Log: h.slog})
 	return h.serveBoth(ctx, c, g, listener, controllerInfo{
 		PID: os.Getpid(), Cluster: authority.Name(), Version: h.build.Version, HTTP: baseURL(listener.Addr()),
 		NATS: h.natsURLs(server), Since: time.Now().UTC(),
 	})
+}
+
+// advertise tells the local network where this controller is, for agents whose address for it is no longer right, until stop,
+// which waits. A bus that only this machine reaches is nobody's business.
+func (h *daemonHome) advertise(ctx context.Context, a *trust.Authority, server *bus.Server) (stop func()) {
+	if server == nil || !isOnNetwork(server.Addr()) {
+		return func() {}
+	}
+	_, portText, _ := net.SplitHostPort(server.Addr()) // of a listener
+	port, _ := strconv.Atoi(portText)
+	pin := a.Pin()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := bonjour.Advertise(ctx, bonjour.Advert{
+			ClusterID: a.ClusterID(), Name: a.Name(), ControllerID: a.ClusterID(), CAHash: hex.EncodeToString(pin[:8]), Port: port,
+		}, h.slog)
+		if err != nil && ctx.Err() == nil {
+			h.slog.Warn("cannot tell the network where the controller is", "err", err)
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 // serveBoth ends the gateway first, so that its clients are told what the controller does with their requests.

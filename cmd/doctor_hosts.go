@@ -89,14 +89,17 @@ func admittedHost(n roster.Node) doctor.Host {
 	return h
 }
 
-// hostNamed is a host that is given as SSH is: user@host, or an alias.
+// hostNamed is a host that is given as SSH is: [user@]host[:port], or an alias.
 func hostNamed(name string) doctor.Host {
-	user, host, found := strings.Cut(name, "@")
-	if !found {
-		user, host = "", name
+	named, err := config.ParseHost(name)
+	if err != nil { // of a roster that is older than today's rules
+		named = config.Host{Host: name}
 	}
-	h := doctor.Host{Name: host, HostName: strings.TrimSuffix(strings.ToLower(host), "."), User: user, Sources: []string{doctor.SourceConfig}}
-	if ip := addresses([]string{host}); len(ip) > 0 {
+	h := doctor.Host{
+		Name: named.Host, HostName: strings.TrimSuffix(strings.ToLower(named.Host), "."), User: named.User, Port: named.Port,
+		Sources: []string{doctor.SourceConfig},
+	}
+	if ip := addresses([]string{named.Host}); len(ip) > 0 {
 		h.HostName, h.Addresses = "", ip
 	}
 	return h

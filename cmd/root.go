@@ -32,13 +32,16 @@ func Main(b Build) int {
 	if err != nil {
 		exe = os.Args[0]
 	}
-	return run(&deps{
+	d := &deps{
 		streams: iostreams.System(),
 		build:   b.orDefault(),
 		env:     os.LookupEnv,
 		exe:     exe,
 		engine:  pythonEngine{},
-	}, os.Args[1:])
+	}
+	d.installNode = d.installHere
+	d.around = d.wiredSurroundings()
+	return run(d, os.Args[1:])
 }
 
 // deps is what commands are given.

@@ -1,0 +1,141 @@
+package cmd
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/host"
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+)
+
+// installHere has the host's side install the node of this machine, as an operator's side does over SSH. The node has
+// joined: its credentials lie in its home. how names who runs its agent.
+func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings) (how string, err error) {
+	version, exe, err := d.placeBinary(home)
+	if err != nil {
+		return "", err
+	}
+	credentials, err := bus.CredentialsFromFile(filepath.Join(home, "agent", "node.creds"))
+	if err != nil {
+		return "", err
+	}
+	progress := d.streams.NewProgress(d.quiet)
+	defer progress.Close()
+	order := bootplan.Order{
+		Action: bootplan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Gate: gateTimeout,
+	}
+	orders, toHost := io.Pipe()
+	fromHost, said := io.Pipe()
+	o := d.hostOptions()
+	o.In, o.Out, o.Exe = orders, said, exe
+	var done bootplan.FromHost
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		err := host.Serve(ctx, o)
+		return errors.Join(err, said.CloseWithError(io.EOF))
+	})
+	group.Go(func() error {
+		defer toHost.Close()   //nolint:errcheck // a pipe in memory
+		defer fromHost.Close() //nolint:errcheck // a pipe in memory
+		var err error
+		done, err = converse(toHost, fromHost, order, credentials.JWT, func(m bootplan.FromHost) {
+			progress.Step("%s: %s", m.Step, m.Detail)
+		})
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return "", fmt.Errorf("install the agent: %w", err)
+	}
+	if done.Error != nil {
+		return "", done.Error
+	}
+	return string(done.Unit), nil
+}
+
+// placeBinary puts a copy of this binary where a node has its versions, and returns its version and its path.
+func (d *deps) placeBinary(home string) (version, path string, err error) {
+	if version, err = bootstrap.VersionID(d.build.Version, d.exe); err != nil {
+		return "", "", err
+	}
+	path = filepath.Join(home, "versions", version, "mlxctl")
+	if there, err := bootstrap.VersionID(d.build.Version, path); err == nil && there == version {
+		return version, path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", "", fmt.Errorf("make folder of versions: %w", err)
+	}
+	if err := copyFile(d.exe, path, 0o755); err != nil {
+		return "", "", fmt.Errorf("copy this binary to %s: %w", path, err)
+	}
+	return version, path, nil
+}
+
+// copyFile makes a new file: a binary that runs must not be written over.
+func copyFile(from, to string, mode os.FileMode) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close() //nolint:errcheck // only read
+	out, err := os.CreateTemp(filepath.Dir(to), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	err = errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
+	if err == nil {
+		err = os.Rename(out.Name(), to)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(out.Name()))
+	}
+	return nil
+}
+
+// converse is the operator's side of an installation whose node has joined already: its credentials are what it is given,
+// and that it reaches its controller is proof enough.
+func converse(to io.Writer, from io.Reader, order bootplan.Order, jwt string, tell func(bootplan.FromHost)) (bootplan.FromHost, error) {
+	out := json.NewEncoder(to)
+	if err := out.Encode(order); err != nil {
+		return bootplan.FromHost{}, fmt.Errorf("send the order: %w", err)
+	}
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var m bootplan.FromHost
+		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+			return m, fmt.Errorf("read what the installation says: %w", err)
+		}
+		var answer *bootplan.ToHost
+		switch m.Type {
+		case bootplan.TypeStep:
+			if strings.TrimSpace(m.Detail) != "" || m.State == bootplan.StateRunning {
+				tell(m)
+			}
+		case bootplan.TypeKey:
+			answer = &bootplan.ToHost{Type: bootplan.TypeCredentials, JWT: jwt}
+		case bootplan.TypeLinked:
+			answer = &bootplan.ToHost{Type: bootplan.TypeCommit}
+		case bootplan.TypeDone:
+			return m, nil
+		}
+		if answer != nil {
+			if err := out.Encode(answer); err != nil {
+				return m, fmt.Errorf("answer the installation: %w", err)
+			}
+		}
+	}
+	return bootplan.FromHost{}, cluster.Errorf(cluster.CodeInternal, "the installation ended without a word: %v", lines.Err())
+}
