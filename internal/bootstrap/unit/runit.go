@@ -161,17 +161,20 @@ func (r *runit) Remove(ctx context.Context) error {
 	if err := r.Stop(ctx); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(r.dir); err != nil {
-		return nil
-	}
 	// Out of runsvdir's sight first, which else would start its runsv again.
 	gone := filepath.Join(r.ServiceDir, "."+r.name()+".gone")
-	for _, args := range [][]string{{"rm", "-rf", gone}, {"mv", r.dir, gone}} {
-		if err := r.control(ctx, args...); err != nil {
+	_, err := os.Lstat(r.dir)
+	if err == nil {
+		if err = r.control(ctx, "rm", "-rf", gone); err == nil {
+			err = r.control(ctx, "mv", r.dir, gone)
+		}
+		if err != nil {
 			return fmt.Errorf("remove unit: %w", err)
 		}
+	} else if _, err := os.Lstat(gone); err != nil {
+		return nil
 	}
-	err := await(ctx, startWait, "runit did not let go of the service", func() (bool, error) {
+	err = await(ctx, startWait, "runit did not let go of the service", func() (bool, error) {
 		_ = r.control(ctx, "sv", "-w", "1", "exit", gone) // it may have noticed by itself
 		out, err := r.status(ctx, gone)
 		return !isLoaded(out), err
