@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +32,9 @@ type node struct {
 
 func newNode(t *testing.T, kind plan.UnitKind) *node {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED: which version a process runs is read from /proc")
+	}
 	n := &node{t: t, home: filepath.Join(t.TempDir(), "home"), services: t.TempDir(), kind: kind}
 	if kind == plan.UnitRunit {
 		n.runsvdir()

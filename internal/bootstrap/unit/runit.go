@@ -124,7 +124,7 @@ func (r *runit) Start(ctx context.Context) error {
 		if err := r.control(ctx, "sv", "up", r.dir); err != nil {
 			return false, fmt.Errorf("start unit: %w", err)
 		}
-		out, err := r.status(ctx)
+		out, err := r.status(ctx, r.dir)
 		return strings.Contains(out, ", want up") || (strings.HasPrefix(out, "run: ") && !strings.Contains(out, ", want down")), err
 	})
 }
@@ -132,7 +132,7 @@ func (r *runit) Start(ctx context.Context) error {
 // end has the process go, and waits until it is gone.
 func (r *runit) end(ctx context.Context) error {
 	return await(ctx, endWait, "the service did not end", func() (bool, error) {
-		out, err := r.status(ctx)
+		out, err := r.status(ctx, r.dir)
 		if err != nil || (strings.HasPrefix(out, "down: ") && !strings.Contains(out, ", want up")) {
 			return true, err
 		}
@@ -161,24 +161,29 @@ func (r *runit) Remove(ctx context.Context) error {
 	if err := r.Stop(ctx); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(r.dir); err != nil {
+	// Out of runsvdir's sight first, which else would start its runsv again.
+	gone := filepath.Join(r.ServiceDir, "."+r.name()+".gone")
+	_, err := os.Lstat(r.dir)
+	if err == nil {
+		if err = r.control(ctx, "rm", "-rf", gone); err == nil {
+			err = r.control(ctx, "mv", r.dir, gone)
+		}
+		if err != nil {
+			return fmt.Errorf("remove unit: %w", err)
+		}
+	} else if _, err := os.Lstat(gone); err != nil {
 		return nil
 	}
-	s, err := r.Status(ctx)
+	err = await(ctx, startWait, "runit did not let go of the service", func() (bool, error) {
+		_ = r.control(ctx, "sv", "-w", "1", "exit", gone) // it may have noticed by itself
+		out, err := r.status(ctx, gone)
+		return !isLoaded(out), err
+	})
+	if err == nil {
+		err = r.control(ctx, "rm", "-rf", gone)
+	}
 	if err != nil {
-		return err
-	}
-	if s.Loaded {
-		if err := r.control(ctx, "sv", "-w", "10", "exit", r.dir); err != nil {
-			return fmt.Errorf("remove unit: %w", err)
-		}
-	}
-	// Out of sight in one step, so that runsvdir never sees half of it.
-	gone := filepath.Join(r.ServiceDir, "."+r.name()+".gone")
-	for _, args := range [][]string{{"rm", "-rf", gone}, {"mv", r.dir, gone}, {"rm", "-rf", gone}} {
-		if err := r.control(ctx, args...); err != nil {
-			return fmt.Errorf("remove unit: %w", err)
-		}
+		return fmt.Errorf("remove unit: %w", err)
 	}
 	return nil
 }
@@ -189,11 +194,11 @@ func (r *runit) Status(ctx context.Context) (Status, error) {
 	if _, err := os.Stat(r.dir); err != nil {
 		return Status{}, nil
 	}
-	out, err := r.status(ctx)
+	out, err := r.status(ctx, r.dir)
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Loaded: strings.HasPrefix(out, "run: ") || strings.HasPrefix(out, "down: ") || strings.HasPrefix(out, "finish: ")}
+	s := Status{Loaded: isLoaded(out)}
 	_, err = os.Stat(filepath.Join(r.dir, "down"))
 	s.Wanted = err != nil
 	if m := runitPID.FindStringSubmatch(out); m != nil {
@@ -203,9 +208,14 @@ func (r *runit) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// status is what sv says. Its exit code says no more.
-func (r *runit) status(ctx context.Context) (string, error) {
-	out, err := r.ask(ctx, "sv", "status", r.dir)
+// isLoaded says that a runsv answered.
+func isLoaded(status string) bool {
+	return strings.HasPrefix(status, "run: ") || strings.HasPrefix(status, "down: ") || strings.HasPrefix(status, "finish: ")
+}
+
+// status is what sv says of a service. Its exit code says no more.
+func (r *runit) status(ctx context.Context, dir string) (string, error) {
+	out, err := r.ask(ctx, "sv", "status", dir)
 	if f, ok := errors.AsType[*failed](err); ok && f.code < 0 {
 		return "", cluster.Errorf(cluster.CodeInternal, "look at unit: %v", err)
 	}

@@ -155,6 +155,9 @@ func TestRunitAsAnotherUser(t *testing.T) {
 	err := filepath.WalkDir(user, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, nobody, nobody))
 	})
+	if err == nil {
+		err = os.Chmod(filepath.Dir(user), 0o711) // it is root's
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
