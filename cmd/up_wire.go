@@ -79,7 +79,7 @@ func (s *sshInstaller) Probe(ctx context.Context, targets []target) []*foundHost
 func hostOf(h *bootstrap.Host) *foundHost {
 	return &foundHost{
 		target: target{
-			Name: h.Name, Host: h.Target.Host, Addresses: h.Addresses, Port: h.Port, User: h.User, Source: h.Source, Node: h.Node,
+			Name: h.Name, Host: h.Host, Addresses: h.Addresses, Port: h.Port, User: h.User, Source: h.Source, Node: h.Node,
 		},
 		Fingerprint: h.Key.Fingerprint, KeyState: string(h.Key.State), OS: h.Facts.OS, Arch: h.Facts.Arch,
 		Model: h.Facts.Model, Chip: h.Facts.Chip, Memory: h.Facts.Memory, Hardware: h.Facts.Hardware, Home: h.Facts.Home,

@@ -313,7 +313,7 @@ func TestUpTellsEachStepOfEachHost(t *testing.T) {
 func TestParallelIsALimit(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
-	for _, name := range strings.FieldsSeq("a b c d e f g h i j") {
+	for name := range strings.FieldsSeq("a b c d e f g h i j") {
 		f.mac(name)
 	}
 	wants(t, "up", f.run("", "up", "--yes", "--parallel", "2"), 0, "11 nodes serve")
@@ -567,4 +567,5 @@ func TestNodesThatJoinedByThemselves(t *testing.T) {
 	wants(t, "ready", f.run("", "up", "--yes"), 0, "2 nodes serve, 0 changed")
 	wants(t, "rm", f.run("", "nodes", "rm", "tok", "--yes"), exitFailed, "joined without SSH", "--force")
 	wants(t, "upgrade", f.run("", "upgrade", "tok", "--yes"), exitFailed, "joined without SSH")
+	wants(t, "down", f.run("", "down"), 0, "tok joined without SSH and is left alone")
 }
