@@ -569,3 +569,42 @@ func TestNodesThatJoinedByThemselves(t *testing.T) {
 	wants(t, "upgrade", f.run("", "upgrade", "tok", "--yes"), exitFailed, "joined without SSH")
 	wants(t, "down", f.run("", "down"), 0, "tok joined without SSH and is left alone")
 }
+
+// With real services: a bus on loopback is opened, which is said, and another up changes nothing and is quick.
+func TestUpOpensTheBusOfRealServices(t *testing.T) {
+	t.Parallel()
+	h := running(t, "MLXCTL_NATS_ADDR=") // where up --local wants no address, it takes a free one
+	before := h.pid("controller")
+	addr := func() string {
+		l, _, err := readLocal(h.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.NATSAddr
+	}
+	was := addr()
+	if !isLoopback(was) {
+		t.Fatalf("up --local listens on %s", was)
+	}
+	dry := h.run("up", "--no-discover", "--dry-run")
+	wants(t, "dry run", dry, 0, "again, with the bus on 0.0.0.0:")
+	if h.pid("controller") != before || addr() != was {
+		t.Error("the dry run changed something")
+	}
+	wants(t, "up", h.run("up", "--no-discover"), 0, "starting the services again, with the bus on 0.0.0.0:", "in place of "+was, "1 node serves, 1 changed")
+	if got, want := addr(), "0.0.0.0"+strings.TrimPrefix(was, "127.0.0.1"); got != want {
+		t.Errorf("the bus is on %s, want %s", got, want)
+	}
+	opened := h.pid("controller")
+	began := time.Now()
+	wants(t, "again", h.run("up", "--no-discover"), 0, "1 node serves, 0 changed")
+	if took := time.Since(began); took > 3*time.Second || h.pid("controller") != opened {
+		t.Errorf("took %v", took)
+	}
+	wants(t, "named and not there", h.run("up", "--yes", "nobody@127.0.0.1:1"), exitFailed, "127.0.0.1:")
+	wants(t, "upgrade", h.run("upgrade", "--all", "--yes"), 0, "runs this version")
+	if h.pid("controller") != opened {
+		t.Error("an upgrade to the same version started the services again")
+	}
+	wants(t, "local", h.run("up", "--local"), 0, "nothing changed")
+}
