@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -162,6 +163,9 @@ func (u *upRun) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := u.awaitNodes(ctx, seen); err != nil {
+		return err
+	}
 	u.events.endLooking()
 	items := u.judge().items(seen)
 	if err := u.events.plan(items, false); err != nil {
@@ -227,6 +231,47 @@ func (u *upRun) carryOut(ctx context.Context, items []*planItem) ([]*planItem, e
 	}
 	u.install(ctx, items)
 	return items, nil
+}
+
+// returnTimeout is how long nodes may take to find a controller that was started again.
+const returnTimeout = 10 * time.Second
+
+// awaitNodes reads the state of the cluster anew. Where the services were just started, nodes that SSH finds installed are
+// given the time to come back: one that does needs no repair.
+func (u *upRun) awaitNodes(ctx context.Context, seen found) error {
+	limit, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s, err := u.local.client.Snapshot(limit)
+		if err != nil && limit.Err() == nil {
+			return err
+		}
+		if err == nil {
+			u.local.snapshot = s
+		}
+		if !u.local.changed || !isMissing(u.local.snapshot, seen.hosts) {
+			return nil
+		}
+		u.events.looking("waiting for nodes to come back")
+		select {
+		case <-limit.Done():
+			return context.Cause(ctx) // nil: what is missing now is to be repaired
+		case <-tick.C:
+		}
+	}
+}
+
+// isMissing says that a node which is installed is not there.
+func isMissing(s *cluster.Snapshot, hosts []*foundHost) bool {
+	return slices.ContainsFunc(hosts, func(h *foundHost) bool {
+		if h.Node == "" || h.Installed == "" || h.failure() != nil {
+			return false
+		}
+		n := nodeIn(s, h.Node)
+		return n == nil || (n.State != cluster.NodeReady && n.State != cluster.NodeDraining)
+	})
 }
 
 func nobodyAgrees(items []*planItem) error {

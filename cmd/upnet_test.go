@@ -42,7 +42,7 @@ func TestUpMakesNodesAndAgainChangesNothing(t *testing.T) {
 		f.mac(name).keyState = keyNew
 	}
 	r := f.run("y\n", "up")
-	wants(t, "first", r, 0, "4 nodes serve, 4 changed", "SHA256:studio", "trust the 3 new host keys above? [y/N]", "install 3")
+	wants(t, "first", r, 0, "4 nodes serve, 4 changed", "SHA256:studio", "192.0.2.11   Mac16,10", "trust the 3 new host keys above? [y/N]", "install 3")
 	if f.logged("trust") != 3 || f.logged("install") != 3 || f.logged("generate n-") != 3 {
 		t.Errorf("%v", f.log)
 	}
@@ -210,6 +210,28 @@ func TestUpgradeRepairAndSettings(t *testing.T) {
 	}
 	f.drained["n-mini"] = true
 	wants(t, "drained on purpose", f.run("", "up"), 0, "1 node serves, 0 changed")
+}
+
+// After a restart of this machine, nodes need a moment to come back; that is nothing to repair or to agree to.
+func TestNodesThatComeBackNeedNoRepair(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	m := f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "2 nodes serve")
+	f.mu.Lock()
+	f.running = false
+	f.setNode(m, "", cluster.NodeDown)
+	f.mu.Unlock()
+	back := time.AfterFunc(400*time.Millisecond, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.setNode(m, newVersion9, cluster.NodeReady)
+	})
+	defer back.Stop()
+	wants(t, "again", f.run("", "up"), 0, "waiting for nodes to come back", "2 nodes serve, 1 changed")
+	if f.logged("install") != 1 {
+		t.Errorf("%v", f.log)
+	}
 }
 
 func TestNodeThatAnswersNonsenseIsTakenBack(t *testing.T) {
