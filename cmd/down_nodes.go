@@ -7,6 +7,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/roster"
 )
 
 // stopOthers stops the agents of all other machines, or removes them. It needs no living cluster, and no readable
@@ -22,6 +23,9 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 			WithHint("`mlxctl down --local` stops the services of this one")
 	}
 	nodes = otherMachines(nodes, dirs.Home)
+	if nodes, err = opts.withoutSSH(nodes); err != nil {
+		return nil, nil, err
+	}
 	if len(nodes) == 0 {
 		return nil, free, nil
 	}
@@ -67,4 +71,22 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 		return nil, nil, context.Cause(ctx)
 	}
 	return items, closeAll, nil
+}
+
+// withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.
+func (opts *downOptions) withoutSSH(nodes []roster.Node) (others []roster.Node, err error) {
+	for _, n := range nodes {
+		if _, ok := nodeTarget(n); ok {
+			others = append(others, n)
+			continue
+		}
+		mend := "its agent waits for this cluster until it is stopped there"
+		if opts.purge {
+			mend = "to remove it there: " + remnants(n)
+		}
+		if err := opts.say("%s joined without SSH and is left alone; %s", printer.Clean(n.Name), mend); err != nil {
+			return nil, err
+		}
+	}
+	return others, nil
 }

@@ -16,6 +16,7 @@ import (
 type found struct {
 	hosts   []*foundHost
 	without []foundMac
+	models  map[string]string // what Bonjour said of hosts, by host name
 	// scan is why Bonjour could not look; the hosts that were named are there all the same.
 	scan error
 }
@@ -58,6 +59,10 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 	}
 	out.hosts = mergeHosts(s.hosts, nodes)
 	out.without = s.unreached()
+	out.models = map[string]string{}
+	for _, m := range s.macs {
+		out.models[strings.TrimSuffix(m.HostName, ".")] = m.Model
+	}
 	return out, nil
 }
 

@@ -82,7 +82,11 @@ func (j *judge) items(f found) []*planItem {
 		if h.IsSelf {
 			continue // its services are started in any case
 		}
-		out = append(out, j.item(h))
+		p := j.item(h)
+		if p.Model == "" {
+			p.Model = f.models[h.Host]
+		}
+		out = append(out, p)
 	}
 	for _, m := range f.without {
 		p := &planItem{

@@ -12,10 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
-	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
@@ -42,7 +40,7 @@ func TestUpMakesNodesAndAgainChangesNothing(t *testing.T) {
 		f.mac(name).keyState = keyNew
 	}
 	r := f.run("y\n", "up")
-	wants(t, "first", r, 0, "4 nodes serve, 4 changed", "SHA256:studio", "trust the 3 new host keys above? [y/N]", "install 3")
+	wants(t, "first", r, 0, "4 nodes serve, 4 changed", "SHA256:studio", "192.0.2.11   Mac16,10", "trust the 3 new host keys above? [y/N]", "install 3")
 	if f.logged("trust") != 3 || f.logged("install") != 3 || f.logged("generate n-") != 3 {
 		t.Errorf("%v", f.log)
 	}
@@ -210,6 +208,28 @@ func TestUpgradeRepairAndSettings(t *testing.T) {
 	}
 	f.drained["n-mini"] = true
 	wants(t, "drained on purpose", f.run("", "up"), 0, "1 node serves, 0 changed")
+}
+
+// After a restart of this machine, nodes need a moment to come back; that is nothing to repair or to agree to.
+func TestNodesThatComeBackNeedNoRepair(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	m := f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "2 nodes serve")
+	f.mu.Lock()
+	f.running = false
+	f.setNode(m, "", cluster.NodeDown)
+	f.mu.Unlock()
+	back := time.AfterFunc(400*time.Millisecond, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.setNode(m, newVersion9, cluster.NodeReady)
+	})
+	defer back.Stop()
+	wants(t, "again", f.run("", "up"), 0, "waiting for nodes to come back", "2 nodes serve, 1 changed")
+	if f.logged("install") != 1 {
+		t.Errorf("%v", f.log)
+	}
 }
 
 func TestNodeThatAnswersNonsenseIsTakenBack(t *testing.T) {
@@ -407,164 +427,41 @@ func TestBusOpensToTheNetwork(t *testing.T) {
 	}
 }
 
-func TestNodesAddTakesTheNamedOnesOnly(t *testing.T) {
+// With real services: a bus on loopback is opened, which is said, and another up changes nothing and is quick.
+func TestUpOpensTheBusOfRealServices(t *testing.T) {
 	t.Parallel()
-	f := newFakeNet(t)
-	f.mac("a")
-	f.mac("b")
-	wants(t, "add", f.run("", "nodes", "add", "a.local", "--yes"), 0, "2 nodes serve")
-	if f.scanned != 0 || f.hosts["b.local"].installed != "" {
-		t.Errorf("%v", f.log)
-	}
-	wants(t, "nobody", f.run("", "nodes", "add"), exitUsage, "the host is missing")
-	wants(t, "unknown", f.run("", "nodes", "ad", "x"), exitUsage, "add")
-}
-
-func TestNodesRm(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	for _, name := range []string{"mini", "studio", "lost"} {
-		f.mac(name)
-	}
-	wants(t, "up", f.run("", "up", "--yes"), 0, "4 nodes serve")
-	wants(t, "nobody agrees", f.run("", "nodes", "rm", "mini"), exitUsage, "--yes")
-	wants(t, "no", f.run("n\n", "nodes", "rm", "mini"), exitFailed, "not agreed to")
-	wants(t, "unknown", f.run("", "nodes", "rm", "minni", "--yes"), exitNoSuch, "did you mean \"mini\"?")
-	wants(t, "this machine", f.run("", "nodes", "rm", "n-own", "--yes"), exitUsage, "mlxctl down")
-	r := f.run("y\n", "nodes", "rm", "mini")
-	wants(t, "rm", r, 0, "removed: 1")
-	order := strings.Join(f.log[len(f.log)-3:], "|")
-	if order != `drain n-mini true|uninstall mini.local purge=true sudo=""|forget n-mini` {
-		t.Errorf("%s", order)
-	}
-	delete(f.hosts, "lost.local")
-	wants(t, "lost", f.run("", "nodes", "rm", "lost", "--yes"), exitFailed, "does not answer", "--force")
-	f.setNode(&fakeMac{node: "n-lost"}, "", cluster.NodeDown)
-	wants(t, "lost by force", f.run("", "nodes", "rm", "lost", "--yes", "--force"), 0, "its key is worth nothing now", "sudo launchctl bootout", "rm -r /Users/anna/.mlxctl")
-	nodes, _ := f.List()
-	if len(nodes) != 1 || nodes[0].Name != "studio" {
-		t.Errorf("%+v", nodes)
-	}
-	// What is revoked is written down.
-	account, err := os.ReadFile(filepath.Join(trustDir(f.home), "account.jwt"))
-	if err != nil || len(account) == 0 {
-		t.Error(err)
-	}
-}
-
-func TestNodesRmWaitsForWhatRuns(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	f.mac("mini")
-	wants(t, "up", f.run("", "up", "--yes"), 0)
-	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-mini"}}
-	wants(t, "busy", f.run("", "nodes", "rm", "mini", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests", "--drain-timeout")
-	if f.drained["n-mini"] || f.logged("uninstall") != 0 {
-		t.Errorf("%v", f.log)
-	}
-}
-
-func TestDownStopsEverything(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	f.mac("mini")
-	f.mac("studio")
-	wants(t, "up", f.run("", "up", "--yes"), 0)
-	f.running = false // the controller is dead
-	wants(t, "local", f.run("", "down", "--local"), 0)
-	if f.logged("stop ") != 0 {
-		t.Errorf("%v", f.log)
-	}
-	wants(t, "no", f.run("n\n", "down"), exitFailed, "Stop mini, studio and this machine?", "not agreed to")
-	studio := f.hosts["studio.local"]
-	delete(f.hosts, "studio.local")
-	wants(t, "one is lost", f.run("", "down"), exitPartial, "studio: studio.local does not answer", "1 other machines stopped")
-	if f.hosts["mini.local"].runs || f.hosts["mini.local"].installed == "" {
-		t.Errorf("%+v", f.hosts["mini.local"])
-	}
-	wants(t, "purge with one lost", f.run("", "down", "--purge"), exitPartial, "studio")
-	if _, err := os.Stat(trustDir(f.home)); err != nil {
-		t.Errorf("what is needed to try again is gone: %v", err)
-	}
-	f.hosts["studio.local"] = studio
-	var r downResult
-	out := f.run("", "down", "--purge", "--yes", "-o", "json")
-	if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != 0 || !r.Purged || len(r.Hosts) != 2 || r.Hosts[0].Serves {
-		t.Errorf("%+v, %v", out, err)
-	}
-	for _, name := range []string{"trust", "roster.json", bootstrap.KnownHostsFile, "local.json"} {
-		if _, err := os.Stat(filepath.Join(f.home, name)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is left: %v", name, err)
+	h := running(t, "MLXCTL_NATS_ADDR=") // where up --local wants no address, it takes a free one
+	before := h.pid("controller")
+	addr := func() string {
+		l, _, err := readLocal(h.dir)
+		if err != nil {
+			t.Fatal(err)
 		}
+		return l.NATSAddr
 	}
-	if studio.installed != "" {
-		t.Error("studio keeps what was installed")
+	was := addr()
+	if !isLoopback(was) {
+		t.Fatalf("up --local listens on %s", was)
 	}
-}
-
-func TestUpgradeOneAtATime(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	for _, name := range []string{"a", "b", "c"} {
-		f.mac(name)
+	dry := h.run("up", "--no-discover", "--dry-run")
+	wants(t, "dry run", dry, 0, "again, with the bus on 0.0.0.0:")
+	if h.pid("controller") != before || addr() != was {
+		t.Error("the dry run changed something")
 	}
-	wants(t, "up", f.run("", "up", "--yes"), 0)
-	wants(t, "neither", f.run("", "upgrade"), exitUsage, "--all")
-	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "run this version: 1")
-	for _, name := range []string{"a", "b"} {
-		f.hosts[name+".local"].installed = oldVersion9
+	wants(t, "up", h.run("up", "--no-discover"), 0, "starting the services again, with the bus on 0.0.0.0:", "in place of "+was, "1 node serves, 1 changed")
+	if got, want := addr(), "0.0.0.0"+strings.TrimPrefix(was, "127.0.0.1"); got != want {
+		t.Errorf("the bus is on %s, want %s", got, want)
 	}
-	f.log, f.most = nil, 0
-	wants(t, "nobody agrees", f.run("", "upgrade", "--all"), exitUsage, "--yes")
-	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "run this version: 4")
-	want := []string{
-		"drain n-a true", `install a.local purge=false sudo=""`, "drain n-a false", "generate n-a",
-		"drain n-b true", `install b.local purge=false sudo=""`, "drain n-b false", "generate n-b",
+	opened := h.pid("controller")
+	began := time.Now()
+	wants(t, "again", h.run("up", "--no-discover"), 0, "1 node serves, 0 changed")
+	if took := time.Since(began); took > 3*time.Second || h.pid("controller") != opened {
+		t.Errorf("took %v", took)
 	}
-	if strings.Join(f.log, "|") != strings.Join(want, "|") || f.most != 1 {
-		t.Errorf("%d at a time: %v", f.most, f.log)
+	wants(t, "named and not there", h.run("up", "--yes", "nobody@127.0.0.1:1"), exitFailed, "127.0.0.1:")
+	wants(t, "upgrade", h.run("upgrade", "--all", "--yes"), 0, "runs this version")
+	if h.pid("controller") != opened {
+		t.Error("an upgrade to the same version started the services again")
 	}
-}
-
-func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	for _, name := range []string{"a", "b"} {
-		f.mac(name)
-	}
-	wants(t, "up", f.run("", "up", "--yes"), 0)
-	old := func() {
-		for _, name := range []string{"a", "b"} {
-			f.hosts[name+".local"].installed = oldVersion9
-		}
-	}
-	old()
-	f.wrong["n-a"] = true
-	starts := f.starts
-	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, "it runs "+oldVersion9+" as before", "b: left as it is, since another node failed")
-	if f.drained["n-a"] || f.drained["n-b"] || f.hosts["b.local"].installed != oldVersion9 || f.starts != starts {
-		t.Errorf("%v", f.log)
-	}
-	wants(t, "goes on", f.run("", "upgrade", "--all", "--yes", "--keep-going"), exitPartial, "a: self-test")
-	if f.hosts["b.local"].installed != newVersion9 || f.drained["n-a"] {
-		t.Errorf("%v", f.log)
-	}
-	f.wrong["n-a"] = false
-	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-a"}}
-	wants(t, "busy", f.run("", "upgrade", "a", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests")
-	if f.drained["n-a"] || f.hosts["a.local"].installed != oldVersion9 {
-		t.Errorf("%v", f.log)
-	}
-}
-
-func TestNodesThatJoinedByThemselves(t *testing.T) {
-	t.Parallel()
-	f := newFakeNet(t)
-	wants(t, "up", f.run("", "up", "--yes"), 0)
-	f.admitted = []roster.Node{{ID: "n-tok", Name: "tok", By: "token"}, {ID: "n-own", Name: "own", By: "local"}}
-	wants(t, "down", f.run("", "up", "--yes"), exitFailed, "tok: is not up, and it joined without SSH")
-	f.setNode(&fakeMac{node: "n-tok"}, newVersion9, cluster.NodeReady)
-	wants(t, "ready", f.run("", "up", "--yes"), 0, "2 nodes serve, 0 changed")
-	wants(t, "rm", f.run("", "nodes", "rm", "tok", "--yes"), exitFailed, "joined without SSH", "--force")
-	wants(t, "upgrade", f.run("", "upgrade", "tok", "--yes"), exitFailed, "joined without SSH")
+	wants(t, "local", h.run("up", "--local"), 0, "nothing changed")
 }

@@ -1,0 +1,177 @@
+package cmd
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/roster"
+)
+
+func TestNodesAddTakesTheNamedOnesOnly(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("a")
+	f.mac("b")
+	wants(t, "add", f.run("", "nodes", "add", "a.local", "--yes"), 0, "2 nodes serve")
+	if f.scanned != 0 || f.hosts["b.local"].installed != "" {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "nobody", f.run("", "nodes", "add"), exitUsage, "the host is missing")
+	wants(t, "unknown", f.run("", "nodes", "ad", "x"), exitUsage, "add")
+}
+
+func TestNodesRm(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	for _, name := range []string{"mini", "studio", "lost"} {
+		f.mac(name)
+	}
+	wants(t, "up", f.run("", "up", "--yes"), 0, "4 nodes serve")
+	wants(t, "nobody agrees", f.run("", "nodes", "rm", "mini"), exitUsage, "--yes")
+	wants(t, "no", f.run("n\n", "nodes", "rm", "mini"), exitFailed, "not agreed to")
+	wants(t, "unknown", f.run("", "nodes", "rm", "minni", "--yes"), exitNoSuch, "did you mean \"mini\"?")
+	wants(t, "this machine", f.run("", "nodes", "rm", "n-own", "--yes"), exitUsage, "mlxctl down")
+	r := f.run("y\n", "nodes", "rm", "mini")
+	wants(t, "rm", r, 0, "removed: 1")
+	order := strings.Join(f.log[len(f.log)-3:], "|")
+	if order != `drain n-mini true|uninstall mini.local purge=true sudo=""|forget n-mini` {
+		t.Errorf("%s", order)
+	}
+	delete(f.hosts, "lost.local")
+	wants(t, "lost", f.run("", "nodes", "rm", "lost", "--yes"), exitFailed, "does not answer", "--force")
+	f.setNode(&fakeMac{node: "n-lost"}, "", cluster.NodeDown)
+	wants(t, "lost by force", f.run("", "nodes", "rm", "lost", "--yes", "--force"), 0, "its key is worth nothing now", "sudo launchctl bootout", "rm -r /Users/anna/.mlxctl")
+	nodes, _ := f.List()
+	if len(nodes) != 1 || nodes[0].Name != "studio" {
+		t.Errorf("%+v", nodes)
+	}
+	// What is revoked is written down.
+	account, err := os.ReadFile(filepath.Join(trustDir(f.home), "account.jwt"))
+	if err != nil || len(account) == 0 {
+		t.Error(err)
+	}
+}
+
+func TestNodesRmWaitsForWhatRuns(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-mini"}}
+	wants(t, "busy", f.run("", "nodes", "rm", "mini", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests", "--drain-timeout")
+	if f.drained["n-mini"] || f.logged("uninstall") != 0 {
+		t.Errorf("%v", f.log)
+	}
+}
+
+func TestDownStopsEverything(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	f.mac("studio")
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	f.running = false // the controller is dead
+	wants(t, "local", f.run("", "down", "--local"), 0)
+	if f.logged("stop ") != 0 {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "no", f.run("n\n", "down"), exitFailed, "Stop mini, studio and this machine?", "not agreed to")
+	studio := f.hosts["studio.local"]
+	delete(f.hosts, "studio.local")
+	wants(t, "one is lost", f.run("", "down"), exitPartial, "studio: studio.local does not answer", "1 other machines stopped")
+	if f.hosts["mini.local"].runs || f.hosts["mini.local"].installed == "" {
+		t.Errorf("%+v", f.hosts["mini.local"])
+	}
+	wants(t, "purge with one lost", f.run("", "down", "--purge"), exitPartial, "studio")
+	if _, err := os.Stat(trustDir(f.home)); err != nil {
+		t.Errorf("what is needed to try again is gone: %v", err)
+	}
+	f.hosts["studio.local"] = studio
+	var r downResult
+	out := f.run("", "down", "--purge", "--yes", "-o", "json")
+	if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != 0 || !r.Purged || len(r.Hosts) != 2 || r.Hosts[0].Serves {
+		t.Errorf("%+v, %v", out, err)
+	}
+	for _, name := range []string{"trust", "roster.json", bootstrap.KnownHostsFile, "local.json"} {
+		if _, err := os.Stat(filepath.Join(f.home, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+	if studio.installed != "" {
+		t.Error("studio keeps what was installed")
+	}
+}
+
+func TestUpgradeOneAtATime(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	for _, name := range []string{"a", "b", "c"} {
+		f.mac(name)
+	}
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	wants(t, "neither", f.run("", "upgrade"), exitUsage, "--all")
+	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "run this version: 1")
+	for _, name := range []string{"a", "b"} {
+		f.hosts[name+".local"].installed = oldVersion9
+	}
+	f.log, f.most = nil, 0
+	wants(t, "nobody agrees", f.run("", "upgrade", "--all"), exitUsage, "--yes")
+	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "run this version: 4")
+	want := []string{
+		"drain n-a true", `install a.local purge=false sudo=""`, "drain n-a false", "generate n-a",
+		"drain n-b true", `install b.local purge=false sudo=""`, "drain n-b false", "generate n-b",
+	}
+	if strings.Join(f.log, "|") != strings.Join(want, "|") || f.most != 1 {
+		t.Errorf("%d at a time: %v", f.most, f.log)
+	}
+}
+
+func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	for _, name := range []string{"a", "b"} {
+		f.mac(name)
+	}
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	old := func() {
+		for _, name := range []string{"a", "b"} {
+			f.hosts[name+".local"].installed = oldVersion9
+		}
+	}
+	old()
+	f.wrong["n-a"] = true
+	starts := f.starts
+	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, "it runs "+oldVersion9+" as before", "b: left as it is, since another node failed")
+	if f.drained["n-a"] || f.drained["n-b"] || f.hosts["b.local"].installed != oldVersion9 || f.starts != starts {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "goes on", f.run("", "upgrade", "--all", "--yes", "--keep-going"), exitPartial, "a: self-test")
+	if f.hosts["b.local"].installed != newVersion9 || f.drained["n-a"] {
+		t.Errorf("%v", f.log)
+	}
+	f.wrong["n-a"] = false
+	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-a"}}
+	wants(t, "busy", f.run("", "upgrade", "a", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests")
+	if f.drained["n-a"] || f.hosts["a.local"].installed != oldVersion9 {
+		t.Errorf("%v", f.log)
+	}
+}
+
+func TestNodesThatJoinedByThemselves(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	f.admitted = []roster.Node{{ID: "n-tok", Name: "tok", By: "token"}, {ID: "n-own", Name: "own", By: "local"}}
+	wants(t, "down", f.run("", "up", "--yes"), exitFailed, "tok: is not up, and it joined without SSH")
+	f.setNode(&fakeMac{node: "n-tok"}, newVersion9, cluster.NodeReady)
+	wants(t, "ready", f.run("", "up", "--yes"), 0, "2 nodes serve, 0 changed")
+	wants(t, "rm", f.run("", "nodes", "rm", "tok", "--yes"), exitFailed, "joined without SSH", "--force")
+	wants(t, "upgrade", f.run("", "upgrade", "tok", "--yes"), exitFailed, "joined without SSH")
+	wants(t, "down", f.run("", "down"), 0, "tok joined without SSH and is left alone")
+}

@@ -1,0 +1,106 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mlxctl/mlxctl/internal/iostreams"
+)
+
+// agree asks once for everything: installations and new keys.
+func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
+	if !needsYes(items) || u.cluster.yes {
+		return true, nil
+	}
+	question := "Do this: " + countPlan(items) + "?"
+	keys := 0
+	for _, p := range items {
+		if p.needsKey() && p.isInstall() {
+			keys++
+		}
+	}
+	if keys > 0 && !u.cluster.acceptKeys {
+		question = fmt.Sprintf("Do this: %s, and trust the %d new host keys above?", countPlan(items), keys)
+		if keys == 1 {
+			question = fmt.Sprintf("Do this: %s, and trust the new host key above?", countPlan(items))
+		}
+	}
+	yes, err := u.streams.Confirm(ctx, question)
+	if errors.Is(err, iostreams.ErrNobody) {
+		return false, nobodyAgrees(items)
+	}
+	if err != nil || yes {
+		return yes, err
+	}
+	for _, p := range items {
+		if p.isInstall() {
+			p.What, p.Reason, p.isSeen = whatCannot, "not agreed to", p.Source == sourceBonjour
+		}
+	}
+	return false, nil
+}
+
+// acceptKeys writes the new keys down that were agreed to, and judges those hosts again, now that they let us look.
+func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem, error) {
+	var hosts []*foundHost
+	for _, p := range items {
+		if p.needsKey() && p.isInstall() {
+			hosts = append(hosts, p.host)
+		}
+	}
+	if len(hosts) == 0 {
+		return items, nil
+	}
+	if err := u.installer.Trust(hosts); err != nil {
+		return nil, err
+	}
+	u.events.looking("looking at hosts whose keys are trusted now")
+	defer u.events.endLooking()
+	var again []target
+	for _, h := range hosts {
+		again = append(again, h.target)
+	}
+	probed := found{hosts: u.installer.Probe(ctx, again)}
+	j := u.judge()
+	probed.hosts = mergeHosts(probed.hosts, j.nodes)
+	fresh := map[string]*planItem{}
+	for _, h := range probed.hosts {
+		if h.IsSelf {
+			continue
+		}
+		p := j.item(h)
+		// It was agreed to by hand or by flag, so that what keeps it from serving now counts.
+		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
+		fresh[h.Host] = p
+	}
+	var out []*planItem
+	for _, p := range items {
+		switch {
+		case p.host == nil || !p.needsKey() || !p.isInstall():
+			out = append(out, p)
+		case fresh[p.host.Host] != nil:
+			out = append(out, fresh[p.host.Host])
+		}
+	}
+	return out, u.events.planned(out)
+}
+
+// askSudo asks once for a password, where it was wanted and a host needs one.
+func (u *upRun) askSudo(ctx context.Context, items []*planItem) error {
+	if !u.cluster.askSudo {
+		return nil
+	}
+	for _, p := range items {
+		if !p.isInstall() || p.host.Sudo != sudoPassword {
+			continue
+		}
+		var err error
+		u.password, err = u.streams.Secret(ctx, "Password for sudo on the hosts: ")
+		if errors.Is(err, iostreams.ErrNobody) {
+			return usageHint("leave it out: agents then run from login and are served in reverse", "--ask-sudo needs a terminal to ask on")
+		}
+		return err
+	}
+	return nil
+}
