@@ -89,12 +89,15 @@ func (h *Host) Home() string { return "/home/" + h.User }
 func (h *Host) create(ctx context.Context) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
-	var binds, links strings.Builder
+	var binds, links, wraps strings.Builder
 	for _, b := range h.python.binds {
 		fmt.Fprintf(&binds, "%s|%s\n", b[0], b[1])
 	}
 	for _, b := range h.python.links {
 		fmt.Fprintf(&links, "%s|%s\n", b[0], strings.Replace(b[1], "~", h.Home(), 1))
+	}
+	for _, w := range h.python.wraps {
+		fmt.Fprintf(&wraps, "%s|%s\n", w[0], w[1])
 	}
 	if h.index == 0 && h.lab.options.Wheels != "" {
 		fmt.Fprintf(&binds, "%s|/opt/wheels\n", h.lab.options.Wheels)
@@ -103,6 +106,7 @@ func (h *Host) create(ctx context.Context) error {
 		"LAB_ROOT=" + h.root, "LAB_NAME=" + h.Name, "LAB_MACHINE_ID=" + hex.EncodeToString(id), "LAB_USER=" + h.User,
 		"LAB_DISK=" + strconv.FormatInt(h.DiskBytes, 10), "LAB_KEY=" + h.lab.key, "LAB_INIT=" + initScript,
 		"LAB_BINDS=" + binds.String(), "LAB_LINKS=" + links.String(),
+		"LAB_WRAPPERS=" + wraps.String(),
 	}, rootfsScript, "nsenter", "--target", h.lab.target(), "--mount", "--", "bash", "-s")
 	if err != nil {
 		return fmt.Errorf("make file system: %w", err)

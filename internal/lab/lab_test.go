@@ -117,6 +117,17 @@ func TestPreparedPython(t *testing.T) {
 	exe(t, l.Operator, "fred", "test", "-e", ".mlxctl/cache/python/0123456789ab/mlxctl.json")
 }
 
+// A blank host can make an environment of its own, when it is given the packages.
+func TestBlankHostMakesEnvironments(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t, lab.Options{Hosts: 1})
+	h := l.Hosts[0]
+	exe(t, h, h.User, "python3", "-m", "venv", "made")
+	if got := exe(t, h, h.User, "made/bin/python", "-m", "pip", "--version"); !strings.HasPrefix(got, "pip ") {
+		t.Errorf("pip there says %q", got)
+	}
+}
+
 func TestServicesComeBackAfterReboot(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t, lab.Options{Hosts: 1})

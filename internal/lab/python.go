@@ -14,6 +14,7 @@ import (
 type python struct {
 	binds [][2]string // folder of this machine, folder there
 	links [][2]string // target, link there; ~ is the user's home
+	wraps [][2]string // program, what is called in its place
 }
 
 // caches lists where a host's mlxctl looks for environments: a node's, and an operator's.
@@ -105,7 +106,7 @@ func (p *python) add(ctx context.Context, interpreter string, seen map[string]bo
 	seen[prefix] = true
 	p.binds = append(p.binds, [2]string{prefix, prefix})
 	if prefix != "/usr/local" {
-		p.links = append(p.links, [2]string{file, "/usr/local/bin/" + name}, [2]string{file, "/usr/local/bin/python3"})
+		p.wraps = append(p.wraps, [2]string{file, "/usr/local/bin/" + name}, [2]string{file, "/usr/local/bin/python3"})
 	}
 	return nil
 }

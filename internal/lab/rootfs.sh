@@ -3,6 +3,7 @@
 #   LAB_ROOT where; LAB_NAME, LAB_MACHINE_ID, LAB_USER, LAB_DISK what; LAB_KEY the operator's public key; LAB_INIT its first process
 #   LAB_BINDS  "machine's folder|folder in the host", one a line, read-only
 #   LAB_LINKS  "target|link in the host", one a line; those in the user's home become the user's
+#   LAB_WRAPPERS "target|program in the host", one a line
 set -eu
 umask 022
 mkdir -p "$LAB_ROOT"
@@ -108,5 +109,10 @@ done
 printf '%s' "${LAB_LINKS:-}" | while IFS='|' read -r target link; do
   mkdir -p ".$(dirname "$link")"
   ln -sfn "$target" ".$link"
+done
+# Not links: an interpreter that is called by a link looks for its library beside that.
+printf '%s' "${LAB_WRAPPERS:-}" | while IFS='|' read -r target file; do
+  printf '#!/bin/sh\nexec "%s" "$@"\n' "$target" >".$file"
+  chmod 755 ".$file"
 done
 chown -hR 1000:1000 "$home"

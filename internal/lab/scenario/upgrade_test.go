@@ -52,7 +52,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if err := s.Operator.Put(t.Context(), next, "/usr/local/bin/mlxctl"); err != nil {
 		t.Fatal(err)
 	}
-	s.must(done, "upgrade", "--yes")
+	s.must(done, "upgrade", "--all", "--yes")
 	finish()
 	s.version("v0.9.1-lab", s.Hosts...)
 	s.serve(s.Hosts...)
@@ -64,7 +64,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if err := s.Operator.Put(t.Context(), bad, "/usr/local/bin/mlxctl-bad"); err != nil {
 		t.Fatal(err)
 	}
-	if r := s.on(s.Operator, "mlxctl-bad", "upgrade", "--yes"); r.code == done {
+	if r := s.on(s.Operator, "mlxctl-bad", "upgrade", "--all", "--yes"); r.code == done {
 		t.Errorf("an upgrade to what does not come up ended well: %s", r.out)
 	}
 	s.version("v0.9.1-lab", s.Hosts...)
