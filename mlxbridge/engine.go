@@ -69,8 +69,6 @@ type LaunchSpec struct {
 
 // LaunchOptions are choices that an engine makes itself where they are zero.
 type LaunchOptions struct {
-	GapMS          float64 `json:"gap_ms,omitempty"` // longest gap between tokens while a prompt arrives, as a target
-	Lanes          int     `json:"lanes,omitempty"`  // batches by length
 	SessionSeconds float64 `json:"session_seconds,omitempty"`
 	StoredBits     int     `json:"stored_bits,omitempty"` // quantisation of stored prefixes: 4, 8, or 0 for none
 	SpillDir       string  `json:"spill_dir,omitempty"`   // where stored prefixes go that memory has no room for
@@ -110,8 +108,18 @@ type Info struct {
 	HasTools        bool              `json:"has_tools"`
 	HasThinking     bool              `json:"has_thinking"`
 	MaxRows         int               `json:"max_rows"`
+	Features        Features          `json:"features"`
 	Load            time.Duration     `json:"load_ns"`
 	Warmup          time.Duration     `json:"warmup_ns"`
+}
+
+// Features are what a model can do beside plain text, where it was loaded.
+type Features struct {
+	Tools      string `json:"tools,omitempty"` // the notation of its tool calls; empty for a model that makes none
+	Thinking   bool   `json:"thinking"`
+	Grammar    bool   `json:"grammar"`    // answers can be forced into a form
+	Embeddings bool   `json:"embeddings"` // it gives its hidden states
+	Draft      bool   `json:"draft"`      // a smaller model guesses for it
 }
 
 // Stats is what an engine says of itself about once a second, and after every change in the number of rows.

@@ -41,6 +41,10 @@ type call struct {
 
 // Embed returns a vector for each input; see Engine.
 func (e *workerEngine) Embed(ctx context.Context, req *cluster.EmbedRequest) (cluster.Embeddings, error) {
+	if !e.info.Features.Embeddings { // before its inputs are tokenised
+		return cluster.Embeddings{}, cluster.Errorf(cluster.CodeUnsupported,
+			"model %s gives no vectors: its architecture does not give its hidden states", e.name)
+	}
 	f, err := e.ask(ctx, func(id string) any {
 		return embedFrame{Type: "embed", ID: id, Inputs: req.Inputs, Pooling: req.Pooling}
 	})

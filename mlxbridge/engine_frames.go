@@ -17,7 +17,7 @@ func (e *workerEngine) readFrames() {
 	for {
 		f, err := frames.next()
 		if err == nil {
-			e.hear()
+			e.breakSilence()
 			e.dispatch(f)
 			continue
 		}
@@ -141,6 +141,30 @@ func (e *workerEngine) silence() time.Duration {
 	return time.Since(e.born) - time.Duration(e.heard.Load())
 }
 
+// breakSilence takes in that a frame came, and after how long.
+func (e *workerEngine) breakSilence() {
+	e.mu.Lock()
+	busy := e.busy()
+	e.mu.Unlock()
+	if silence := int64(e.silence()); busy && silence > e.slowest.Load() {
+		e.slowest.Store(silence) // nobody else writes it
+	}
+	e.hear()
+}
+
+// patience is how long a worker with work may be silent. While an answer is under way steps are short, and its reader
+// should not wait as long as for the first token of a long prompt; unless this machine has shown to be that slow.
+func (e *workerEngine) patience() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.streams {
+		if s.isUnderWay() {
+			return min(e.stall, max(e.stall/3, 3*time.Duration(e.slowest.Load())))
+		}
+	}
+	return e.stall
+}
+
 // startWatchdog begins to watch that the worker's step loop runs: frames come from nowhere else.
 func (e *workerEngine) startWatchdog() {
 	e.hear()
@@ -177,7 +201,7 @@ func (e *workerEngine) watch(pings int64) int64 {
 	silence, idleMost := e.silence(), e.stall/3
 	idling := time.Since(e.born) - time.Duration(e.advanced.Load())
 	switch {
-	case busy && silence > e.stall:
+	case busy && silence > e.patience():
 		e.kill(fmt.Sprintf("was stuck: it had work and said nothing for %s", silence.Round(10*time.Millisecond)))
 	case busy && e.Stats().Running > 0 && idling > e.stall:
 		e.kill(fmt.Sprintf("was stuck: it had work and did none for %s", idling.Round(10*time.Millisecond)))

@@ -38,6 +38,7 @@ type workerEngine struct {
 	busyLoops sync.WaitGroup // all goroutines but end
 
 	heard    atomic.Int64 // when the last frame came, since born
+	slowest  atomic.Int64 // the longest silence of a worker with work that came to its end
 	advanced atomic.Int64 // when the last one came that tells of work, since born
 	born     time.Time
 	stats    atomic.Pointer[Stats]

@@ -108,15 +108,16 @@ type workerFrame struct {
 	PID      int               `json:"pid"`
 
 	// loaded
-	WeightBytes     int64   `json:"weight_bytes"`
-	KVBytesPerToken int64   `json:"kv_bytes_per_token"`
-	Context         int     `json:"context"`
-	Vocabulary      int     `json:"vocabulary"`
-	HasTools        bool    `json:"has_tools"`
-	HasThinking     bool    `json:"has_thinking"`
-	MaxRows         int     `json:"max_rows"`
-	LoadMS          float64 `json:"load_ms"`
-	WarmMS          float64 `json:"warm_ms"`
+	WeightBytes     int64    `json:"weight_bytes"`
+	KVBytesPerToken int64    `json:"kv_bytes_per_token"`
+	Context         int      `json:"context"`
+	Vocabulary      int      `json:"vocabulary"`
+	HasTools        bool     `json:"has_tools"`
+	HasThinking     bool     `json:"has_thinking"`
+	MaxRows         int      `json:"max_rows"`
+	LoadMS          float64  `json:"load_ms"`
+	WarmMS          float64  `json:"warm_ms"`
+	Features        Features `json:"features"`
 
 	// load_error, error, log, fatal
 	Code    cluster.Code `json:"code"`
@@ -234,7 +235,7 @@ func (f *workerFrame) info(ready *workerFrame) Info {
 	return Info{
 		PID: ready.PID, Device: ready.Device, Versions: ready.Versions,
 		WeightBytes: f.WeightBytes, KVBytesPerToken: f.KVBytesPerToken, Context: f.Context, Vocabulary: f.Vocabulary,
-		HasTools: f.HasTools, HasThinking: f.HasThinking, MaxRows: f.MaxRows,
+		HasTools: f.HasTools, HasThinking: f.HasThinking, MaxRows: f.MaxRows, Features: f.Features,
 		Load: milliseconds(f.LoadMS), Warmup: milliseconds(f.WarmMS),
 	}
 }

@@ -92,6 +92,13 @@ func (s *stream) fail(err error) {
 	}
 }
 
+// isUnderWay says whether something of the answer has come, and not its end.
+func (s *stream) isUnderWay() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.began && !s.ended()
+}
+
 func (s *stream) ended() bool { return s.finish != "" || s.err != nil }
 
 // take returns the next chunk, if there is one, and whether the stream has ended, and how.

@@ -35,8 +35,8 @@ type WorkerOptions struct {
 	CacheDir    string       // the worker's source is unpacked below it; required
 	LogDir      string       // holds worker-<model>.log; required
 	Env         []string     // base of the workers' environment, "NAME=value"; nil means that of this process
-	// Stall is how long a worker with work may say nothing before it is killed; without work, a third of it. Zero means
-	// 30 s.
+	// Stall is how long a worker with work may say nothing before it is killed; without work, or in the middle of an
+	// answer, a third of it: three times as long as it was ever silent with work, if that is longer. Zero means 30 s.
 	Stall time.Duration
 	// Source is the workers' Python package; nil means the one that this program carries.
 	Source fs.FS

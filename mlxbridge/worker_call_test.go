@@ -24,6 +24,17 @@ func longInputs() *cluster.EmbedRequest {
 	return req
 }
 
+func TestWorkerSaysWhatItsModelCanDo(t *testing.T) {
+	t.Parallel()
+	launcher := mlxbridge.NewWorkerLauncher(mlxbridge.WorkerOptions{
+		Environment: enginetest.Environment(t), CacheDir: enginetest.CacheDir(t), LogDir: t.TempDir(),
+	})
+	got := launch(t, launcher, enginetest.Tiny(t)).Info().Features
+	if want := (mlxbridge.Features{Tools: got.Tools, Grammar: true, Embeddings: true}); got != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestWorkerStopsEmbeddingWhenNobodyWaits(t *testing.T) {
 	t.Parallel()
 	engine := launch(t, enginetest.RealLauncher(t), enginetest.Tiny(t))

@@ -149,7 +149,7 @@ func TestWorkerThatIsKilled(t *testing.T) {
 func TestWorkerThatStandsStillIsKilled(t *testing.T) {
 	t.Parallel()
 	launcher := mlxbridge.NewWorkerLauncher(mlxbridge.WorkerOptions{
-		Environment: enginetest.Environment(t), CacheDir: enginetest.CacheDir(t), LogDir: t.TempDir(), Stall: 4 * time.Second,
+		Environment: enginetest.Environment(t), CacheDir: enginetest.CacheDir(t), LogDir: t.TempDir(), Stall: 9 * time.Second,
 	})
 	stop := func(engine mlxbridge.Engine) {
 		if err := syscall.Kill(engine.Info().PID, syscall.SIGSTOP); err != nil {
@@ -159,12 +159,20 @@ func TestWorkerThatStandsStillIsKilled(t *testing.T) {
 	t.Run("busy", func(t *testing.T) {
 		t.Parallel()
 		engine := launch(t, launcher, enginetest.Tiny(t))
-		once := sync.OnceFunc(func() { stop(engine) })
+		var stopped time.Time
+		once := sync.OnceFunc(func() {
+			stop(engine)
+			stopped = time.Now()
+		})
 		a := count(t.Context(), t, engine, 300, func(c cluster.Chunk) {
 			if c.Text != "" {
 				once()
 			}
 		})
+		// An answer under way is not held as long as one whose prompt may be long.
+		if held := time.Since(stopped); held > 8*time.Second {
+			t.Errorf("the answer was held for %s", held)
+		}
 		mustCode(t, a.Err, cluster.CodeWorkerCrashed)
 		if !strings.Contains(a.Err.Error(), "said nothing for") {
 			t.Errorf("the error does not say why: %v", a.Err)

@@ -35,6 +35,8 @@ class Alone:
         if row is None or waiting or not self._speculation.allowed(row):
             self._row = None
             return None
+        if not row.first_token:
+            return None  # it waits for that, and reading a long prompt for a lookup takes longer than a step
         if row is not self._row:
             self._row, self._start = row, len(row.tokens)
         if not self._speculation.watch(row) or len(row.tokens) - self._start < _SETTLED:

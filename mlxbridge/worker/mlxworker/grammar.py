@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlxworker.rows import Row
 
 _MOST_CACHED = 64
+# What the compiler says in words of its own inside.
+_PLAIN = {"NoExtensionBias": "it refers to itself and never comes to a value"}
 # A chain of references in a schema takes about 12 KiB of stack for each, and there can be 1,400 in 64 KiB of schema.
 _STACK_BYTES = 128 << 20
 # A state of the lexer takes one to two kilobytes.
@@ -106,7 +108,8 @@ class Grammars:
             if matcher.is_error():
                 raise ValueError(_first_line(matcher.get_error()))
         except Exception as e:
-            raise RequestError(INVALID, f"{grammar.field} cannot be used: {describe(e)}", grammar.field) from e
+            why = _PLAIN.get(describe(e), describe(e))
+            raise RequestError(INVALID, f"{grammar.field} cannot be used: {why}", grammar.field) from e
         return matcher
 
     def _load_tokenizer(self, library: Any, field: str) -> Any:

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from mlxworker import frames
 from mlxworker.errors import describe
@@ -52,18 +53,22 @@ class Inbox:
         """Add a frame from within the worker, on any thread but the main one: it may have to wait for room."""
         self._frames.put(frame)
 
-    def gather(self, frames: list[Frame]) -> list[Frame]:
-        """Return frames with those that follow them closely.
+    def gather(self, frames: list[Frame], handle: Callable[[Frame], None]) -> None:
+        """Hand on frames, and those that follow them closely.
 
-        Requests that were sent together start together: one that starts alone has the others join in small pieces.
+        Requests that were sent together start together: one that starts alone has the others join in small pieces. What
+        handling takes is not waited for once more.
         """
-        until = time.monotonic() + _GATHER_SECONDS
-        while len(frames) < _MOST_WAITING and time.monotonic() < until:
-            more = self.take(_SILENCE_SECONDS)
-            if not more:
-                break
-            frames += more
-        return frames
+        until, over = time.monotonic() + _GATHER_SECONDS, False
+        while frames:
+            silence = min(time.monotonic() + _SILENCE_SECONDS, until)
+            for frame in frames:
+                handle(frame)
+            now = time.monotonic()
+            if over:
+                return
+            over = now >= until  # what came while others were handled is taken once more
+            frames = self.take(silence - now)
 
     def _read(self) -> None:
         try:

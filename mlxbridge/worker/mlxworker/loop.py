@@ -121,9 +121,10 @@ class Loop:
         busy = engine is not None and (engine.busy or self._is_aside_busy())
         frames_in = self._inbox.take(0 if busy else self._idle_seconds())
         if frames_in and not busy and engine is not None:
-            frames_in = self._inbox.gather(frames_in)
-        for frame in frames_in:
-            self._handle(frame)
+            self._inbox.gather(frames_in, self._handle)
+        else:
+            for frame in frames_in:
+                self._handle(frame)
         engine = self._engine
         if engine is not None:
             if self._calibration is not None:

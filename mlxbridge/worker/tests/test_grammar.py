@@ -222,6 +222,8 @@ def test_a_grammar_that_fails_in_a_step_fails_its_row_only(tiny: Model, monkeypa
         ({"kind": "json_schema", "value": {"not": {}}}, "Unimplemented keys"),
         ({"kind": "json_schema", "value": {"enum": []}}, "Unsatisfiable schema"),
         ({"kind": "json_schema", "value": {"$ref": "http://127.0.0.1:9/x"}}, "retriev"),
+        ({"kind": "json_schema", "value": {"$ref": "#"}}, "refers to itself"),
+        ({"kind": "json_schema", "value": {"allOf": [{"$ref": "#"}]}}, "refers to itself"),
         ({"kind": "regex", "value": "a" * 70_000}, "at most 65536"),
         ({"kind": "lark", "value": "start: " + "(" * 30_000 + '"a"' + ")" * 30_000}, "too deeply nested"),
     ],

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -33,22 +34,41 @@ class Scripted(Inbox):
 
     def __init__(self, *answers: list[Frame]) -> None:
         self.answers = list(answers)
+        self.waits: list[float] = []
 
     def take(self, wait_seconds: float) -> list[Frame]:
-        assert wait_seconds > 0, "who does not wait gathers nothing"
+        self.waits.append(wait_seconds)
         return self.answers.pop(0)
 
 
 def test_frames_that_follow_closely_are_gathered() -> None:
     one, two, three, late = ({"type": "ping", "n": n} for n in range(4))
     inbox = Scripted([two], [three], [], [late])
-    assert inbox.gather([one]) == [one, two, three]
+    got: list[Frame] = []
+    inbox.gather([one], got.append)
+    assert got == [one, two, three]
     assert inbox.answers == [[late]]
+    assert max(inbox.waits) > 0
+
+
+def test_what_handling_takes_is_not_waited_for_once_more() -> None:
+    one, two, late = ({"type": "ping", "n": n} for n in range(3))
+    inbox = Scripted([two], [late])
+    got: list[Frame] = []
+
+    def slow(frame: Frame) -> None:
+        got.append(frame)
+        time.sleep(0.01)
+
+    inbox.gather([one], slow)
+    assert got == [one, two]  # those that came meanwhile start together, and no later ones
+    assert max(inbox.waits) <= 0
 
 
 def test_gathering_ends_though_frames_keep_coming(pipe: tuple[Inbox, int]) -> None:
     inbox, write = pipe
     over = threading.Event()
+    got: list[Frame] = []
 
     def send() -> None:
         n = 0
@@ -59,7 +79,7 @@ def test_gathering_ends_though_frames_keep_coming(pipe: tuple[Inbox, int]) -> No
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        got = inbox.gather(inbox.take(5.0))
+        inbox.gather(inbox.take(5.0), got.append)
     finally:
         over.set()
         while sender.is_alive():  # it may be waiting for room in the pipe
