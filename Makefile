@@ -3,7 +3,7 @@
 # make lab     only what needs a network of hosts, for root on Linux; make lab-up HOSTS=8 leaves one standing to try by
 #              hand, make lab-down removes it
 # make bench   measures against bare mlx-lm, its server and plain HTTP; one line a figure, and bench.json
-#              make bench-PART runs one part; make bench-soak MINUTES=30 is none of the others
+#              make bench-PART runs one part; only so: make bench-soak MINUTES=30, and make bench-up, which needs a lab
 
 SHELL    := /bin/bash
 GIT      := git -c safe.directory=$(CURDIR)
