@@ -133,6 +133,7 @@ func TestRunit(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+	waitsForItsBinary(t, d, home, starts)
 	for range 2 {
 		if err := d.Remove(t.Context()); err != nil {
 			t.Fatal(err)
@@ -140,6 +141,30 @@ func TestRunit(t *testing.T) {
 	}
 	if s, err := d.Status(t.Context()); err != nil || s != (Status{}) {
 		t.Errorf("removed: %+v, %v", s, err)
+	}
+}
+
+// waitsForItsBinary takes the binary away that a unit runs, and gives it back.
+func waitsForItsBinary(t *testing.T, d Driver, home, starts string) {
+	t.Helper()
+	link, before := filepath.Join(home, "current"), count(t, starts)
+	if err := os.Rename(link, link+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	_ = syscall.Kill(running(t, d), syscall.SIGKILL)
+	err := await(t.Context(), startWait, "it does not wait", func() (bool, error) {
+		s, err := d.Status(t.Context())
+		said, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID)) // none while it does not run
+		return string(said) == "sleep\x005\x00", err
+	})
+	if err == nil {
+		err = os.Rename(link+".gone", link)
+	}
+	if err == nil {
+		err = await(t.Context(), startWait, "it did not find its binary", func() (bool, error) { return count(t, starts) == before+1, nil })
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 
