@@ -44,6 +44,12 @@ func newSite(t *testing.T, hosts int, each func(i int, s *lab.Spec)) *site {
 	return &site{lab.New(t, o), t}
 }
 
+// as is the same for a part of a test.
+func (s *site) as(t *testing.T) *site {
+	t.Helper()
+	return &site{s.Lab, t}
+}
+
 // result is how a command ended.
 type result struct {
 	out, err string
