@@ -39,10 +39,38 @@ func (r *runit) available(ctx context.Context) error {
 	if _, err := exec.LookPath("sv"); err != nil {
 		return fmt.Errorf("no runit: %w", err)
 	}
+	if !isWatched(r.ServiceDir) {
+		return fmt.Errorf("no runsvdir runs for %s", r.ServiceDir)
+	}
 	if r.asRoot {
 		return r.mayRoot(ctx)
 	}
 	return nil
+}
+
+// isWatched says that a runsvdir runs for a folder: a machine that merely has the package installed has the folder too.
+func isWatched(dir string) bool {
+	want, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well formed
+	for _, path := range lines {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue // it ended
+		}
+		args := strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
+		if filepath.Base(args[0]) != "runsvdir" {
+			continue
+		}
+		for _, arg := range args[1:] {
+			if info, err := os.Stat(arg); err == nil && os.SameFile(info, want) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // control runs a command that changes or asks a service; even to ask takes the right to.

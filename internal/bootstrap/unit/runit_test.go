@@ -216,3 +216,15 @@ func TestRunitAsAnotherUser(t *testing.T) {
 		t.Errorf("started %d times", n)
 	}
 }
+
+// A machine that has the package installed and runs no runsvdir has the folder all the same.
+func TestAServiceFolderThatNobodyWatchesIsNoRunit(t *testing.T) {
+	t.Parallel()
+	d, err := Choose(t.Context(), "", Spec{Home: t.TempDir(), ServiceDir: t.TempDir()})
+	if err != nil || d.Kind() == plan.UnitRunit {
+		t.Errorf("chosen is %v, %v", d, err)
+	}
+	if _, err := Choose(t.Context(), plan.UnitRunit, Spec{Home: t.TempDir(), ServiceDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "no runsvdir") {
+		t.Errorf("asked for: %v", err)
+	}
+}
