@@ -93,7 +93,9 @@ func (r *runit) Text() ([]byte, error) {
 		fmt.Fprintf(&b, "export %s=%s\n", v.Name, quote(v.Value))
 	}
 	b.WriteString("cd \"$HOME\" || exit 1\nulimit -n 65536 2>/dev/null || :\n")
-	run := `umask 077; mkdir -p "$MLXCTL_HOME/log"; exec "$MLXCTL_HOME/current/mlxctl" agent >>"$MLXCTL_HOME/log/agent.log" 2>&1`
+	// What was never committed is taken away while its unit stays, which may take sudo: then there is nothing to run, and
+	// runit would try it once a second.
+	run := `umask 077; [ -x "$MLXCTL_HOME/current/mlxctl" ] || exec sleep 5; mkdir -p "$MLXCTL_HOME/log"; exec "$MLXCTL_HOME/current/mlxctl" agent >>"$MLXCTL_HOME/log/agent.log" 2>&1`
 	if r.asRoot || (r.euid == 0 && r.UID != 0) {
 		fmt.Fprintf(&b, "exec chpst -u %s sh -c '%s'\n", quote(r.User), run)
 	} else {

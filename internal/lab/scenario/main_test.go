@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -73,14 +72,4 @@ func overlay(dir, instead string) ([]string, error) {
 	text, list := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
 	data, err := json.Marshal(map[string]any{"Replace": map[string]string{replaced: text}})
 	return []string{"-overlay", list}, errors.Join(err, os.WriteFile(text, []byte(instead), 0o600), os.WriteFile(list, data, 0o600))
-}
-
-// ssh runs a command on a host over the network.
-func ssh(t *testing.T, l *lab.Lab, h *lab.Host, command string) string {
-	t.Helper()
-	out, err := l.SSH(t.Context(), h, command)
-	if err != nil {
-		t.Fatalf("ssh to %s: %s: %v", h.Name, command, err)
-	}
-	return strings.TrimSpace(string(out))
 }
