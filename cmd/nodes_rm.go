@@ -229,16 +229,12 @@ func (f *fleet) forget(ctx context.Context, node cluster.NodeID) error {
 	if f.client == nil {
 		return nil // there is no controller that could know it
 	}
-	d, err := drainerOf(f.client)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := d.Forget(ctx, node)
+		err := f.client.Forget(ctx, node)
 		if code := cluster.CodeOf(err); err == nil || code == cluster.CodeNoNode {
 			return nil
 		} else if code != cluster.CodeConflict {
@@ -258,18 +254,14 @@ func (f *fleet) empty(ctx context.Context, p *planItem) error {
 	if n == nil || n.State == cluster.NodeDown || n.State == cluster.NodeSuspect {
 		return nil
 	}
-	d, err := drainerOf(f.client)
-	if err != nil {
-		return err
-	}
 	f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, At: time.Now()})
-	if err := d.Drain(ctx, p.Node, true); err != nil {
+	if err := f.client.Drain(ctx, p.Node, true); err != nil {
 		return err
 	}
 	if err := f.awaitEmpty(ctx, p); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 		defer cancel()
-		return errors.Join(err, d.Drain(undo, p.Node, false))
+		return errors.Join(err, f.client.Drain(undo, p.Node, false))
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func role(home, name string, args []string) int {
 		return 3
 	}
 	fd, _ := strconv.Atoi(args[len(args)-1])
-	ctx, err := Watch(ctx, o, fd)
+	ctx, _, err := Watch(ctx, o, fd)
 	if err != nil {
 		return 4
 	}

@@ -52,7 +52,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if err := s.Operator.Put(t.Context(), next, "/usr/local/bin/mlxctl"); err != nil {
 		t.Fatal(err)
 	}
-	s.must(done, "upgrade", "--all", "--yes")
+	s.must(done, "upgrade", "--all", "--yes", "--keep-controller")
 	finish()
 	s.version("v0.9.1-lab", s.Hosts...)
 	s.serve(s.Hosts...)
