@@ -181,10 +181,13 @@ func (f *fleet) confirm(ctx context.Context, question string) error {
 
 // remove takes one node out of the cluster.
 func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planItem) error {
-	if err := f.empty(ctx, p); err != nil && !f.force {
-		return err
-	}
 	err := unreached(*p.node, p.host)
+	if err != nil && !f.force {
+		return f.orForce(err) // while it goes on as it is
+	}
+	if emptyErr := f.empty(ctx, p); emptyErr != nil && !f.force {
+		return emptyErr
+	}
 	if err == nil {
 		_, err = f.order(ctx, p, bootplan.Uninstall, true)
 	}
@@ -194,8 +197,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 	left := ""
 	if err != nil {
 		if !f.force {
-			e := *cluster.AsError(err)
-			return e.WithHint("%s", strings.TrimPrefix(e.Hint+"; or --force takes it out all the same", "; "))
+			return f.orForce(err)
 		}
 		left = oneLine(err.Error())
 	}
@@ -209,6 +211,12 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 			p.Name, left, remnants(*p.node)), "")
 	}
 	return nil
+}
+
+// orForce says what else there is to do about a node that cannot be reached.
+func (f *fleet) orForce(err error) error {
+	e := *cluster.AsError(err)
+	return e.WithHint("%s", strings.TrimPrefix(e.Hint+"; or --force takes it out all the same", "; "))
 }
 
 // revoke has a node be nobody: its key, its place in the list, its line in the controller.
