@@ -23,6 +23,7 @@ const (
 // Exit codes, as docs/exit-codes.md has them.
 const (
 	done    = 0
+	failed  = 1
 	partial = 3
 )
 
