@@ -73,7 +73,7 @@ Macs come from Bonjour, from the setting hosts, and from earlier times; with HOS
 asked. With --local there is this machine alone, and nothing on the network is asked or answered.`,
 		Example: `  mlxctl up
   mlxctl up --dry-run
-  mlxctl up anna@studio.local mini-2 --yes --accept-new-host-keys
+  mlxctl up anna@studio.local mini-2 --yes
   mlxctl up --local --http-addr 0.0.0.0:8640`,
 		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -20,7 +20,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 			keys++
 		}
 	}
-	if keys > 0 && !u.cluster.acceptKeys {
+	if keys > 0 {
 		question = fmt.Sprintf("Do this: %s, and trust the %d new host keys above?", countPlan(items), keys)
 		if keys == 1 {
 			question = fmt.Sprintf("Do this: %s, and trust the new host key above?", countPlan(items))
@@ -61,27 +61,32 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	for _, h := range hosts {
 		again = append(again, h.target)
 	}
-	probed := found{hosts: u.installer.Probe(ctx, again)}
 	j := u.judge()
-	probed.hosts = mergeHosts(probed.hosts, j.nodes)
-	fresh := map[string]*planItem{}
-	for _, h := range probed.hosts {
+	fresh := map[string]*planItem{} // by the host's key
+	for _, h := range mergeHosts(u.installer.Probe(ctx, again), j.nodes) {
 		if h.IsSelf {
 			continue
 		}
 		p := j.item(h)
-		// It was agreed to by hand or by flag, so that what keeps it from serving now counts.
+		// It was agreed to, so that what keeps it from serving now counts.
 		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
-		fresh[h.Host] = p
+		fresh[h.Fingerprint] = p
 	}
 	var out []*planItem
+	isNews := false
 	for _, p := range items {
-		switch {
-		case p.host == nil || !p.needsKey() || !p.isInstall():
-			out = append(out, p)
-		case fresh[p.host.Host] != nil:
-			out = append(out, fresh[p.host.Host])
+		if p.needsKey() && p.isInstall() {
+			now := fresh[p.host.Fingerprint]
+			if now == nil {
+				continue // this machine, under a name of another
+			}
+			isNews = isNews || now.What != p.What || now.Reason != p.Reason
+			p = now
 		}
+		out = append(out, p)
+	}
+	if !isNews {
+		return out, nil
 	}
 	return out, u.events.planned(out)
 }

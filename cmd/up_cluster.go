@@ -292,7 +292,22 @@ func (u *upRun) look(ctx context.Context) (found, error) {
 		e := cluster.AsError(seen.scan)
 		err = u.events.warn("Bonjour cannot look for Macs: "+e.Message, e.Hint)
 	}
+	if f := configWarning(seen.hosts); err == nil && f != nil {
+		err = u.events.warn(f.Message, f.Fix)
+	}
 	return seen, err
+}
+
+// configWarning is what the hosts have in common: how this machine's ssh_config was read.
+func configWarning(hosts []*foundHost) *bootplan.Finding {
+	for _, h := range hosts {
+		for i, f := range h.Findings {
+			if f.Check == checkSSHConfig && f.State == bootplan.FindingWarn {
+				return &h.Findings[i]
+			}
+		}
+	}
+	return nil
 }
 
 // start has the services of this machine run with a bus that others reach.
@@ -377,7 +392,7 @@ func (u *upRun) judge() *judge {
 	if err != nil {
 		nodes = nil // it was read a moment ago, and errors were told then
 	}
-	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, yes: u.cluster.yes || !u.streams.CanAsk(), accept: u.cluster.acceptKeys}
+	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -82,7 +83,23 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		return false, proof.takeBack(err)
 	}
 	p.Node = r.Node
+	p.Warnings = u.warningsAfter(h, r, proof)
 	return r.Changed, u.admit(h, r, proof)
+}
+
+// warningsAfter are those that are still true of a host with the unit that runs its agent now, and with the way it is served.
+func (u *upRun) warningsAfter(h *foundHost, r installResult, proof *proof) []bootplan.Finding {
+	isService := slices.Contains([]bootplan.UnitKind{bootplan.UnitLaunchDaemon, bootplan.UnitSystemd, bootplan.UnitRunit}, r.Unit)
+	var out []bootplan.Finding
+	for _, f := range h.warnings() {
+		if f.Check != checkLink && (f.Check != checkSudo || !isService) {
+			out = append(out, f)
+		}
+	}
+	if len(proof.reverse) > 0 {
+		out = append(out, u.installer.Reversed(h))
+	}
+	return oneCause(out)
 }
 
 // admit writes a node down that serves, and throws out the key that it had before.

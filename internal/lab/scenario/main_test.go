@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -82,14 +81,4 @@ func overlay(dir string, instead map[string]string) ([]string, error) {
 	}
 	list := filepath.Join(dir, "overlay.json")
 	return []string{"-overlay", list}, os.WriteFile(list, data, 0o600)
-}
-
-// ssh runs a command on a host over the network.
-func ssh(t *testing.T, l *lab.Lab, h *lab.Host, command string) string {
-	t.Helper()
-	out, err := l.SSH(t.Context(), h, command)
-	if err != nil {
-		t.Fatalf("ssh to %s: %s: %v", h.Name, command, err)
-	}
-	return strings.TrimSpace(string(out))
 }
