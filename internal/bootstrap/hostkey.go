@@ -96,7 +96,9 @@ func (k *knownHosts) database(files []string) *knownhosts.HostKeyDB {
 }
 
 // algorithms lists the kinds of keys that are known for a host, so that it shows one of those.
-func algorithms(db *knownhosts.HostKeyDB, s *settings) []string { return db.HostKeyAlgorithms(s.keyAddress()) }
+func algorithms(db *knownhosts.HostKeyDB, s *settings) []string {
+	return db.HostKeyAlgorithms(s.keyAddress())
+}
 
 // check compares a key with what is known of the name that the operator would use. The address it was shown at says
 // nothing: it is somebody else's tomorrow, and an advert may give a name of its own to the address of any host.

@@ -127,3 +127,38 @@ func TestAdvertsChooseNoneOfTheKnownHosts(t *testing.T) {
 		})
 	}
 }
+
+func TestAnotherHostAtAStaleAddressIsPassedBy(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{bootstrap.TransportLibrary, bootstrap.TransportOpenSSH} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			n := newNear(t)
+			mine := n.key(t, "")
+			n.config(t, fmt.Sprintf("Host *\n IdentityFile %s\n", mine.path)) // ssh looks for the usual one in the account's own home
+			f, other := makeFar(t, mine), makeFar(t, mine)
+			f.listen, other.listen, other.port = "127.0.0.3", "127.0.0.2", f.port
+			target := f.target()
+			target.Host, target.Source, target.Addresses = "attic.invalid", bootstrap.SourceRoster, []string{other.listen}
+			for i := 4; i < 10; i++ { // so that one of the stale ones answers first
+				stale := fmt.Sprintf("127.0.0.%d", i)
+				other.extra += "ListenAddress " + stale + "\n"
+				target.Addresses = append(target.Addresses, stale)
+			}
+			target.Addresses = append(target.Addresses, f.listen)
+			f.start(t)
+			other.start(t)
+			n.knows(t, f.known("attic.invalid"))
+			n.options.Transport = transport
+			b := n.open(t)
+			for range 3 {
+				one(t, b, target)
+			}
+			if strings.Contains(other.log.String(), "Accepted") {
+				t.Error("somebody authenticated with the other host")
+			}
+			f.stop()
+			failing(t, b, target, bootstrap.CheckHostKey)
+		})
+	}
+}

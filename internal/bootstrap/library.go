@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -128,11 +129,36 @@ func (b *Bootstrap) dialHops(ctx context.Context, set *settings, depth int) (*li
 	return hop, nil
 }
 
-// connect tries every address of the host at once and speaks with the first that answers.
+// connect tries every address of the host at once and speaks with the first that answers. Addresses are lent: where
+// another host answers at one, the host that is meant may be at one of the rest, and only when it is at none of them is
+// it told that its key changed.
 func (s *libSession) connect(ctx context.Context, b *Bootstrap, dial dialer) (HostKey, error) {
+	left := s.set.candidates()
+	key, err := s.connectTo(ctx, b, dial, left)
+	for isAnother(err) && ctx.Err() == nil {
+		if left = slices.DeleteFunc(left, func(a string) bool { return a == s.address }); len(left) == 0 {
+			break
+		}
+		stale := s.address
+		next, nextErr := s.connectTo(ctx, b, dial, left)
+		if s.address == stale { // nobody answers at the others
+			break
+		}
+		key, err = next, nextErr
+	}
+	return key, err
+}
+
+// isAnother says that whoever answered is not the host that was meant.
+func isAnother(err error) bool {
+	_, isChanged := errors.AsType[*changedKeyError](err)
+	return isChanged || errors.Is(err, errSelf)
+}
+
+func (s *libSession) connectTo(ctx context.Context, b *Bootstrap, dial dialer, addresses []string) (HostKey, error) {
 	db := b.known.database(s.set.knownFiles)
 	for widen := false; ; widen = true {
-		conn, address, err := race(ctx, dial, s.set.candidates(), b.o.Contact)
+		conn, address, err := race(ctx, dial, addresses, b.o.Contact)
 		if err != nil {
 			return HostKey{}, err
 		}

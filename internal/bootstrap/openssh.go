@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/skeema/knownhosts"
 )
 
 const (
@@ -82,7 +84,7 @@ func (b *Bootstrap) sshArgs(set *settings, address, dir string) []string {
 		args = append(args, "-o", "ProxyCommand=none")
 	}
 	if host, _, err := net.SplitHostPort(address); err == nil && (host != set.host || set.isHeard) {
-		args = append(args, "-o", "HostName="+host, "-o", "HostKeyAlias="+set.keyName)
+		args = append(args, "-o", "HostName="+host, "-o", "HostKeyAlias="+knownhosts.Normalize(set.keyAddress())) // ssh adds no port to it
 	}
 	if set.explicit {
 		args = append(args, "-p", strconv.Itoa(set.port), "-l", set.user)

@@ -160,7 +160,9 @@ func isHostName(s string) bool {
 }
 
 // isLocalName says whether a name is one that only hosts of the local network have.
-func isLocalName(s string) bool { return strings.HasSuffix(strings.ToLower(strings.TrimSuffix(s, ".")), ".local") }
+func isLocalName(s string) bool {
+	return strings.HasSuffix(strings.ToLower(strings.TrimSuffix(s, ".")), ".local")
+}
 
 // resolve asks ssh_config how a target is reached.
 func (b *Bootstrap) resolve(t *Target) (*settings, error) {
