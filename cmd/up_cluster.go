@@ -292,6 +292,10 @@ func (u *upRun) look(ctx context.Context) (found, error) {
 		e := cluster.AsError(seen.scan)
 		err = u.events.warn("Bonjour cannot look for Macs: "+e.Message, e.Hint)
 	}
+	if seen.leftOut > 0 && err == nil {
+		err = u.events.warn(fmt.Sprintf("Bonjour tells of more Macs than can be looked at: %d left out", seen.leftOut),
+			"name those that are wanted: mlxctl up user@host")
+	}
 	if f := configWarning(seen.hosts); err == nil && f != nil {
 		err = u.events.warn(f.Message, f.Fix)
 	}

@@ -19,6 +19,7 @@ type found struct {
 	hosts   []*foundHost
 	without []foundMac
 	models  map[string]string // what Bonjour said of hosts, by host name
+	leftOut int               // Macs that Bonjour told of beyond what is looked at
 	// scan is why Bonjour could not look; the hosts that were named are there all the same.
 	scan error
 }
@@ -33,7 +34,16 @@ type search struct {
 	known []target // that were named; guarded by mu, as is the rest
 	hosts []*foundHost
 	macs  map[string]*sighting // by host name
+	heard int                  // Macs that are probed as Bonjour told of them
+	// leftOut are such Macs that are not, by host name.
+	leftOut map[string]bool
 }
+
+// Bounds on what Bonjour can have up do: anybody on the network can tell of thousands of Macs that do not answer.
+const (
+	mostHeard     = 64 // hosts that are probed, and hosts without Remote Login that are listed
+	heardPatience = 2 * time.Minute
+)
 
 // sighting is what Bonjour has said of a Mac so far.
 type sighting struct {
@@ -60,12 +70,14 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 		s.probe(ctx, func() target { return t })
 	}
 	var out found
+	heard, cancel := context.WithTimeout(ctx, heardPatience)
+	defer cancel()
 	if !u.flags().noDiscover && len(u.hosts) == 0 {
 		length := firstScan
 		if len(nodes) > 0 {
 			length = laterScan
 		}
-		out.scan = u.finder.Scan(ctx, length, func(m foundMac) { s.see(ctx, m, u.flags().user) })
+		out.scan = u.finder.Scan(ctx, length, func(m foundMac) { s.see(heard, m, u.flags().user) })
 	}
 	s.wg.Wait()
 	s.again(ctx)
@@ -79,6 +91,8 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 	}
 	out.hosts = mergeHosts(s.hosts, nodes)
 	out.without = s.unreached()
+	out.leftOut = len(s.leftOut) + max(len(out.without)-mostHeard, 0)
+	out.without = out.without[:min(len(out.without), mostHeard)]
 	out.models = map[string]string{}
 	for _, m := range s.macs {
 		out.models[strings.TrimSuffix(m.mac.HostName, ".")] = m.mac.Model
@@ -130,18 +144,34 @@ func nodeTarget(n roster.Node) (t target, ok bool) {
 	return t, t.Host != ""
 }
 
-// probe looks at a host, which is asked for when its turn has come.
+// leaveOut is called with mu held.
+func (s *search) leaveOut(host string) {
+	if s.leftOut == nil {
+		s.leftOut = map[string]bool{}
+	}
+	s.leftOut[host] = true
+}
+
+// probe looks at a host, which is asked for when its turn has come. One of Bonjour's that has not answered when ctx ends is
+// left out.
 func (s *search) probe(ctx context.Context, of func() target) {
 	s.wg.Go(func() {
 		select {
 		case s.room <- struct{}{}:
+			defer func() { <-s.room }()
 		case <-ctx.Done():
-			return
 		}
-		defer func() { <-s.room }()
-		hosts := s.installer.Probe(ctx, []target{of()})
+		t := of()
+		var hosts []*foundHost
+		if ctx.Err() == nil {
+			hosts = s.installer.Probe(ctx, []target{t})
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if t.Source == sourceBonjour && ctx.Err() != nil && !slices.ContainsFunc(hosts, func(h *foundHost) bool { return h.failure() == nil }) {
+			s.leaveOut(strings.ToLower(first(t.Host, t.Name)))
+			return
+		}
 		s.hosts = append(s.hosts, hosts...)
 	})
 }
@@ -168,7 +198,12 @@ func (s *search) see(ctx context.Context, m foundMac, user string) {
 	if !m.RemoteLogin || x.isProbed || s.isTarget(m) {
 		return
 	}
+	if s.heard >= mostHeard {
+		s.leaveOut(key)
+		return
+	}
 	x.isProbed = true
+	s.heard++
 	s.probe(ctx, func() target {
 		wait := time.NewTimer(routableWait)
 		defer wait.Stop()
