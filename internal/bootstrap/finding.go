@@ -111,9 +111,9 @@ func (b *Bootstrap) explain(set *settings, err error) []plan.Finding {
 func (b *Bootstrap) explainHop(set *settings, hop *hopError) plan.Finding {
 	name := clean(hop.hop, mostName)
 	if _, isNew := errors.AsType[*newKeyError](hop.err); isNew {
-		return fail(CheckHostKey, "ssh "+name+" true, and compare the fingerprint", "%s is reached through %s: %v", set.label, name, hop.err)
+		return fail(CheckHostKey, "ssh "+word(name)+" true, and compare the fingerprint", "%s is reached through %s: %v", set.label, name, hop.err)
 	}
-	fix := "ssh " + name + " true must work first"
+	fix := "ssh " + word(name) + " true must work first"
 	if changed, ok := errors.AsType[*changedKeyError](hop.err); ok {
 		fix = changed.mend()
 	}
@@ -130,9 +130,9 @@ func (b *Bootstrap) explainAuth(set *settings, e *sshAuthError) plan.Finding {
 		key = set.identities[0] + ".pub"
 	}
 	if _, err := os.Stat(key); err == nil {
-		fix += " -i " + key
+		fix += " -i " + word(key)
 	}
-	fix += " " + e.user + "@" + set.host
+	fix += " " + word(e.user+"@"+set.host)
 	if strings.Contains(e.offered, "no key") {
 		fix = "ssh-keygen -t ed25519 && " + fix
 	}
@@ -146,7 +146,7 @@ func (b *Bootstrap) explainReach(set *settings, err error) plan.Finding {
 		return fail(CheckReach, "on that Mac: System Settings > General > Sharing > Remote Login, on; or there: sudo systemsetup -setremotelogin on",
 			"%s has no SSH: it refuses %s", set.label, where)
 	case reachNoRoute:
-		fix := "wake it, or look at the network between: ping " + set.host
+		fix := "wake it, or look at the network between: ping " + word(set.host)
 		if runtime.GOOS == "darwin" {
 			fix = "wake it; or let this terminal dial: System Settings > Privacy & Security > Local Network"
 		}
@@ -162,7 +162,7 @@ func (b *Bootstrap) explainReach(set *settings, err error) plan.Finding {
 		return fail(CheckReach, "name it by its address, or write HostName into ~/.ssh/config", "no address is known for %s", name)
 	case reachOther:
 	}
-	return fail(CheckReach, "look at it with: ssh -v "+set.alias, "%s at %s does not speak SSH with us: %v", set.label, where, err)
+	return fail(CheckReach, "look at it with: ssh -v "+word(set.alias), "%s at %s does not speak SSH with us: %v", set.label, where, err)
 }
 
 // asClusterError is explain for who needs an error.
@@ -232,7 +232,7 @@ func disk(h *Host) *plan.Finding {
 	if f.DiskFree >= needDisk || f.Installed != "" && f.DiskFree >= needDisk/4 {
 		return nil
 	}
-	found := fail(CheckDisk, fmt.Sprintf("free some there: du -sh %s/* | sort -h", f.UserHome),
+	found := fail(CheckDisk, fmt.Sprintf("free some there: du -sh %s/* | sort -h", word(f.UserHome)),
 		"%s has %s free on %s (%s); mlxctl needs %s", h.Label(), bytesText(f.DiskFree), f.DiskMount, f.UserHome, bytesText(needDisk))
 	return &found
 }
@@ -268,7 +268,7 @@ func sudo(h *Host) *plan.Finding {
 	if f.OS == "darwin" {
 		does = "its agent runs from login as " + f.User + ", and the controller dials it"
 	}
-	fix := fmt.Sprintf("as an administrator there: echo '%s ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/mlxctl", f.User)
+	fix := fmt.Sprintf("an administrator of that machine has to let %s use sudo; then add --ask-sudo", word(f.User))
 	if f.Sudo == SudoPassword {
 		fix = "add --ask-sudo"
 	}

@@ -1,6 +1,8 @@
 package bootstrap_test
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +75,37 @@ func TestFactsAreUntrusted(t *testing.T) {
 	}
 	if f.Memory != 0 || f.Chip != "" || len(f.Model) != 128 || f.Unit != "" || f.Link.Error != "bad" || f.Installed != "etc" {
 		t.Errorf("facts are %+v, link %+v", f, f.Link)
+	}
+}
+
+// What a host says of itself stands in commands that people paste.
+func TestMendsRunNothingOfTheHosts(t *testing.T) {
+	t.Parallel()
+	b := newNear(t).open(t)
+	for _, hostile := range []string{"$(touch bad)", "x'; touch bad; '", "`touch bad`", "x\\' ; touch bad #", "a b", "-rf"} {
+		h := &bootstrap.Host{Target: bootstrap.Target{Host: "attic"}, Facts: mac()}
+		h.Facts.User, h.Facts.UserHome, h.Facts.Sudo, h.Facts.DiskFree = hostile, "/"+hostile, bootstrap.SudoNone, 1
+		b.Judge(h)
+		if len(h.Findings) != 2 {
+			t.Fatalf("findings are %+v, want those of the disk and of sudo", h.Findings)
+		}
+		for _, f := range h.Findings {
+			if strings.Contains(f.Fix, "sudoers") {
+				t.Errorf("%q: a user who may not use sudo is told to", f.Fix)
+			}
+			_, command, _ := strings.Cut(f.Fix, ": ")
+			if f.Check == bootstrap.CheckSudo {
+				_, command, _ = strings.Cut(f.Fix, " let ")
+				command, _, _ = strings.Cut(command, " use sudo")
+				command = "true " + command
+			}
+			dir := t.TempDir()
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+			cmd.Dir = dir
+			out, _ := cmd.CombinedOutput() // du finds no such folder
+			if made, _ := filepath.Glob(filepath.Join(dir, "*")); len(made) > 0 || strings.Contains(string(out), "yntax") {
+				t.Errorf("%q made %v and said %s", f.Fix, made, out)
+			}
+		}
 	}
 }

@@ -81,7 +81,7 @@ func (b *Bootstrap) probe(ctx context.Context, t Target) *Host {
 	ctx, cancel := context.WithTimeout(ctx, 2*b.o.Contact)
 	defer cancel()
 	if h.Facts, err = learn(ctx, s); err != nil {
-		h.Findings = []plan.Finding{fail(CheckFacts, "ssh "+set.user+"@"+set.host+" /bin/sh -c true must work, and say nothing",
+		h.Findings = []plan.Finding{fail(CheckFacts, "ssh "+word(set.user+"@"+set.host)+" /bin/sh -c true must work, and say nothing",
 			"%s lets us in but does not say what it is: %v", set.label, err)}
 		return h
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -60,6 +61,17 @@ func (l *limited) Bytes() []byte { return l.buf.Bytes() }
 // an escape, so that there is none.
 func quote(s string) string {
 	return "'" + strings.NewReplacer("'", `'"'"'`, `\`, `'"\\"'`).Replace(s) + "'"
+}
+
+// plainWord is what every shell takes for itself.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./][A-Za-z0-9_@%+=:,./-]*$`)
+
+// word is s as it may stand in a command that people paste.
+func word(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return quote(s)
 }
 
 // shell is the command line that runs a script whatever the user's shell is.
