@@ -346,14 +346,34 @@ func TestSilentConnectionsAreBounded(t *testing.T) {
 		conns = append(conns, c)
 	}
 	closed := 0
-	for _, c := range conns[64:] {
+	for _, c := range conns[:16] {
 		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
 		if _, err := c.Read(make([]byte, 1)); err != nil && !strings.Contains(err.Error(), "timeout") {
 			closed++
 		}
 	}
-	if closed == 0 {
-		t.Error("connections that say nothing have no bound")
+	if closed != 16 {
+		t.Errorf("%d of the oldest connections were closed, want 16", closed)
+	}
+	if _, err := enrol.Join(t.Context(), s.token(t, time.Minute, 0), newNode(t, "n1")); err != nil {
+		t.Errorf("connections that say nothing keep a node out: %v", err)
+	}
+}
+
+func TestClashUsesNoTokenUp(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	member := newNode(t, "member")
+	if _, err := enrol.Join(t.Context(), s.token(t, time.Minute, 0), member); err != nil {
+		t.Fatal(err)
+	}
+	token := s.token(t, time.Minute, 0)
+	_, err := enrol.Join(t.Context(), token, newNode(t, "member"))
+	code(t, "the id of the member", err, cluster.CodeConflict)
+	_, err = enrol.Join(t.Context(), token, enrol.Node{ID: "n1", Key: member.Key, Sign: member.Sign})
+	code(t, "the key of the member", err, cluster.CodeConflict)
+	if _, err := enrol.Join(t.Context(), token, newNode(t, "n1")); err != nil {
+		t.Errorf("the token was used up by who was not admitted: %v", err)
 	}
 }
 

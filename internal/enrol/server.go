@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -49,7 +48,7 @@ type ServerOptions struct {
 type Server struct {
 	o     ServerOptions
 	limit limiter
-	conns atomic.Int64
+	conns connections
 }
 
 // NewServer makes a Server.
@@ -75,7 +74,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST "+path, s.join)
 	srv := &http.Server{
 		Handler: mux, ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: 8 << 10,
-		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug), ConnState: s.count,
+		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug), ConnState: s.conns.changed,
 	}
 	srv.SetKeepAlivesEnabled(false)
 	ended := make(chan error, 1) // the one result of Serve
@@ -94,19 +93,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return nil
 	}
 	return fmt.Errorf("serve joins: %w", err)
-}
-
-// count closes connections above the bound.
-func (s *Server) count(c net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		if s.conns.Add(1) > mostConns {
-			_ = c.Close() // it was told nothing
-		}
-	case http.StateClosed, http.StateHijacked:
-		s.conns.Add(-1)
-	case http.StateActive, http.StateIdle:
-	}
 }
 
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
@@ -214,6 +200,15 @@ func (s *Server) admit(q *request) (string, error) {
 	nodes, err := s.o.Roster.List()
 	if err != nil {
 		return "", err
+	}
+	t, _, ok, err := s.o.Authority.TokenKey(q.ID)
+	if err != nil {
+		return "", err
+	}
+	if ok && t.Used == nil && !t.IsExpired(now) { // nor must one that clashes with another node's; Admit finds it too late
+		if err := roster.Clash(nodes, q.Node, q.Key); err != nil {
+			return "", err
+		}
 	}
 	i := slices.IndexFunc(nodes, func(n roster.Node) bool { return n.ID == q.Node })
 	if i < 0 && s.o.IsTaken(q.Node) {

@@ -141,14 +141,23 @@ func (r *Roster) Put(n Node) error {
 // that say themselves who they are.
 func (r *Roster) Admit(n Node) error {
 	return r.change(func(nodes []Node) ([]Node, error) {
-		for _, other := range nodes {
-			if (other.ID == n.ID) != (other.Key == n.Key) {
-				return nil, cluster.Errorf(cluster.CodeConflict, "node %s was admitted with another key or id", other.ID).
-					WithHint("`mlxctl nodes rm %s` on the controller's Mac, if it is to be admitted anew", other.ID)
-			}
+		if err := Clash(nodes, n.ID, n.Key); err != nil {
+			return nil, err
 		}
 		return put(nodes, n)
 	})
+}
+
+// Clash is the error, of CodeConflict, of a node that has the id or the key of another one of nodes; nil where it has neither
+// or both.
+func Clash(nodes []Node, id cluster.NodeID, key string) error {
+	for _, other := range nodes {
+		if (other.ID == id) != (other.Key == key) {
+			return cluster.Errorf(cluster.CodeConflict, "node %s was admitted with another key or id", other.ID).
+				WithHint("`mlxctl nodes rm %s` on the controller's Mac, if it is to be admitted anew", other.ID)
+		}
+	}
+	return nil
 }
 
 func put(nodes []Node, n Node) ([]Node, error) {

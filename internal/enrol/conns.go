@@ -1,0 +1,45 @@
+package enrol
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+)
+
+// connections bounds them. Whoever only connects keeps nobody out: beyond the bound, the one that has been silent for
+// longest makes room.
+type connections struct {
+	mu     sync.Mutex
+	open   int        // guarded by mu
+	silent []net.Conn // guarded by mu; those that have asked nothing yet, oldest first
+}
+
+// changed is http.Server's ConnState.
+func (s *connections) changed(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.open++
+		s.silent = append(s.silent, c)
+		if s.open > mostConns {
+			end(s.silent[0])
+			s.silent = s.silent[1:]
+		}
+		return
+	case http.StateClosed, http.StateHijacked:
+		s.open--
+	case http.StateActive, http.StateIdle:
+	}
+	s.silent = slices.DeleteFunc(s.silent, func(x net.Conn) bool { return x == c })
+}
+
+// end closes a connection without a word: TLS would wait for a peer that does not read.
+func end(c net.Conn) {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	_ = c.Close() // it was told nothing
+}
