@@ -91,7 +91,8 @@ func TestServing(t *testing.T) {
 
 func TestMulticast(t *testing.T) {
 	t.Parallel()
-	has(t, []plan.Finding{doctor.Multicast(1, 3, []string{"a"})}, plan.FindingOK, "1 other Mac answered")
+	has(t, []plan.Finding{doctor.Multicast(1, 3, nil)}, plan.FindingOK, "1 other Mac answered")
+	has(t, []plan.Finding{doctor.Multicast(2, 4, []string{"a", "b"})}, plan.FindingWarn, "2 other Macs answered, but not a, b")
 	has(t, []plan.Finding{doctor.Multicast(0, 3, []string{"a"})}, plan.FindingWarn, "though a serves: multicast is filtered")
 	has(t, []plan.Finding{doctor.Multicast(0, 3, nil)}, plan.FindingWarn, "of 3 Macs that are known")
 	has(t, []plan.Finding{doctor.Multicast(0, 0, nil)}, plan.FindingWarn, "none is on this network")
