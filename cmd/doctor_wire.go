@@ -3,7 +3,6 @@ package cmd
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
@@ -44,13 +43,12 @@ func (s sshInspector) Inspect(ctx context.Context, h doctor.Host) []bootplan.Fin
 	if !host.Ready() {
 		return found
 	}
-	asked := time.Now()
 	checks, err := b.Check(ctx, host, bootplan.Order{Home: h.Home, Operator: operatorName()})
 	if err != nil {
 		e := cluster.AsError(err)
 		return append(found, bootplan.Finding{Check: "host", State: bootplan.FindingSkip, Message: e.Message, Fix: e.Hint})
 	}
-	return bothSides(found, doctor.JudgeClock(checks, asked, time.Now()))
+	return bothSides(found, doctor.JudgeClock(checks, host.Facts.Skew, host.Facts.SkewError))
 }
 
 // bothSides joins what SSH saw of a host with what the host says of itself, which knows better where both looked.

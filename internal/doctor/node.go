@@ -19,7 +19,7 @@ import (
 
 // Names of findings of a node that the operator's side goes on to work with.
 const (
-	// CheckClock has as its message the node's time, RFC 3339: only who asked can judge it (JudgeClock).
+	// CheckClock has as its message the node's time, RFC 3339: only who measured it from here can judge it (JudgeClock).
 	CheckClock = "clock"
 	CheckLink  = "link"
 )
@@ -71,12 +71,17 @@ func Node(ctx context.Context, o NodeOptions) []plan.Finding {
 	return out
 }
 
-// JudgeClock replaces the time that a node told by what is to be said of it.
-func JudgeClock(findings []plan.Finding, asked, answered time.Time) []plan.Finding {
+// JudgeClock replaces the time that a node told by what is to be said of it: its clock is off by that much, give or take
+// doubt, which is zero where nobody measured it. The time that the node told is of no use for that: it comes with answers
+// that take minutes.
+func JudgeClock(findings []plan.Finding, off, doubt time.Duration) []plan.Finding {
 	out := make([]plan.Finding, 0, len(findings))
 	for _, f := range findings {
 		if there, err := time.Parse(time.RFC3339Nano, f.Message); f.Check == CheckClock && err == nil {
-			f = Clock(there, asked, answered)
+			here := there.Add(-off)
+			if f = skip("its clock was not measured"); doubt > 0 {
+				f = Clock(there, here.Add(-doubt), here.Add(doubt))
+			}
 			f.Check = CheckClock
 		}
 		out = append(out, f)

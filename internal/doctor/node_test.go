@@ -88,10 +88,11 @@ func TestNodeThatServes(t *testing.T) {
 	if len(got["disk"]) != 1 {
 		t.Errorf("disk: %+v", got["disk"])
 	}
-	now := time.Now()
-	told := doctor.JudgeClock(got["clock"], now.Add(-time.Minute), now)
-	has(t, told, plan.FindingOK, "agrees")
-	has(t, doctor.JudgeClock(got["clock"], now.Add(-time.Hour), now.Add(-time.Hour)), plan.FindingFail, "ahead")
+	has(t, doctor.JudgeClock(got["clock"], 300*time.Millisecond, 600*time.Millisecond), plan.FindingOK, "agrees to 1.2s")
+	has(t, doctor.JudgeClock(got["clock"], 10*time.Second, 600*time.Millisecond), plan.FindingWarn, "9s ahead")
+	has(t, doctor.JudgeClock(got["clock"], 10*time.Second, 20*time.Second), plan.FindingOK, "agrees")
+	has(t, doctor.JudgeClock(got["clock"], -time.Hour, time.Second), plan.FindingFail, "59m59s behind")
+	has(t, doctor.JudgeClock(got["clock"], 0, 0), plan.FindingSkip, "not measured")
 }
 
 func TestNodeThatDoesNot(t *testing.T) {
