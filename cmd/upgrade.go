@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,6 +51,9 @@ meanwhile waits, and is not refused.`,
 	f.DurationVar(&opts.drain, "drain-timeout", defaultDrain, "how long what is being answered may take")
 	return cmd
 }
+
+// againTimeout bounds how long what a version answers that is taken back may take.
+const againTimeout = 20 * time.Second
 
 // rollout is one upgrade.
 type rollout struct {
@@ -189,7 +193,7 @@ func (r *rollout) nodes(ctx context.Context, items []*planItem) bool {
 			continue
 		}
 		if !isWhole && !r.opts.keepGoing {
-			p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "mend that, then `mlxctl upgrade` again"
+			p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "once that is mended, `mlxctl upgrade` again"
 			continue
 		}
 		r.one(ctx, p, r.upgradeNode)
@@ -214,11 +218,18 @@ func (r *rollout) upgradeNode(ctx context.Context, p *planItem) (changed bool, e
 		return false, err
 	}
 	isBack := false
-	undrain := func(ctx context.Context, node cluster.NodeID) error {
-		isBack = true
-		return r.client.Drain(ctx, node, false)
+	held := &hold{
+		end: func(ctx context.Context, node cluster.NodeID) error {
+			isBack = true
+			return r.client.Drain(ctx, node, false)
+		},
+		again: func(ctx context.Context, node cluster.NodeID) error {
+			ctx, cancel := context.WithTimeout(ctx, againTimeout)
+			defer cancel()
+			return errors.Join(r.client.Drain(ctx, node, true), r.awaitEmpty(ctx, p))
+		},
 	}
-	changed, err = r.run.installOne(ctx, p, undrain)
+	changed, err = r.run.installOne(ctx, p, held)
 	if err != nil || !isBack {
 		// The old version is up again, drained as it was told to be: that outlives a restart.
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), seenTimeout)
@@ -264,7 +275,7 @@ func (r *rollout) ownItem(isWhole bool) *planItem {
 	}
 	p := &planItem{Name: hostName(), Node: localNode(r.cfg.Dirs.Home), Address: "this machine", Source: "local", What: whatUpgrade, done: "runs this version"}
 	if !isWhole && !r.opts.keepGoing {
-		p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "mend that, then `mlxctl upgrade` again"
+		p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "once that is mended, `mlxctl upgrade` again"
 		return p
 	}
 	return p
