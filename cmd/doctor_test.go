@@ -163,6 +163,27 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 	}
 }
 
+// What SSH saw and what the host said of the same thing is one finding, and so is what follows from one cause.
+func TestBothSidesOfAHostAreOneFinding(t *testing.T) {
+	t.Parallel()
+	finding := func(check string, state bootplan.FindingKind, message string) bootplan.Finding {
+		return bootplan.Finding{Check: check, State: state, Message: message}
+	}
+	got := bothSides([]bootplan.Finding{
+		finding("clock", bootplan.FindingWarn, "seen"), finding("platform", bootplan.FindingWarn, "seen"),
+		finding("sudo", bootplan.FindingWarn, "no sudo: the controller dials it"), finding("disk", bootplan.FindingWarn, "seen"),
+	}, []bootplan.Finding{
+		finding("clock", bootplan.FindingFail, "said"), finding("link", bootplan.FindingWarn, "said"), finding("disk", bootplan.FindingSkip, "said"),
+	})
+	var all []string
+	for _, f := range got {
+		all = append(all, f.Check+" "+string(f.State))
+	}
+	if want := []string{"platform warn", "sudo warn", "disk warn", "clock fail", "disk skip"}; !slices.Equal(all, want) {
+		t.Errorf("%q, want %q", all, want)
+	}
+}
+
 func TestDoctorOfOneNode(t *testing.T) {
 	t.Parallel()
 	p := healthy(t)

@@ -45,6 +45,7 @@ type fakeNet struct {
 	most     int // orders at the same time
 	gate     chan struct{}
 	probed   []target
+	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
 	sightings []foundMac
 }
@@ -168,6 +169,9 @@ func (f *fakeNet) Trust(hosts []*foundHost) error {
 	for _, h := range hosts {
 		f.hosts[h.Host].keyState = keyKnown
 		f.note("trust %s", h.Host)
+		if h.Host == f.leaves {
+			delete(f.hosts, h.Host)
+		}
 	}
 	return nil
 }

@@ -61,22 +61,15 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	for _, h := range hosts {
 		again = append(again, h.target)
 	}
-	j := u.judge()
-	fresh := map[string]*planItem{} // by the host's key
-	for _, h := range mergeHosts(u.installer.Probe(ctx, again), j.nodes) {
-		if h.IsSelf {
-			continue
-		}
-		p := j.item(h)
-		// It was agreed to, so that what keeps it from serving now counts.
-		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
-		fresh[h.Fingerprint] = p
-	}
+	fresh := u.judgedAnew(u.installer.Probe(ctx, again))
 	var out []*planItem
 	isNews := false
 	for _, p := range items {
 		if p.needsKey() && p.isInstall() {
 			now := fresh[p.host.Fingerprint]
+			if now == nil {
+				now = fresh[p.host.label()] // it did not answer again
+			}
 			if now == nil {
 				continue // this machine, under a name of another
 			}
@@ -89,6 +82,22 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 		return out, nil
 	}
 	return out, u.events.planned(out)
+}
+
+// judgedAnew judges hosts whose keys were agreed to; the result is by key, or by label for one that shows none now.
+func (u *upRun) judgedAnew(hosts []*foundHost) map[string]*planItem {
+	j := u.judge()
+	fresh := map[string]*planItem{}
+	for _, h := range mergeHosts(hosts, j.nodes) {
+		if h.IsSelf {
+			continue
+		}
+		p := j.item(h)
+		// It was agreed to, so that what keeps it from serving now counts.
+		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
+		fresh[first(h.Fingerprint, h.label())] = p
+	}
+	return fresh
 }
 
 // askSudo asks once for a password, where it was wanted and a host needs one.

@@ -298,18 +298,6 @@ func (u *upRun) look(ctx context.Context) (found, error) {
 	return seen, err
 }
 
-// configWarning is what the hosts have in common: how this machine's ssh_config was read.
-func configWarning(hosts []*foundHost) *bootplan.Finding {
-	for _, h := range hosts {
-		for i, f := range h.Findings {
-			if f.Check == checkSSHConfig && f.State == bootplan.FindingWarn {
-				return &h.Findings[i]
-			}
-		}
-	}
-	return nil
-}
-
 // start has the services of this machine run with a bus that others reach.
 func (u *upRun) start(ctx context.Context) error {
 	var err error

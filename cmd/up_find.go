@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -347,4 +348,16 @@ func nodeWithKey(nodes []roster.Node, fingerprint string) cluster.NodeID {
 		}
 	}
 	return ""
+}
+
+// configWarning is what the hosts have in common: how this machine's ssh_config was read.
+func configWarning(hosts []*foundHost) *bootplan.Finding {
+	for _, h := range hosts {
+		for i, f := range h.Findings {
+			if f.Check == checkSSHConfig && f.State == bootplan.FindingWarn {
+				return &h.Findings[i]
+			}
+		}
+	}
+	return nil
 }

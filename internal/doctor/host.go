@@ -163,7 +163,11 @@ func (h *Host) judge(c Cluster) plan.Finding {
 		if c.Version != "" && n.Version != "" && n.Version != c.Version {
 			return warn("mlxctl upgrade", "serving, with version %s; the controller has %s", n.Version, c.Version)
 		}
-		return ok("serving; %d models in memory, %d on disk", len(n.Replicas), len(n.Models))
+		models := "models"
+		if len(n.Replicas) == 1 {
+			models = "model"
+		}
+		return ok("serving; %d %s in memory, %d on disk", len(n.Replicas), models, len(n.Models))
 	case cluster.NodeDraining:
 		return warn("mlxctl undrain "+name, "draining: it takes nothing new%s", reason)
 	case cluster.NodeSuspect:

@@ -37,7 +37,7 @@ func TestUpKilledAtAnyStep(t *testing.T) {
 	random := rand.New(rand.NewPCG(n, 0))
 	s.watchPrograms()
 	for round := range 8 {
-		events := random.IntN(30)
+		events := random.IntN(56) // three hosts tell of some fifty
 		delay := time.Duration(random.IntN(200)) * time.Millisecond
 		t.Logf("round %d: killed %v after %d events", round, delay, events)
 		s.killedUp(events, delay)
