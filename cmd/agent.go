@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/agent"
-	install "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/library"
@@ -19,7 +19,7 @@ import (
 func newAgent(d *deps) *cobra.Command {
 	dm := &daemon{name: "agent"}
 	cmd := dm.command(d, "Run models on this machine", serveUnit)
-	cmd.AddCommand(newAgentJoin(d, nil), newAgentHost(d))
+	cmd.AddCommand(newAgentJoin(d, nil), newAgentLeave(d, nil), newAgentHost(d))
 	return cmd
 }
 
@@ -81,7 +81,7 @@ func (h *daemonHome) nodeName() string {
 }
 
 // linkOver says how the agent stands with a controller that has one place.
-func linkOver(urls []string, connected bool, err error) install.Link {
+func linkOver(urls []string, connected bool, err error) bootplan.Link {
 	l := reach.LinkOf(connected, err)
 	if connected && len(urls) == 1 {
 		l.URL = urls[0]

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	install "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/trust"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
@@ -39,7 +39,7 @@ func copyBinary(t *testing.T, home string) string {
 }
 
 // order has the host's side on this machine do something, as an operator with this authority.
-func (h *home) order(authority *trust.Authority, o install.Order, linked func(*install.Link)) install.FromHost {
+func (h *home) order(authority *trust.Authority, o bootplan.Order, linked func(*bootplan.Link)) bootplan.FromHost {
 	h.t.Helper()
 	cmd := h.command(h.t.Context(), "agent", "host")
 	cmd.Path = filepath.Join(h.dir, "versions", o.Version, "mlxctl")
@@ -57,26 +57,26 @@ func (h *home) order(authority *trust.Authority, o install.Order, linked func(*i
 	}
 	say := json.NewEncoder(in)
 	_ = say.Encode(o) // who does not listen says so by its end
-	var m install.FromHost
+	var m bootplan.FromHost
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		m = install.FromHost{}
+		m = bootplan.FromHost{}
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
 			h.t.Errorf("line %q: %v", lines.Text(), err)
 		}
 		switch m.Type {
-		case install.TypeKey:
+		case bootplan.TypeKey:
 			jwt, err := authority.SignAgent(m.Key, m.Node)
 			if err != nil {
 				h.t.Error(err)
 			}
-			_ = say.Encode(install.ToHost{Type: install.TypeCredentials, JWT: jwt})
-		case install.TypeLinked:
+			_ = say.Encode(bootplan.ToHost{Type: bootplan.TypeCredentials, JWT: jwt})
+		case bootplan.TypeLinked:
 			linked(m.Link)
-			_ = say.Encode(install.ToHost{Type: install.TypeCommit})
+			_ = say.Encode(bootplan.ToHost{Type: bootplan.TypeCommit})
 		}
 	}
-	if err := cmd.Wait(); err != nil || m.Type != install.TypeDone {
+	if err := cmd.Wait(); err != nil || m.Type != bootplan.TypeDone {
 		h.t.Fatalf("agent host: %v, last %+v", err, m)
 	}
 	return m
@@ -96,16 +96,16 @@ func TestAgentHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.env = append(n.env, "MLXCTL_HOME="+n.dir)
-	o := install.Order{Action: install.Install, Operator: "anna", Home: n.dir, Version: copyBinary(t, n.dir), Unit: install.UnitKeeper}
-	o.Settings = install.Settings{
+	o := bootplan.Order{Action: bootplan.Install, Operator: "anna", Home: n.dir, Version: copyBinary(t, n.dir), Unit: bootplan.UnitKeeper}
+	o.Settings = bootplan.Settings{
 		Cluster: authority.Name(), ClusterID: authority.ClusterID(), ServerName: authority.ServerName(), URLs: []string{h.nats()},
 		CA: string(authority.CAPEM()), Name: "attic",
 	}
 	if err := os.Symlink(enginetest.CacheDir(t), filepath.Join(n.dir, "cache")); err != nil {
 		t.Fatal(err)
 	}
-	var link *install.Link
-	seen := func(l *install.Link) {
+	var link *bootplan.Link
+	seen := func(l *bootplan.Link) {
 		link = l
 		h.await("the node is ready", func() bool {
 			node := h.node(l.Node)
@@ -113,7 +113,7 @@ func TestAgentHost(t *testing.T) {
 		})
 	}
 	first := n.order(authority, o, seen)
-	if first.Error != nil || !first.Changed || first.Unit != install.UnitKeeper {
+	if first.Error != nil || !first.Changed || first.Unit != bootplan.UnitKeeper {
 		t.Fatalf("first: %+v, %+v\n%s", first, first.Error, n.logs())
 	}
 	pid := link.PID
@@ -121,7 +121,7 @@ func TestAgentHost(t *testing.T) {
 	if second.Error != nil || second.Changed || link.PID != pid {
 		t.Errorf("second: %+v, pid %d, was %d", second, link.PID, pid)
 	}
-	o.Action, o.Purge = install.Uninstall, true
+	o.Action, o.Purge = bootplan.Uninstall, true
 	if last := n.order(authority, o, nil); last.Error != nil {
 		t.Errorf("purge: %+v", last.Error)
 	}

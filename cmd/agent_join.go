@@ -34,6 +34,7 @@ type joinOptions struct {
 	output *outputFlags
 	token  string
 	name   string
+	unit   string
 }
 
 // joinResult is the shape of `agent join -o json`.
@@ -65,12 +66,16 @@ one. The key of the node is made here and stays here. With - the token is read f
 	}
 	opts.output = addOutput(cmd, objectFormats()...)
 	cmd.Flags().StringVar(&opts.name, "name", "", "what the node is called; this Mac's own name unless given")
+	cmd.Flags().StringVar(&opts.unit, "unit", "", "who runs the agent: launchd-daemon, launchd-agent, systemd-user, runit or keeper (default the best there is)")
 	return cmd
 }
 
 func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 	out, err := opts.output.options()
 	if err != nil {
+		return err
+	}
+	if err := checkUnit(opts.unit); err != nil {
 		return err
 	}
 	token, err := opts.readToken()
@@ -96,7 +101,7 @@ func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 	}
 	r := joinResult{Node: identity.ID, Name: s.Name, Cluster: s.Cluster, Home: home}
 	if opts.installNode != nil {
-		if r.Service, err = opts.installNode(ctx, home, s); err != nil {
+		if r.Service, err = opts.installNode(ctx, home, s, bootplan.UnitKind(opts.unit)); err != nil {
 			return err
 		}
 	}

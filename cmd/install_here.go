@@ -22,7 +22,7 @@ import (
 
 // installHere has the host's side install the node of this machine, as an operator's side does over SSH. The node has
 // joined: its credentials lie in its home. how names who runs its agent.
-func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings) (how string, err error) {
+func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error) {
 	version, exe, err := d.placeBinary(home)
 	if err != nil {
 		return "", err
@@ -31,11 +31,16 @@ func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings
 	if err != nil {
 		return "", err
 	}
+	done, err := d.hostHere(ctx, exe, credentials.JWT, bootplan.Order{
+		Action: bootplan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Unit: kind, Gate: gateTimeout,
+	})
+	return string(done.Unit), err
+}
+
+// hostHere has the host's side do an order on this machine. The error is also that of an order that could not be done.
+func (d *deps) hostHere(ctx context.Context, exe, jwt string, order bootplan.Order) (bootplan.FromHost, error) {
 	progress := d.streams.NewProgress(d.quiet)
 	defer progress.Close()
-	order := bootplan.Order{
-		Action: bootplan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Gate: gateTimeout,
-	}
 	orders, toHost := io.Pipe()
 	fromHost, said := io.Pipe()
 	o := d.hostOptions()
@@ -50,18 +55,18 @@ func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings
 		defer toHost.Close()   //nolint:errcheck // a pipe in memory
 		defer fromHost.Close() //nolint:errcheck // a pipe in memory
 		var err error
-		done, err = converse(toHost, fromHost, order, credentials.JWT, func(m bootplan.FromHost) {
+		done, err = converse(toHost, fromHost, order, jwt, func(m bootplan.FromHost) {
 			progress.Step("%s: %s", m.Step, m.Detail)
 		})
 		return err
 	})
 	if err := group.Wait(); err != nil {
-		return "", fmt.Errorf("install the agent: %w", err)
+		return done, fmt.Errorf("%s the agent: %w", order.Action, err)
 	}
 	if done.Error != nil {
-		return "", done.Error
+		return done, done.Error
 	}
-	return string(done.Unit), nil
+	return done, nil
 }
 
 // placeBinary puts a copy of this binary where a node has its versions, and returns its version and its path.
@@ -121,7 +126,7 @@ func converse(to io.Writer, from io.Reader, order bootplan.Order, jwt string, te
 		var answer *bootplan.ToHost
 		switch m.Type {
 		case bootplan.TypeStep:
-			if strings.TrimSpace(m.Detail) != "" || m.State == bootplan.StateRunning {
+			if strings.TrimSpace(m.Detail) != "" {
 				tell(m)
 			}
 		case bootplan.TypeKey:

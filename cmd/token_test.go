@@ -14,6 +14,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
+	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
 func parsed[T any](t *testing.T, r result) T {
@@ -45,11 +46,20 @@ func TestJoinByTokenAndKeysOfARunningCluster(t *testing.T) {
 		t.Errorf("it is good for %s", left)
 	}
 	mac, stranger := t.TempDir(), t.TempDir()
-	joined := parsed[joinResult](t, h.at(mac, k.Token+"\n", "agent", "join", "-", "--name", "mini", "-o", "json"))
+	if err := os.Symlink(enginetest.CacheDir(t), filepath.Join(mac, "cache")); err != nil { // its packages take a minute to fetch
+		t.Fatal(err)
+	}
+	joined := parsed[joinResult](t, h.at(mac, k.Token+"\n", "agent", "join", "-", "--name", "mini", "--unit", "keeper", "-o", "json"))
+	t.Cleanup(func() {
+		if r := h.at(mac, "", "agent", "leave"); r.code != 0 {
+			t.Errorf("leave: exit %d, %s", r.code, r.err)
+		}
+	})
 	if joined.Cluster != h.up.Cluster || joined.Name != "mini" || joined.Home != mac || joined.Node == "" {
 		t.Errorf("joined as %+v", joined)
 	}
 	settings := h.checkNode(t, mac, &joined)
+	h.checkLeaving(t, mac, &joined)
 	if r := h.at(stranger, "", "agent", "join", k.Token); r.code != exitAuth || !strings.Contains(r.err, "used by another node") {
 		t.Errorf("the token again: exit %d, %s", r.code, r.err)
 	}
@@ -62,6 +72,28 @@ func TestJoinByTokenAndKeysOfARunningCluster(t *testing.T) {
 	h.checkTokens(t, &k, &joined)
 	h.checkAPIKeys(t)
 	h.checkSigning(t, mac, &joined, settings)
+}
+
+// checkLeaving has a node that joined answer, and then leave: it is not heard of again.
+func (h *home) checkLeaving(t *testing.T, mac string, joined *joinResult) {
+	t.Helper()
+	h.await("the node that joined is ready", func() bool {
+		n := h.node(joined.Node)
+		return n != nil && n.State == cluster.NodeReady
+	})
+	if r := h.run("run", "tiny", "Count from 1 to 5.", "--node", "mini"); r.code != 0 || strings.TrimSpace(r.out) != selfTestAnswer {
+		t.Errorf("it answers %q, exit %d, %s", r.out, r.code, r.err)
+	}
+	if r := parsed[leaveResult](t, h.at(mac, "", "agent", "leave", "-o", "json")); !r.Stopped {
+		t.Errorf("left as %+v", r)
+	}
+	h.await("the node that left is down", func() bool {
+		n := h.node(joined.Node)
+		return n != nil && n.State == cluster.NodeDown
+	})
+	if r := h.at(t.TempDir(), "", "agent", "leave"); r.code != exitFailed || !strings.Contains(r.err, "this Mac is no node") {
+		t.Errorf("a Mac that is none leaves: exit %d, %s", r.code, r.err)
+	}
 }
 
 // checkNode looks at what a join wrote, connects with it and returns the settings.

@@ -38,6 +38,7 @@ type upOptions struct {
 	local   bool
 	hosts   []string
 	cluster clusterFlags
+	finish  time.Duration // how long open requests may take before services of another version are replaced
 }
 
 // upResult is the shape of `up -o json`.
@@ -191,7 +192,9 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 		return false, err
 	}
 	progress.Step("starting controller and agent")
-	return service.Start(ctx, opts.services(home, digest, opts.log()))
+	o := opts.services(home, digest, opts.log())
+	o.Finish = opts.finish
+	return service.Start(ctx, o)
 }
 
 // restartHung starts services again that run and do not answer.

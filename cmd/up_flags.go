@@ -89,13 +89,16 @@ func (c *clusterFlags) addUp(f *pflag.FlagSet) {
 	f.BoolVar(&c.noDiscover, "no-discover", false, "do not look for Macs with Bonjour")
 }
 
-func (c *clusterFlags) check() error {
+func (c *clusterFlags) check() error { return checkUnit(c.unit) }
+
+// checkUnit checks a --unit.
+func checkUnit(unit string) error {
 	kinds := []string{
 		string(bootplan.UnitLaunchDaemon), string(bootplan.UnitLaunchAgent), string(bootplan.UnitSystemd),
 		string(bootplan.UnitRunit), string(bootplan.UnitKeeper),
 	}
-	if c.unit != "" && !slices.Contains(kinds, c.unit) {
-		return usagef("--unit must be launchd-daemon, launchd-agent, systemd-user, runit or keeper, not %q", c.unit)
+	if unit != "" && !slices.Contains(kinds, unit) {
+		return usagef("--unit must be launchd-daemon, launchd-agent, systemd-user, runit or keeper, not %q", unit)
 	}
 	return nil
 }

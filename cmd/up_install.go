@@ -52,11 +52,16 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 	u.events.endBoard()
 }
 
-// installOne has one host run this version with these settings. before, where it is set, is called when the new agent is up
-// and before it is asked anything.
-func (u *upRun) installOne(ctx context.Context, p *planItem, before func(context.Context, cluster.NodeID) error) (changed bool, err error) {
+// hold keeps the requests of others from a node that was emptied. It is ended when the new agent is up, before that is asked
+// anything, and begun again when it then answers wrongly, before the version from before is put back. Nil holds nothing.
+type hold struct {
+	end, again func(context.Context, cluster.NodeID) error
+}
+
+// installOne has one host run this version with these settings.
+func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (changed bool, err error) {
 	h := p.host
-	proof := &proof{u: u, host: h, before: before}
+	proof := &proof{u: u, host: h, hold: held}
 	job := installJob{
 		Order: bootplan.Order{
 			Action: bootplan.Install, Operator: operatorName(), Settings: u.settings, Unit: bootplan.UnitKind(u.cluster.unit),
@@ -168,9 +173,9 @@ func clonedNode(h *foundHost, node cluster.NodeID, other string) error {
 
 // proof is what shows that a node serves.
 type proof struct {
-	u      *upRun
-	host   *foundHost
-	before func(context.Context, cluster.NodeID) error
+	u    *upRun
+	host *foundHost
+	hold *hold
 
 	restarted atomic.Bool // the host's side started the agent anew
 	name      string      // as the node calls itself
@@ -197,8 +202,8 @@ func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, 
 		return err
 	}
 	p.name = n.Name
-	if p.before != nil {
-		if err := p.before(ctx, node); err != nil {
+	if p.hold != nil {
+		if err := p.hold.end(ctx, node); err != nil {
 			return err
 		}
 		if n, err = p.await(ctx, node, func(n *cluster.Node) bool { return n.State == cluster.NodeReady }); err != nil {
@@ -208,7 +213,13 @@ func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, 
 	if n.State == cluster.NodeDraining {
 		return nil // drained on purpose; it takes no prompt until `mlxctl undrain`
 	}
-	return selfTest(ctx, p.u.local.client, node)
+	err = selfTest(ctx, p.u.local.client, node)
+	if err != nil && p.hold != nil {
+		if againErr := p.hold.again(context.WithoutCancel(ctx), node); againErr != nil {
+			return fmt.Errorf("%w; and it could not be emptied again: %w", err, againErr)
+		}
+	}
+	return err
 }
 
 // seenTimeout bounds how long a controller may take to see a node that has a link to it.

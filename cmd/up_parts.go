@@ -177,20 +177,6 @@ type admitted interface {
 	Remove(id cluster.NodeID) error
 }
 
-// drainer is a cluster that can empty and forget nodes.
-type drainer interface {
-	Drain(ctx context.Context, node cluster.NodeID, on bool) error
-	Forget(ctx context.Context, node cluster.NodeID) error
-}
-
-// drainerOf finds that in a connection.
-func drainerOf(c clusterClient) (drainer, error) {
-	if d, ok := c.(drainer); ok {
-		return d, nil
-	}
-	return nil, cluster.Errorf(cluster.CodeUnsupported, "this cluster cannot drain nodes")
-}
-
 // parts are what commands that change other machines are made of. Tests put their own in.
 type parts struct {
 	finder    func() macFinder

@@ -213,7 +213,7 @@ func without(calls []string, what ...string) []string {
 func TestLaunchDaemon(t *testing.T) {
 	calls := fakes(t, map[string]string{"launchctl": launchctl, "sudo": sudo})
 	dir := t.TempDir()
-	home, _ := scripted(t)
+	home, _ := scripted(t, t.TempDir())
 	s := Spec{Home: home, User: "ann", UID: 501, UserHome: filepath.Dir(home), Password: "s3 cr'et"}.OnMacOS(dir)
 	ctx := t.Context()
 	d, err := Choose(ctx, "", s)
@@ -275,7 +275,7 @@ func TestLaunchDaemon(t *testing.T) {
 
 func TestLaunchDaemonThatIsNotTaken(t *testing.T) {
 	fakes(t, map[string]string{"launchctl": strings.ReplaceAll(launchctl, `test -f "$S/bad"`, "true"), "sudo": sudo})
-	home, _ := scripted(t)
+	home, _ := scripted(t, t.TempDir())
 	s := Spec{Home: home, User: "ann", UID: 501, UserHome: filepath.Dir(home), Password: "s3 cr'et"}.OnMacOS(t.TempDir())
 	d, err := Open(plan.UnitLaunchDaemon, s)
 	if err != nil {
@@ -290,7 +290,7 @@ func TestLaunchDaemonThatIsNotTaken(t *testing.T) {
 // Without sudo it is an agent, in the first domain that there is.
 func TestLaunchAgent(t *testing.T) {
 	calls := fakes(t, map[string]string{"launchctl": launchctl, "sudo": sudo})
-	home, _ := scripted(t)
+	home, _ := scripted(t, t.TempDir())
 	user := t.TempDir()
 	for _, password := range []string{"", "wrong"} {
 		s := Spec{Home: home, User: "ann", UID: 501, UserHome: user, Password: password}.OnMacOS(t.TempDir())
@@ -352,7 +352,7 @@ esac`
 
 func TestSystemd(t *testing.T) {
 	calls := fakes(t, map[string]string{"systemctl": systemctl, "loginctl": "exit 1", "sudo": sudo})
-	home, _ := scripted(t)
+	home, _ := scripted(t, t.TempDir())
 	s := Spec{Home: home, User: "ann", UID: 1000, UserHome: t.TempDir(), ServiceDir: "/nonexistent"}.AsUser()
 	ctx := t.Context()
 	d, err := Choose(ctx, "", s)

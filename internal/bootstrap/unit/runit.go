@@ -39,10 +39,38 @@ func (r *runit) available(ctx context.Context) error {
 	if _, err := exec.LookPath("sv"); err != nil {
 		return fmt.Errorf("no runit: %w", err)
 	}
+	if !isWatched(r.ServiceDir) {
+		return fmt.Errorf("no runsvdir runs for %s", r.ServiceDir)
+	}
 	if r.asRoot {
 		return r.mayRoot(ctx)
 	}
 	return nil
+}
+
+// isWatched says that a runsvdir runs for a folder: a machine that merely has the package installed has the folder too.
+func isWatched(dir string) bool {
+	want, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well formed
+	for _, path := range lines {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue // it ended
+		}
+		args := strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
+		if filepath.Base(args[0]) != "runsvdir" {
+			continue
+		}
+		for _, arg := range args[1:] {
+			if info, err := os.Stat(arg); err == nil && os.SameFile(info, want) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // control runs a command that changes or asks a service; even to ask takes the right to.
@@ -65,7 +93,9 @@ func (r *runit) Text() ([]byte, error) {
 		fmt.Fprintf(&b, "export %s=%s\n", v.Name, quote(v.Value))
 	}
 	b.WriteString("cd \"$HOME\" || exit 1\nulimit -n 65536 2>/dev/null || :\n")
-	run := `umask 077; mkdir -p "$MLXCTL_HOME/log"; exec "$MLXCTL_HOME/current/mlxctl" agent >>"$MLXCTL_HOME/log/agent.log" 2>&1`
+	// What was never committed is taken away while its unit stays, which may take sudo: then there is nothing to run, and
+	// runit would try it once a second.
+	run := `umask 077; [ -x "$MLXCTL_HOME/current/mlxctl" ] || exec sleep 5; mkdir -p "$MLXCTL_HOME/log"; exec "$MLXCTL_HOME/current/mlxctl" agent >>"$MLXCTL_HOME/log/agent.log" 2>&1`
 	if r.asRoot || (r.euid == 0 && r.UID != 0) {
 		fmt.Fprintf(&b, "exec chpst -u %s sh -c '%s'\n", quote(r.User), run)
 	} else {

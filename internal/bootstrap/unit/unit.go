@@ -215,8 +215,9 @@ const (
 	// endWait is longer than an agent with requests may take, and than launchd waits for it.
 	endWait    = 75 * time.Second
 	endSeconds = "75" // the same for sv
-	// startWait is how long a system may take to notice a new service; runit looks every 5 s.
-	startWait = 15 * time.Second
+	// startWait is how long a system may take to notice a new service, or that one is gone. runit looks every 5 s, on a Mac
+	// that has nothing else to do.
+	startWait = time.Minute
 )
 
 // await asks again and again, at most for so long.

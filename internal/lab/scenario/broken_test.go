@@ -12,7 +12,7 @@ import (
 // Of eight hosts seven are broken, each in another way. What can serve in spite of it does. Each is explained in a line of
 // its own with what mends it, by up and by doctor, and once all are mended up completes what it left.
 func TestUpExplainsWhatIsBroken(t *testing.T) {
-	s := prepared(t, 8, func(_ int, s *lab.Spec) { s.DiskBytes = 64 << 30 }) // doctor has nothing to say of that
+	s := newSite(t, 8, func(_ int, s *lab.Spec) { s.DiskBytes = 64 << 30 }) // doctor has nothing to say of that
 	ctx := t.Context()
 	const noSSH, changedKey, fullDisk, noSudo, filtered, denied, clock, fine = 0, 1, 2, 3, 4, 5, 6, 7
 	h := s.Hosts

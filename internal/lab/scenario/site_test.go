@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -35,22 +34,21 @@ type site struct {
 	t *testing.T
 }
 
-// newSite makes hosts for a test of what goes over the network.
+// newSite makes hosts that have nothing but the Python packages of the workers, which can be fetched from nowhere there.
 func newSite(t *testing.T, hosts int, each func(i int, s *lab.Spec)) *site {
 	t.Helper()
-	if os.Getenv("MLXCTL_LAB_SCENARIOS") == "" {
-		t.Skip("set MLXCTL_LAB_SCENARIOS=1")
-	}
-	return prepared(t, hosts, each)
-}
-
-// prepared makes hosts that have nothing but the Python packages of the workers, which can be fetched from nowhere there.
-func prepared(t *testing.T, hosts int, each func(i int, s *lab.Spec)) *site {
-	t.Helper()
+	o := lab.Options{Hosts: hosts, Binary: binary, Each: each}
 	if lab.Available(t.Context()) == nil {
 		enginetest.Environment(t)
+		o.Cache = enginetest.CacheDir(t)
 	}
-	return &site{lab.New(t, lab.Options{Hosts: hosts, Binary: binary, Cache: enginetest.CacheDir(t), Each: each}), t}
+	return &site{lab.New(t, o), t}
+}
+
+// as is the same for a part of a test.
+func (s *site) as(t *testing.T) *site {
+	t.Helper()
+	return &site{s.Lab, t}
 }
 
 // result is how a command ended.

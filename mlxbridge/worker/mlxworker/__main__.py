@@ -55,7 +55,7 @@ def _serve() -> int:
     incoming.start()
     inbox.watch_lifeline(_LIFELINE)
 
-    from mlxworker import loop
+    from mlxworker import loop, telling
     from mlxworker.errors import LoadError
 
     try:
@@ -63,12 +63,12 @@ def _serve() -> int:
     except loop.Shutdown:
         return 0
     except LoadError as e:
-        return loop.load_failed(writer, e)
+        return telling.load_failed(writer, e)
     except BrokenPipeError:
         return 0
     except Exception as e:
         logging.getLogger("mlxworker").exception("the worker ends")
-        return loop.fatal(writer, e, traceback.format_exc())
+        return telling.fatal(writer, e, traceback.format_exc())
     return 0
 
 

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -18,18 +17,16 @@ from mlxworker.asides import Asides
 from mlxworker.calibration import Calibration
 from mlxworker.engine import Engine
 from mlxworker.errors import (
-    EXIT_INTERNAL,
-    EXIT_LOAD_FAILED,
     INTERNAL,
     INVALID,
     FatalError,
-    LoadError,
     RequestError,
     describe,
 )
-from mlxworker.frames import Frame, FrameError, Writer
+from mlxworker.frames import Frame, Writer
 from mlxworker.inbox import Inbox
-from mlxworker.report import Counters, Output
+from mlxworker.report import Counters
+from mlxworker.telling import Telling
 from mlxworker.tokenizing import Job, Tokenizing
 
 CAPS = [
@@ -70,6 +67,7 @@ class Loop:
         self._api = api
         self._inbox = inbox
         self._writer = writer
+        self._tell = Telling(writer)
         self._pid = pid
         self._engine: Engine | None = None
         self._calibration: Calibration | None = None
@@ -130,12 +128,12 @@ class Loop:
             if self._calibration is not None:
                 self._calibration.turn(self._is_occupied(engine))
             if engine.busy:
-                self._emit(engine.step())
+                self._tell.step(engine.step(), engine.fail)
             else:
                 engine.poll()
             failed = self._asides.step() if self._asides is not None and self._asides.busy else None
             if failed is not None:
-                self._error(*failed)
+                self._tell.error(*failed)
             self._stats(engine)
         self._writer.flush()
 
@@ -157,7 +155,7 @@ class Loop:
     def _handle(self, frame: Frame) -> None:
         handler = self._handlers.get(frame["type"])
         if handler is None:
-            self._error(None, RequestError(INVALID, f"unknown frame type {frame['type'][:40]!r}", "type"))
+            self._tell.error(None, RequestError(INVALID, f"unknown frame type {frame['type'][:40]!r}", "type"))
             return
         handler(frame)
 
@@ -167,7 +165,7 @@ class Loop:
 
     def _load(self, frame: Frame) -> None:
         if self._engine is not None:
-            self._error(None, RequestError(INVALID, "a model is loaded already", "type"))
+            self._tell.error(None, RequestError(INVALID, "a model is loaded already", "type"))
             return
         order = protocol.parse_load(frame)
         api = self._api or adapter.load_for(*(Path(f) for f in (order.folder, order.draft) if f))
@@ -215,7 +213,7 @@ class Loop:
             if self._orders is None:
                 raise RequestError(INVALID, "no model is loaded")
         except RequestError as e:
-            self._error(None, e)
+            self._tell.error(None, e)
             return
         self._orders.obey(change)
         self._writer.put({"type": "obeyed", "n": change.number})
@@ -237,10 +235,10 @@ class Loop:
             self._tokenizing.submit(job)
             self._long[request] = job
         except RequestError as e:
-            self._error(request, e)
+            self._tell.error(request, e)
         except Exception as e:  # one request's fault must not end the others
             log.exception("a request could not be taken in")
-            self._error(request, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
+            self._tell.error(request, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
 
     def _unreadable(self, frame: Frame) -> None:
         """Refuse a request whose frame was whole, but holds more than a JSON parser can take."""
@@ -249,13 +247,13 @@ class Loop:
             request = protocol.frame_id(frame)
         if request is not None and self._is_live(request):
             request = None
-        self._error(request, RequestError(INVALID, f"the request cannot be read: {frame.get('why')}"))
+        self._tell.error(request, RequestError(INVALID, f"the request cannot be read: {frame.get('why')}"))
 
     def _cancel(self, frame: Frame) -> None:
         try:
             request = protocol.frame_id(frame)
         except RequestError as e:
-            self._error(None, e)
+            self._tell.error(None, e)
             return
         job = self._long.pop(request, None)
         if job is not None:
@@ -288,10 +286,10 @@ class Loop:
             row = self._need_engine().add(dataclasses.replace(job.ask, source=source, matcher=job.matcher))
             row.added = job.added
         except RequestError as e:
-            self._error(job.id, e)
+            self._tell.error(job.id, e)
         except Exception as e:  # as above
             log.exception("a request could not be taken in")
-            self._error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
+            self._tell.error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
 
     def _aside(self, frame: Frame) -> None:
         """Answer what is no generation."""
@@ -305,10 +303,10 @@ class Loop:
             if self._asides is not None:
                 self._asides.handle(frame)
         except RequestError as e:
-            self._error(request, e)
+            self._tell.error(request, e)
         except Exception as e:  # one request's fault must not end the others
             log.exception("a request could not be answered")
-            self._error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
+            self._tell.error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
 
     def _is_live(self, request: str) -> bool:
         aside = self._asides is not None and self._asides.is_live(request)
@@ -323,64 +321,6 @@ class Loop:
         if self._engine is None:
             raise RequestError(INVALID, "no model is loaded")
         return self._engine
-
-    def _emit(self, out: Output) -> None:
-        put = self._writer.put
-        for row in out.accepted:
-            put(
-                {
-                    "type": "accepted",
-                    "id": row.id,
-                    "prompt_tokens": len(row.prompt),
-                    "cached_tokens": row.usage()["cached_tokens"],
-                }
-            )
-        for row, done, total in out.progress:
-            put({"type": "progress", "id": row.id, "done": done, "total": total})
-        broken = self._put_texts(out.texts)
-        now = time.perf_counter()
-        for row, reason in out.ended:
-            if row.id in broken:
-                self._error(row.id, broken.pop(row.id))
-                continue
-            put(
-                {
-                    "type": "done",
-                    "id": row.id,
-                    "reason": reason,
-                    "stop": row.stop,
-                    "usage": row.usage(),
-                    "timing": row.timing(now),
-                }
-            )
-        for row, error in out.failed:
-            broken.pop(row.id, None)
-            self._error(row.id, error)
-        for request, error in broken.items():
-            self._error(request, self._need_engine().fail(request, error))
-
-    def _put_texts(self, texts: list[list[Any]]) -> dict[str, RequestError]:
-        """Send what a step gave its rows; return the rows for which that is not possible, with why."""
-        if not texts:
-            return {}
-        with contextlib.suppress(FrameError, ValueError, TypeError):
-            self._writer.put({"type": "step", "rows": texts})
-            return {}
-        broken: dict[str, RequestError] = {}
-        for entry in texts:
-            if entry[0] in broken:
-                continue
-            try:
-                self._writer.put({"type": "step", "rows": [entry]})
-            except (FrameError, ValueError, TypeError) as e:
-                broken[entry[0]] = RequestError(INTERNAL, f"row failed: its step cannot be written: {describe(e)}")
-        return broken
-
-    def _error(self, request: str | None, error: RequestError) -> None:
-        frame: dict[str, Any] = {"type": "error", "id": request, "code": error.code, "message": error.message}
-        if error.field is not None:
-            frame["field"] = error.field
-        self._writer.put(frame)
 
     def _stats(self, engine: Engine) -> None:
         """Say how things are: every second, and soon after rows came or went."""
@@ -412,18 +352,3 @@ class Loop:
         counters = engine.counters
         ended = counters.finished + counters.cancelled + counters.failed
         return engine.running, len(engine.waiting) + len(self._long), ended
-
-
-def load_failed(writer: Writer, error: LoadError) -> int:
-    """Say why a model cannot be served; return the exit code."""
-    writer.put({"type": "load_error", "code": error.code, "message": error.message})
-    writer.flush()
-    return EXIT_LOAD_FAILED
-
-
-def fatal(writer: Writer, error: BaseException, trace: str) -> int:
-    """Say why the worker ends; return the exit code."""
-    known = error if isinstance(error, FatalError) else FatalError(describe(error), EXIT_INTERNAL)
-    writer.put({"type": "fatal", "message": known.message, "trace": trace})
-    writer.flush()
-    return known.exit_code
