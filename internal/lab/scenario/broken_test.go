@@ -57,6 +57,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 		noSudo: {"no sudo on", "as an administrator there"}, denied: {"the controller dials it", "local network"},
 	}
 	r := s.up(partial)
+	t.Logf("up says\n%s\n%s", r.err, r.out)
 	s.serve(h[fine], h[denied], h[noSudo])
 	s.idle(h[noSSH], h[changedKey], h[fullDisk], h[filtered], h[clock])
 	for _, hosts := range []map[int][]string{failing, serving} {
