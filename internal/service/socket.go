@@ -166,7 +166,7 @@ func (k *keeper) succeed() error {
 		return nil
 	}
 	c := k.hand.asker
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // the process ends
 	_ = c.SetReadDeadline(time.Now().Add(poll))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || !k.isWanted() {
 		return nil // it is there, and sees to it
