@@ -51,7 +51,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 
 	failing := map[int][]string{
 		noSSH: {"has no ssh", "remote login"}, changedKey: {"host key of", "changed", "ssh-keygen -r"},
-		fullDisk: {"free on", "free some there"}, filtered: {"multicast is filtered", "name it by its address"}, clock: {"clock of", "48h"},
+		fullDisk: {"free on", "free some there"}, filtered: {"multicast is filtered", "name it by its address"}, clock: {"clock of", "ahead of this one"},
 	}
 	serving := map[int][]string{
 		noSudo: {"no sudo on", "as an administrator there"}, denied: {"the controller dials it", "local network"},
