@@ -337,9 +337,10 @@ func TestSudoIsAskedOnce(t *testing.T) {
 	f := newFakeNet(t)
 	f.mac("a").sudo = sudoPassword
 	f.mac("b").sudo = sudoPassword
+	f.mac("free").sudo = "passwordless" // it must not learn the password of others
 	r := f.run("y\nsecret\n", "up", "--ask-sudo")
-	wants(t, "up", r, 0, "Password for sudo")
-	if f.logged(`sudo="secret"`) != 2 || strings.Contains(r.out+r.err, "secret") {
+	wants(t, "up", r, 0, "Password for sudo on a, b:")
+	if f.logged(`sudo="secret"`) != 2 || f.logged(`install free.local purge=false sudo=""`) != 1 || strings.Contains(r.out+r.err, "secret") {
 		t.Errorf("%v\n%s", f.log, r.err)
 	}
 	f.hosts["a.local"].installed = oldVersion9
