@@ -223,6 +223,7 @@ func (f *fleet) order(ctx context.Context, p *planItem, action bootplan.Action, 
 		Password: sudoFor(p.host, f.password),
 	}
 	r, err := f.installer.Apply(ctx, p.host, installJob{Order: o, Binary: f.installer.Binary}, func(e hostEvent) { f.events.step(p, e) })
+	p.log = r.Log
 	return r.Changed, err
 }
 

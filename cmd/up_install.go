@@ -79,6 +79,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		}
 		u.events.step(p, e)
 	})
+	p.log = r.Log
 	if err != nil {
 		return false, proof.takeBack(err)
 	}
