@@ -111,6 +111,28 @@ func TestDownStopsEverything(t *testing.T) {
 	}
 }
 
+func TestSudoIsAskedToStopAndRemove(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	for _, name := range []string{"a", "b", "free"} {
+		f.mac(name)
+	}
+	f.hosts["a.local"].sudo, f.hosts["b.local"].sudo = sudoPassword, sudoPassword
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	wants(t, "nobody", f.run("", "nodes", "rm", "a", "--ask-sudo", "--yes"), exitUsage, "--ask-sudo")
+	wants(t, "nobody to stop", f.run("", "down", "--ask-sudo"), exitUsage, "--ask-sudo")
+	wants(t, "none needs it", f.run("", "nodes", "rm", "free", "--ask-sudo", "--yes"), 0)
+	wants(t, "rm", f.run("y\nsecret\n", "nodes", "rm", "a", "--ask-sudo"), 0, "Password for sudo on a:")
+	wants(t, "down", f.run("y\nsecret\n", "down", "--ask-sudo"), 0, "Password for sudo on b:")
+	for order, want := range map[string]int{
+		`uninstall a.local purge=true sudo="secret"`: 1, `stop b.local purge=false sudo="secret"`: 1, `uninstall free.local purge=true sudo=""`: 1, "stop ": 1,
+	} {
+		if f.logged(order) != want {
+			t.Errorf("%s: %d times in %v", order, f.logged(order), f.log)
+		}
+	}
+}
+
 func TestUpgradeOneAtATime(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
