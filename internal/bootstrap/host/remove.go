@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
@@ -13,25 +14,37 @@ import (
 
 // stop ends the agent and keeps everything.
 func (s *session) stop(ctx context.Context) error {
-	return s.withUnit(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
+	return s.withUnits(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
 		return status.Wanted || status.Running, d.Stop(ctx)
 	})
 }
 
-// uninstall takes the unit away and, to purge, all that was installed.
+// uninstall takes the unit away and, to purge, all that was installed. A purge that is forced goes on where a unit cannot
+// be removed; that it is left is the error then.
 func (s *session) uninstall(ctx context.Context) error {
-	err := s.withUnit(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
+	var left []int // agents of such units
+	unitErr := s.withUnits(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
 		there, err := d.Installed()
-		if err != nil {
-			return false, err
+		if err == nil {
+			err = d.Remove(ctx)
 		}
-		return there != nil || status.Loaded, d.Remove(ctx)
+		if err != nil && status.PID > 0 {
+			left = append(left, status.PID)
+		}
+		return there != nil || status.Loaded, err
 	})
-	if err != nil {
-		return err
+	if unitErr != nil && !s.forced {
+		return unitErr
 	}
 	s.at("removed")
-	if err := restore(s.path("unit.json"), nil); err != nil {
+	err := pointToNothing(s.order.Home, s.order.Purge) // so that nobody starts those again
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended
+	}
+	if err == nil {
+		err = restore(s.path("unit.json"), nil)
+	}
+	if err != nil {
 		return s.failed(plan.StepUnit, err)
 	}
 	if !s.order.Purge {
@@ -41,41 +54,58 @@ func (s *session) uninstall(ctx context.Context) error {
 		return s.failed(plan.StepCommit, err)
 	}
 	s.settled(plan.StepCommit, true, "purged")
-	return nil
+	return unitErr
 }
 
-// withUnit does something with the unit, if there is one; do says whether it changed anything.
-func (s *session) withUnit(ctx context.Context, do func(unit.Driver, unit.Status) (bool, error)) error {
-	s.talk.step(plan.StepUnit, plan.StateRunning, "")
-	r, err := s.record()
-	if err == nil && r == nil {
-		s.settled(plan.StepUnit, false, "nothing is installed")
+// pointToNothing takes current away before a purge.
+func pointToNothing(home string, purge bool) error {
+	if !purge {
 		return nil
 	}
-	var d unit.Driver
-	var status unit.Status
-	if err == nil {
-		d, err = s.open(*r)
-	}
-	if err == nil {
-		status, err = d.Status(ctx)
-	}
-	changed := false
-	if err == nil {
+	return pointTo(home, "")
+}
+
+// withUnits does something with each unit that there is; do says whether it changed anything.
+func (s *session) withUnits(ctx context.Context, do func(unit.Driver, unit.Status) (bool, error)) error {
+	s.talk.step(plan.StepUnit, plan.StateRunning, "")
+	records, err := s.records(ctx)
+	changed, detail := false, "nothing is installed"
+	for i, r := range records {
 		s.done.Unit = r.Kind
-		changed, err = do(d, status)
+		if i == 0 {
+			detail = string(r.Kind)
+		} else {
+			detail += ", " + string(r.Kind)
+		}
+		one, failed := s.withUnit(ctx, r, do)
+		changed = changed || one
+		if err = errors.Join(err, failed); err != nil && !s.forced {
+			break
+		}
 	}
 	if err != nil {
 		return s.failed(plan.StepUnit, err)
 	}
-	s.settled(plan.StepUnit, changed, string(r.Kind))
+	s.settled(plan.StepUnit, changed, detail)
 	return nil
+}
+
+func (s *session) withUnit(ctx context.Context, r unitRecord, do func(unit.Driver, unit.Status) (bool, error)) (bool, error) {
+	d, err := s.open(r)
+	if err != nil {
+		return false, err
+	}
+	status, err := d.Status(ctx)
+	if err != nil && !s.forced {
+		return false, err
+	}
+	return do(d, status)
 }
 
 // purge removes what a home holds of ours, and the home itself where nothing else is in it. The lock, which is held, goes
 // last. What a controller of the same home has there stays.
 func (s *session) purge() error {
-	names := []string{"current", "versions", "node.json", "ca.pem", "cache"}
+	names := []string{"current", "install.json", "versions", "node.json", "ca.pem", "cache"}
 	if _, err := os.Stat(s.path("local.json")); errors.Is(err, fs.ErrNotExist) {
 		names = append(names, "agent", "log", "run", "spill")
 	}

@@ -190,9 +190,14 @@ func Choose(ctx context.Context, kind plan.UnitKind, s Spec) (Driver, error) {
 	return nil, cluster.Errorf(cluster.CodeUnsupported, "nothing here can run the agent: %v", errors.Join(why...))
 }
 
+// Kinds are all that there are, best first on their platform.
+func Kinds() []plan.UnitKind {
+	return []plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitLaunchAgent, plan.UnitRunit, plan.UnitSystemd, plan.UnitKeeper}
+}
+
 // Worse says that a kind is less than another one of the same platform.
 func Worse(a, b plan.UnitKind) bool {
-	order := []plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitLaunchAgent, plan.UnitRunit, plan.UnitSystemd, plan.UnitKeeper}
+	order := Kinds()
 	return slices.Index(order, a) > slices.Index(order, b)
 }
 
