@@ -51,7 +51,7 @@ type Options struct {
 	Python func(ctx context.Context, r PythonRequest) (changed bool, err error)
 	// Checks looks at the node for plan.Check; nil finds nothing.
 	Checks func(ctx context.Context, home string) []plan.Finding
-	// Unit says how services are installed; its Home and Password are those of the order.
+	// Unit says how services are installed; its Home, Password and Sudo are those of the order.
 	Unit unit.Spec
 	Log  *slog.Logger // nil means silence
 
@@ -121,7 +121,7 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	s.Unit.Home, s.Unit.Password = s.order.Home, s.order.Password
+	s.Unit.Home, s.Unit.Password, s.Unit.Sudo = s.order.Home, s.order.Password, new(unit.Sudo)
 	if s.order.Action == plan.Check {
 		return s.look(ctx)
 	}

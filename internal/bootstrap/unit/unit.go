@@ -58,6 +58,8 @@ type Spec struct {
 	UserHome string
 	// Password is for sudo, where it wants one. It goes to its standard input.
 	Password string
+	// Sudo is shared by the drivers that are opened with the same password; nil is one of each driver's own.
+	Sudo *Sudo
 	// ServiceDir is the folder of services of runit; empty means that of SVDIR, then /etc/service.
 	ServiceDir string
 
@@ -78,6 +80,9 @@ func (s Spec) Fill() (Spec, error) {
 		if home := os.Getenv("HOME"); filepath.IsAbs(home) {
 			s.UserHome = home
 		}
+	}
+	if s.Sudo == nil {
+		s.Sudo = new(Sudo)
 	}
 	if s.ServiceDir == "" {
 		s.ServiceDir = os.Getenv("SVDIR")
