@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
@@ -50,10 +52,11 @@ func (s *session) uninstall(ctx context.Context) error {
 	if !s.order.Purge {
 		return nil
 	}
-	if err := s.purge(); err != nil {
+	others, err := s.purge()
+	if err != nil {
 		return s.failed(plan.StepCommit, err)
 	}
-	s.settled(plan.StepCommit, true, "purged")
+	s.settled(plan.StepCommit, true, s.purged(others))
 	return unitErr
 }
 
@@ -102,22 +105,61 @@ func (s *session) withUnit(ctx context.Context, r unitRecord, do func(unit.Drive
 	return do(d, status)
 }
 
-// purge removes what a home holds of ours, and the home itself where nothing else is in it. The lock, which is held, goes
-// last. What a controller of the same home has there stays.
-func (s *session) purge() error {
-	names := []string{"current", "install.json", "versions", "node.json", "ca.pem", "cache"}
+// ownFiles are what an installation puts at the top of a home, which it writes under a hidden name first.
+var ownFiles = []string{"install.json", "unit.json", "node.json", "ca.pem"}
+
+// purge removes what a home holds of ours, and the home itself where nothing else is in it; left is what else there is.
+// The lock, which is held, goes last. What a controller of the same home has there stays.
+func (s *session) purge() (left []string, err error) {
+	names := append([]string{"current", ".current.new", "versions", "cache"}, ownFiles...)
 	if _, err := os.Stat(s.path("local.json")); errors.Is(err, fs.ErrNotExist) {
 		names = append(names, "agent", "log", "run", "spill")
 	}
+	entries, err := os.ReadDir(s.order.Home)
+	if err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
+	}
+	for _, e := range entries {
+		if isTemporary(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
 	for _, name := range append(names, "lock") {
 		if err := os.RemoveAll(s.path(name)); err != nil {
-			return fmt.Errorf("purge: %w", err)
+			return nil, fmt.Errorf("purge: %w", err)
 		}
 	}
-	if left, err := os.ReadDir(s.order.Home); err == nil && len(left) == 0 {
-		if err := os.Remove(s.order.Home); err != nil {
-			return fmt.Errorf("purge: %w", err)
-		}
+	if entries, err = os.ReadDir(s.order.Home); err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
 	}
-	return nil
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if len(left) > 0 {
+		return left, nil
+	}
+	if err := os.Remove(s.order.Home); err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
+	}
+	return nil, nil
+}
+
+// isTemporary says that a name is of a file that was being written when its writer was killed.
+func isTemporary(name string) bool {
+	return slices.ContainsFunc(ownFiles, func(own string) bool {
+		digits, ok := strings.CutPrefix(name, "."+own+".")
+		return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+	})
+}
+
+// purged tells of what a purge left.
+func (s *session) purged(left []string) string {
+	const most = 8
+	switch {
+	case len(left) == 0:
+		return "purged"
+	case len(left) > most:
+		left = append(left[:most:most], fmt.Sprintf("and %d more", len(left)-most))
+	}
+	return fmt.Sprintf("purged; left in %s: %s", s.order.Home, strings.Join(left, ", "))
 }

@@ -119,3 +119,47 @@ func TestAForcedPurgeGoesOnBehindAUnit(t *testing.T) {
 		t.Errorf("the home is left: %v", entries)
 	}
 }
+
+// What killed installations left goes with a purge; what is another's stays, and is named.
+func TestPurgeRemovesWhatKilledInstallationsLeft(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, plan.UnitKeeper)
+	v := n.binary("v1")
+	n.installed(v)
+	leave := func() {
+		for _, name := range []string{".node.json.123", ".ca.pem.4", ".unit.json.56", ".install.json.7", "versions/.put.12.mlxctl", "agent/.node.creds.8", "cache/.x.9", "run/.link.json.1"} {
+			n.write(name, "x")
+		}
+		if err := os.Symlink("versions/v0", filepath.Join(n.home, ".current.new")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	for _, name := range []string{"thesis.txt", ".node.json.mine"} {
+		n.write(name, "x")
+	}
+	out := n.run(operator{}, plan.Order{Action: plan.Uninstall, Home: n.home, Version: v, Purge: true}, nil)
+	if out.done.Error != nil {
+		t.Fatalf("purge: %+v", out.done.Error)
+	}
+	said := ""
+	for _, m := range out.all {
+		if m.Step == plan.StepCommit {
+			said = m.Detail
+		}
+	}
+	if want := "purged; left in " + n.home + ": .node.json.mine, thesis.txt"; said != want {
+		t.Errorf("said %q, want %q", said, want)
+	}
+	entries, err := os.ReadDir(n.home)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if err := os.Remove(filepath.Join(n.home, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	n.purged(n.binary("v1"))
+}
