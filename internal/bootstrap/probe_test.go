@@ -119,9 +119,9 @@ func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)
 	f, other := newFar(t, n.key(t, "")), newFar(t)
-	n.knows(t, f.known("127.0.0.1", "attic.invalid", "localhost"))
+	n.knows(t, f.known("127.0.0.1", "attic.local", "localhost"))
 	bonjour, named, otherTarget := f.target(), f.target(), other.target()
-	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.invalid", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
+	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.local", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
 	third := f.target()
 	third.Host = "localhost"
 	heard := 0
