@@ -44,6 +44,7 @@ type fakeNet struct {
 	applying int
 	most     int // orders at the same time
 	gate     chan struct{}
+	applies  func() // when a host is given an order
 	probed   []target
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
@@ -185,6 +186,9 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 	f.note("%s %s purge=%v sudo=%q", job.Order.Action, h.Host, job.Order.Purge, job.Order.Password)
 	gate, fails := f.gate, m.fails
 	f.mu.Unlock()
+	if f.applies != nil {
+		f.applies()
+	}
 	defer func() {
 		f.mu.Lock()
 		f.applying--
