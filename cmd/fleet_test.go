@@ -89,7 +89,11 @@ func TestDownStopsEverything(t *testing.T) {
 	if f.hosts["mini.local"].runs || f.hosts["mini.local"].installed == "" {
 		t.Errorf("%+v", f.hosts["mini.local"])
 	}
-	wants(t, "purge with one lost", f.run("", "down", "--purge"), exitPartial, "studio")
+	wants(t, "nobody agrees", f.run("", "down", "--purge"), exitUsage, "--yes")
+	if f.logged("uninstall") != 0 || f.hosts["mini.local"].installed == "" {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "purge with one lost", f.run("", "down", "--purge", "--yes"), exitPartial, "studio")
 	if _, err := os.Stat(trustDir(f.home)); err != nil {
 		t.Errorf("what is needed to try again is gone: %v", err)
 	}
