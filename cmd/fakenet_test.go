@@ -62,6 +62,7 @@ type fakeMac struct {
 	self                  bool
 	fails                 error    // of every order
 	logs                  []string // end of the agent's log, with that
+	vanishes              bool     // before it says what it went back to
 	denied                bool     // may not dial the network
 	nameless              bool     // its name cannot be resolved
 	wheels                int      // packages that are sent to it
@@ -265,6 +266,10 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 		} else {
 			f.setNode(m, before, cluster.NodeDown)
 		}
+		if m.vanishes {
+			return installResult{}, err
+		}
+		tell(hostEvent{Host: h.label(), Step: bootplan.StepUnit, State: bootplan.StateUndone, Detail: before + " is back", At: time.Now()})
 		return installResult{}, err
 	}
 	f.mu.Lock()

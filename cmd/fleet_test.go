@@ -174,7 +174,7 @@ func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
 	old()
 	f.wrong["n-a"] = true
 	starts := f.starts
-	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, "it runs "+oldVersion9+" as before", "b: left as it is, since another node failed")
+	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, oldVersion9+" is back", "b: left as it is, since another node failed")
 	if f.drained["n-a"] || f.drained["n-b"] || f.hosts["b.local"].installed != oldVersion9 || f.starts != starts {
 		t.Errorf("%v", f.log)
 	}
@@ -182,7 +182,12 @@ func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
 	if f.hosts["b.local"].installed != newVersion9 || f.drained["n-a"] {
 		t.Errorf("%v", f.log)
 	}
+	f.hosts["a.local"].vanishes = true
+	wants(t, "nobody says", f.run("", "upgrade", "a", "--yes"), exitFailed, "a: self-test", "; what it runs now is not known")
 	f.wrong["n-a"] = false
+	f.hosts["a.local"].fails = cluster.Errorf(cluster.CodeInternal, "the disk is full")
+	wants(t, "nothing was touched", f.run("", "upgrade", "a", "--yes"), exitFailed, "the disk is full; it runs "+oldVersion9+" as before")
+	f.hosts["a.local"].fails = nil
 	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-a"}}
 	wants(t, "busy", f.run("", "upgrade", "a", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests")
 	if f.drained["n-a"] || f.hosts["a.local"].installed != oldVersion9 {

@@ -120,6 +120,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		if e.Step == bootplan.StepUnit && e.State == bootplan.StateChanged {
 			proof.restarted.Store(true)
 		}
+		p.undone.heard(e)
 		u.events.step(p, e)
 	})
 	p.log = r.Log

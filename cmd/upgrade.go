@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -258,14 +259,33 @@ func (r *rollout) undrainWhenUp(ctx context.Context, node cluster.NodeID) error 
 	}
 }
 
+// rolledBack says after a failure what the node runs now, as far as the node has said so.
 func (r *rollout) rolledBack(p *planItem, err error) error {
 	if err == nil {
 		p.done = "runs this version"
 		return nil
 	}
+	now := "what it runs now is not known"
+	switch {
+	case p.undone.now != "":
+		now = p.undone.now
+	case !p.undone.isTouched:
+		now = fmt.Sprintf("it runs %s as before", first(p.host.Installed, "nothing"))
+	}
 	e := *cluster.AsError(err)
-	e.Message = fmt.Sprintf("%s; it runs %s as before", err.Error(), first(p.host.Installed, "nothing"))
+	e.Message = err.Error() + "; " + now
 	return &e
+}
+
+// heard takes note of a step of the host.
+func (u *undone) heard(e hostEvent) {
+	if e.Step != bootplan.StepUnit {
+		return
+	}
+	u.isTouched = true
+	if e.State == bootplan.StateUndone {
+		u.now = e.Detail
+	}
 }
 
 // ownItem is this machine in the plan; nil where its services are to stay.
