@@ -46,6 +46,9 @@ func TestNodesRm(t *testing.T) {
 	}
 	delete(f.hosts, "lost.local")
 	wants(t, "lost", f.run("", "nodes", "rm", "lost", "--yes"), exitFailed, "does not answer", "--force")
+	if f.drained["n-lost"] {
+		t.Errorf("a node that cannot be removed was emptied: %v", f.log)
+	}
 	f.setNode(&fakeMac{node: "n-lost"}, "", cluster.NodeDown)
 	wants(t, "lost by force", f.run("", "nodes", "rm", "lost", "--yes", "--force"), 0, "its key is worth nothing now", "sudo launchctl bootout", "rm -r /Users/anna/.mlxctl")
 	nodes, _ := f.List()

@@ -95,8 +95,8 @@ func (u *upRun) judgedAnew(hosts []*foundHost) map[string]*planItem {
 			continue
 		}
 		p := j.item(h)
-		// It was agreed to, so that what keeps it from serving now counts.
-		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
+		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
+		p.isSeen = h.Source == sourceBonjour && p.isAuth
 		fresh[first(h.Fingerprint, h.label())] = p
 	}
 	return fresh
