@@ -332,7 +332,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		return err
 	}
 	s.at("settings")
-	if err := pointTo(s.order.Home, t.current); err != nil {
+	if err := s.flip(t); err != nil {
 		return err
 	}
 	s.at("current")
@@ -352,6 +352,17 @@ func (s *session) stage(ctx context.Context, t *target) error {
 	}
 	s.at("unit")
 	return nil
+}
+
+// flip makes the order's version the current one, once that is whole and on the disk.
+func (s *session) flip(t *target) error {
+	if err := syncVersion(s.path(t.current)); err != nil {
+		return err
+	}
+	if err := s.checkVersion(); err != nil { // it may have been changed since
+		return err
+	}
+	return pointTo(s.order.Home, t.current)
 }
 
 func (s *session) writeSettings(t *target) error {
