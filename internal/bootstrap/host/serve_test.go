@@ -48,7 +48,7 @@ func TestHangUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close() //nolint:errcheck // nothing is written
+	defer w.Close()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

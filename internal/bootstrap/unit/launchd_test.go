@@ -187,7 +187,9 @@ bootstrap)
   test -f "$S/bad" && { echo "Bootstrap failed: 5: Input/output error" >&2; exit 5; }
   echo "$2" >"$S/loaded" ;;
 bootout) echo 3 >"$S/ending"; touch "$S/late"; exit 36 ;;
-enable|disable) ;;
+enable) rm -f "$S/disabled" ;;
+disable) printf '\t"%s" => disabled\n' "${2##*/}" >"$S/disabled" ;;
+print-disabled) cat "$S/disabled" ;;
 kickstart) test -f "$S/loaded" || exit 113 ;;
 *) exit 64 ;;
 esac`
@@ -326,10 +328,17 @@ func TestLaunchAgent(t *testing.T) {
 		if s, err := d.Status(t.Context()); err != nil || s != (Status{}) {
 			t.Errorf("stopped: %+v, %v", s, err)
 		}
+		fake, _, _ := strings.Cut(os.Getenv("PATH"), ":")
+		if _, err := os.Stat(filepath.Join(fake, "disabled")); err != nil {
+			t.Errorf("stopped, it is not disabled: %v", err)
+		}
 		if err := d.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		fake, _, _ := strings.Cut(os.Getenv("PATH"), ":")
+		if _, err := os.Stat(filepath.Join(fake, "disabled")); err == nil {
+			t.Error("launchd goes on to call it disabled")
+		}
+		calls()
 		if err := os.Remove(filepath.Join(fake, "late")); err != nil {
 			t.Fatal(err)
 		}
@@ -376,13 +385,60 @@ func TestSystemd(t *testing.T) {
 	unit := s.name() + ".service"
 	want := []string{
 		"systemctl --user show-environment", "systemctl --user daemon-reload",
-		"loginctl enable-linger ann", "sudo -n -- loginctl enable-linger ann",
+		"loginctl show-user ann -p Linger", "loginctl enable-linger ann", "sudo -n -- loginctl enable-linger ann",
 		"systemctl --user enable " + unit, "systemctl --user restart " + unit,
 		"systemctl --user show -p LoadState -p ActiveState -p MainPID " + unit,
 		"systemctl --user disable --now " + unit, "systemctl --user daemon-reload",
 	}
 	if got := calls(); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// loginctl has one user.
+const loginctl = `
+case $1 in
+show-user) if test -f "$S/linger"; then echo Linger=yes; else echo Linger=no; fi ;;
+enable-linger) touch "$S/linger" ;;
+disable-linger) rm -f "$S/linger" ;;
+esac`
+
+// A user who lingered before goes on to, and nobody else does.
+func TestLinger(t *testing.T) {
+	fakes(t, map[string]string{"systemctl": systemctl, "loginctl": loginctl})
+	fake, _, _ := strings.Cut(os.Getenv("PATH"), ":")
+	mark := filepath.Join(fake, "linger")
+	user := t.TempDir()
+	for _, before := range []bool{false, true} {
+		if before {
+			if err := os.WriteFile(mark, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		home, _ := scripted(t, t.TempDir())
+		d, err := Open(plan.UnitSystemd, Spec{Home: home, User: "ann", UID: 1000, UserHome: user}.AsUser())
+		if err == nil {
+			err = d.Install(t.Context(), []byte("[Unit]"))
+		}
+		for range 2 {
+			if err == nil {
+				err = d.Start(t.Context())
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(mark); err != nil {
+			t.Errorf("lingered before: %v; started: %v", before, err)
+		}
+		for range 2 {
+			if err := d.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(mark); (err == nil) != before {
+			t.Errorf("lingered before: %v; removed: %v", before, err)
+		}
 	}
 }
 
