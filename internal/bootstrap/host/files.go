@@ -188,6 +188,17 @@ func syncVersion(dir string) error {
 	return nil
 }
 
+// flip makes the order's version the current one, once that is whole and on the disk.
+func (s *session) flip(t *target) error {
+	if err := syncVersion(s.path(t.current)); err != nil {
+		return err
+	}
+	if err := s.checkVersion(); err != nil { // it may have been changed since
+		return err
+	}
+	return pointTo(s.order.Home, t.current)
+}
+
 // pointTo makes the link current point to a folder, in one step; "" takes it away.
 func pointTo(home, target string) error {
 	link := filepath.Join(home, "current")

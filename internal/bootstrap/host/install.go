@@ -354,17 +354,6 @@ func (s *session) stage(ctx context.Context, t *target) error {
 	return nil
 }
 
-// flip makes the order's version the current one, once that is whole and on the disk.
-func (s *session) flip(t *target) error {
-	if err := syncVersion(s.path(t.current)); err != nil {
-		return err
-	}
-	if err := s.checkVersion(); err != nil { // it may have been changed since
-		return err
-	}
-	return pointTo(s.order.Home, t.current)
-}
-
 func (s *session) writeSettings(t *target) error {
 	data, err := encode(t.settings)
 	if err != nil {
