@@ -334,7 +334,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		return err
 	}
 	s.at("settings")
-	if err := pointTo(s.order.Home, t.current); err != nil {
+	if err := s.flip(t); err != nil {
 		return err
 	}
 	s.at("current")
