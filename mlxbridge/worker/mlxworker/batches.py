@@ -24,9 +24,11 @@ def refine(generator: Any, wanted: Callable[[], bool], rounded: bool) -> Any:
     wanted says whether a row that decodes asked for log probabilities. With rounded, pieces of prompts are computed in
     few sizes: what is added is masked and cut off again.
     """
-    generator._prompt_batch.__class__ = _RoundedPrompts if rounded else _Prompts
-    generator._generation_batch.__class__ = _Answers
-    generator._generation_batch.wanted = wanted
+    prompts, answers = generator._prompt_batch, generator._generation_batch
+    prompts.__class__ = _RoundedPrompts if rounded else _Prompts
+    prompts.answers = answers
+    answers.__class__ = _Answers
+    answers.wanted = wanted
     return generator
 
 
@@ -148,7 +150,9 @@ class _Prompts(PromptProcessingBatch):  # type: ignore[misc]
 
 
 class _RoundedPrompts(_Prompts):
-    """Prompts that are computed in few sizes."""
+    """Prompts that are computed in few sizes. Beside rows that decode nothing waits for them but the next step."""
+
+    answers: _Answers
 
     def prompt(self, tokens: list[list[int]]) -> None:
         if not tokens or not all(type(c) is BatchKVCache for c in self.prompt_cache):
@@ -165,4 +169,5 @@ class _RoundedPrompts(_Prompts):
             if min(lengths) < longest:
                 layer.prepare(lengths=lengths, right_padding=[longest - n for n in lengths])
                 layer.finalize()
-        mx.eval([layer.state for layer in self.prompt_cache])
+        compute = mx.async_eval if len(self.answers) else mx.eval
+        compute([layer.state for layer in self.prompt_cache])

@@ -22,6 +22,8 @@ _SHAPES = ((1, 64), (1, 256), (1, 2048), (2, 16), (4, 16), (8, 16))
 # With CUDA each number of rows is one of its own, and each size of a piece of a prompt.
 _CUDA_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 _SHORT = 16
+# Pieces of that length while others decode, from the beginning of a prompt on.
+_LONGEST_PIECE, _PIECES = 512, 8
 _STEPS = 2
 _MOST_SECONDS, _CUDA_MOST_SECONDS = 3.0, 30.0
 
@@ -95,14 +97,15 @@ def _decode(trial: Trial, rows: int, length: int) -> None:
 
 
 def _meet_cuda(engine: Engine) -> None:
-    """Meet each size of a piece while a row decodes, a row that joins others and one that leaves them, then numbers of
-    rows. Compiling is slow only where its results are not on disk yet, so what one took says nothing of the next.
+    """Meet pieces of a prompt while a row decodes, a row that joins others and one that leaves them, then whole prompts
+    and numbers of rows. Compiling is slow only where its results are not on disk yet, so what one took says nothing of
+    the next.
     """
     trial, until = Trial(engine), time.perf_counter() + _CUDA_MOST_SECONDS
-    most = engine.pace.chunk(decoding=False)
-    pieces = sizes(most)
+    known = sizes(_LONGEST_PIECE)
+    pieces = [*(_LONGEST_PIECE,) * _PIECES, *known[-2::-1]]
     steps = len(pieces) + 2 * _STEPS
-    if engine.options.max_rows > 1 and trial.fits(2, sum(pieces) + 1, steps, most):
+    if engine.options.max_rows > 1 and trial.fits(2, sum(pieces) + 1, steps, _LONGEST_PIECE):
         with trial.lane(1, _SHORT, steps) as lane:
             while lane.prefilling:
                 lane.next(_SHORT)
@@ -115,8 +118,9 @@ def _meet_cuda(engine: Engine) -> None:
                 lane.next(_SHORT)
             lane.remove(lane.decoding[-1], keep=True)
             lane.next(_SHORT)
-    for rows in _CUDA_ROWS:
+    whole = sizes(engine.pace.chunk(decoding=False))
+    for rows, length in (*((n, _SHORT) for n in _CUDA_ROWS), *((1, n) for n in whole)):
         if time.perf_counter() > until:
             return
-        if rows <= engine.options.max_rows and trial.fits(rows, _SHORT, _STEPS, _SHORT):
-            _decode(trial, rows, _SHORT)
+        if rows <= engine.options.max_rows and trial.fits(rows, length, _STEPS, length):
+            _decode(trial, rows, length)
