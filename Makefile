@@ -3,7 +3,7 @@
 # make lab     only what needs a network of hosts, for root on Linux; make lab-up HOSTS=8 leaves one standing to try by
 #              hand, make lab-down removes it
 # make bench   measures against bare mlx-lm, its server and plain HTTP; one line a figure, and bench.json
-#              make bench-PART runs one part; make bench-soak MINUTES=30 is none of the others
+#              make bench-PART runs one part; only so: make bench-soak MINUTES=30, and make bench-up, which needs a lab
 
 SHELL    := /bin/bash
 GIT      := git -c safe.directory=$(CURDIR)
@@ -41,8 +41,10 @@ test: build
 	$(MAKE) lint cross worker-test
 	$(MAKE) go-test
 
+# A network of hosts takes all of a small machine: its tests run when the others are done, a package at a time.
 go-test:
-	go test -race -timeout 20m ./...
+	go test -race -timeout 20m $$(go list ./... | grep -v /internal/lab)
+	go test -race -timeout 30m -p 1 ./internal/lab/...
 	@go run ./internal/lab/up -check
 
 worker-test:
@@ -51,7 +53,7 @@ worker-test:
 lab: build
 	@scripts/deps.sh test
 	@go run ./internal/lab/up -check
-	go test -count=1 -timeout 20m ./internal/lab/...
+	go test -count=1 -timeout 30m -p 1 ./internal/lab/...
 
 lab-up: build
 	@scripts/deps.sh test

@@ -46,7 +46,10 @@ func serveController(ctx context.Context, h *daemonHome) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(h.local.HTTPAddr)
+	listener, err := service.Listener(h.socket)
+	if listener == nil && err == nil {
+		listener, err = listen(h.local.HTTPAddr)
+	}
 	if err != nil {
 		return portError(h.local.HTTPAddr, err)
 	}
@@ -74,7 +77,7 @@ func serveController(ctx context.Context, h *daemonHome) error {
 	defer h.followRoster(ctx, c, busAddr)()
 	defer h.advertise(ctx, authority, server)()
 	keys := &cachedKeys{path: authority.APIKeyPath(), read: authority.APIKeys}
-	g := gateway.New(gateway.Options{Backend: c, APIKeys: keys.get, Version: h.build.Version, Log: h.slog})
+	g := gateway.New(gateway.Options{Backend: c, APIKeys: keys.get, Version: h.build.Version, Finish: h.finish, Log: h.slog})
 	return h.serveBoth(ctx, c, g, listener, controllerInfo{
 		PID: os.Getpid(), Cluster: authority.Name(), Version: h.build.Version, HTTP: baseURL(listener.Addr()),
 		NATS: h.natsURLs(server), Since: time.Now().UTC(),

@@ -154,7 +154,7 @@ func (e *examination) each(hosts []doctor.Host) []doctor.Check {
 			subject = "" // as of every check of this Mac
 		}
 		out = append(out, doctor.Check{Name: checkServing, Subject: subject, Timeout: hostTimeout, Run: func(ctx context.Context) []bootplan.Finding {
-			return append([]bootplan.Finding{h.Serving(c)}, e.inspect(ctx, h)...)
+			return doctor.Explained(h.Serving(c), e.inspect(ctx, h))
 		}})
 	}
 	return out

@@ -133,12 +133,19 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 	}
 	report.has(t, "studio", "serving", bootplan.FindingOK, "serving")
 	report.has(t, "studio", "disk", bootplan.FindingOK, "90 GiB free")
-	report.has(t, "mini", "serving", bootplan.FindingFail, "down, last heard 7s ago: no heartbeat for 7 s")
-	report.has(t, "mini", "ssh", bootplan.FindingFail, "connection refused")
+	report.has(t, "mini", "ssh", bootplan.FindingFail, "down, last heard 7s ago: no heartbeat for 7 s: 10.0.0.8: connection refused")
 	report.has(t, "lost", "serving", bootplan.FindingFail, "the controller has not heard of it")
 	report.has(t, "Fred’s MacBook Pro", "serving", bootplan.FindingWarn, "Remote Login is off")
 	report.has(t, "new", "serving", bootplan.FindingWarn, "never been admitted")
-	report.has(t, "10.0.0.11", "ssh", bootplan.FindingFail, "the host key has changed")
+	report.has(t, "10.0.0.11", "ssh", bootplan.FindingFail, "not a node yet, though the configuration names it: the host key has changed")
+	failures := map[string]int{}
+	for _, i := range report.Items {
+		if i.State == bootplan.FindingFail && i.Subject != thisMac {
+			if failures[i.Subject]++; failures[i.Subject] > 1 {
+				t.Errorf("%s: one cause is two failures: %+v", i.Subject, report.Items)
+			}
+		}
+	}
 	report.has(t, thisMac, "bonjour", bootplan.FindingOK, "3 other Macs answered")
 	report.has(t, thisMac, "serving", bootplan.FindingWarn, "no agent runs on this Mac")
 	slices.Sort(p.looked)
@@ -153,6 +160,27 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 	}
 	if want := []string{thisMac, "10.0.0.11", "Fred’s MacBook Pro", "lost", "mini", "new", "studio"}; !slices.Equal(subjects, want) {
 		t.Errorf("order %q, want %q", subjects, want)
+	}
+}
+
+// What SSH saw and what the host said of the same thing is one finding, and so is what follows from one cause.
+func TestBothSidesOfAHostAreOneFinding(t *testing.T) {
+	t.Parallel()
+	finding := func(check string, state bootplan.FindingKind, message string) bootplan.Finding {
+		return bootplan.Finding{Check: check, State: state, Message: message}
+	}
+	got := bothSides([]bootplan.Finding{
+		finding("clock", bootplan.FindingWarn, "seen"), finding("platform", bootplan.FindingWarn, "seen"),
+		finding("sudo", bootplan.FindingWarn, "no sudo: the controller dials it"), finding("disk", bootplan.FindingWarn, "seen"),
+	}, []bootplan.Finding{
+		finding("clock", bootplan.FindingFail, "said"), finding("link", bootplan.FindingWarn, "said"), finding("disk", bootplan.FindingSkip, "said"),
+	})
+	var all []string
+	for _, f := range got {
+		all = append(all, f.Check+" "+string(f.State))
+	}
+	if want := []string{"platform warn", "sudo warn", "disk warn", "clock fail", "disk skip"}; !slices.Equal(all, want) {
+		t.Errorf("%q, want %q", all, want)
 	}
 }
 

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
@@ -49,7 +50,15 @@ func (s sshInspector) Inspect(ctx context.Context, h doctor.Host) []bootplan.Fin
 		e := cluster.AsError(err)
 		return append(found, bootplan.Finding{Check: "host", State: bootplan.FindingSkip, Message: e.Message, Fix: e.Hint})
 	}
-	return append(found, doctor.JudgeClock(checks, asked, time.Now())...)
+	return bothSides(found, doctor.JudgeClock(checks, asked, time.Now()))
+}
+
+// bothSides joins what SSH saw of a host with what the host says of itself, which knows better where both looked.
+func bothSides(seen, said []bootplan.Finding) []bootplan.Finding {
+	out := slices.DeleteFunc(slices.Clone(seen), func(f bootplan.Finding) bool {
+		return slices.ContainsFunc(said, func(x bootplan.Finding) bool { return x.Check == f.Check && x.State != bootplan.FindingSkip })
+	})
+	return oneCause(append(out, said...))
 }
 
 func (s sshInspector) target(h doctor.Host, cfg *config.Config) bootstrap.Target {

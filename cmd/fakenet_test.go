@@ -44,6 +44,10 @@ type fakeNet struct {
 	applying int
 	most     int // orders at the same time
 	gate     chan struct{}
+	probed   []target
+	leaves   string // host that is gone once its key is trusted
+	// sightings are what Bonjour tells, in this order, in place of macs.
+	sightings []foundMac
 }
 
 // fakeMac is one machine.
@@ -55,8 +59,12 @@ type fakeMac struct {
 	key                   string // signed for it
 	sudo                  string
 	self                  bool
-	fails                 error // of every order
-	denied                bool  // may not dial the network
+	fails                 error    // of every order
+	logs                  []string // end of the agent's log, with that
+	denied                bool     // may not dial the network
+	nameless              bool     // its name cannot be resolved
+	wheels                int      // packages that are sent to it
+	unit                  bootplan.UnitKind
 	runs                  bool
 	starts                int
 }
@@ -99,8 +107,15 @@ func (f *fakeNet) Scan(_ context.Context, _ time.Duration, found func(foundMac))
 	f.mu.Lock()
 	f.scanned++
 	macs := slices.Clone(f.macs)
+	sightings := f.sightings
 	f.mu.Unlock()
+	for _, m := range sightings {
+		found(m)
+	}
 	for _, m := range macs {
+		if sightings != nil {
+			break
+		}
 		found(m)
 		found(m) // more is known of it
 	}
@@ -128,17 +143,25 @@ func (f *fakeNet) Probe(_ context.Context, targets []target) []*foundHost {
 	for _, t := range targets {
 		h := &foundHost{target: t}
 		out = append(out, h)
+		f.probed = append(f.probed, t)
 		m := f.hosts[t.Host]
-		if m == nil {
+		if m == nil || (m.nameless && len(t.Addresses) == 0) {
 			h.Findings = []bootplan.Finding{{Check: "ssh-reach", State: bootplan.FindingFail, Message: t.Host + " does not answer on port 22", Fix: "is it on?"}}
 			continue
 		}
-		h.Fingerprint, h.KeyState, h.Findings, h.IsSelf = m.fingerprint, m.keyState, m.findings, m.self
-		if m.keyState == keyKnown && h.failure() == nil || slices.ContainsFunc(m.findings, func(x bootplan.Finding) bool { return x.Check == "disk" }) {
+		h.Fingerprint, h.KeyState, h.IsSelf = m.fingerprint, m.keyState, m.self
+		if m.keyState != keyNew { // nobody looks at a host whose key is not agreed to
+			h.Findings = m.findings
+		}
+		if m.keyState == keyKnown && h.failure() == nil || slices.ContainsFunc(h.Findings, func(x bootplan.Finding) bool { return x.Check == "disk" }) {
 			h.OS, h.Arch, h.Model, h.Chip, h.Installed, h.Sudo, h.Home = "darwin", "arm64", "Mac16,10", "Apple M4", m.installed, m.sudo, "/Users/anna/.mlxctl"
 		}
 	}
 	return out
+}
+
+func (f *fakeNet) Reversed(h *foundHost) bootplan.Finding {
+	return bootplan.Finding{Check: checkLink, State: bootplan.FindingWarn, Message: h.label() + " is dialled", Fix: "let it dial"}
 }
 
 func (f *fakeNet) Trust(hosts []*foundHost) error {
@@ -147,6 +170,9 @@ func (f *fakeNet) Trust(hosts []*foundHost) error {
 	for _, h := range hosts {
 		f.hosts[h.Host].keyState = keyKnown
 		f.note("trust %s", h.Host)
+		if h.Host == f.leaves {
+			delete(f.hosts, h.Host)
+		}
 	}
 	return nil
 }
@@ -176,7 +202,7 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 		}
 	}
 	if fails != nil {
-		return installResult{}, fails
+		return installResult{Log: m.logs}, fails
 	}
 	if job.Order.Action != bootplan.Install {
 		f.mu.Lock()
@@ -188,10 +214,13 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 		}
 		return installResult{Node: m.node, Changed: true}, nil
 	}
-	return f.install(ctx, h, m, job, step)
+	return f.install(ctx, h, m, job, tell)
 }
 
-func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job installJob, step func(string, bootplan.State)) (installResult, error) {
+func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job installJob, tell func(hostEvent)) (installResult, error) {
+	step := func(name string, state bootplan.State) {
+		tell(hostEvent{Host: h.label(), Step: name, State: state, At: time.Now()})
+	}
 	_, version, err := job.Binary(h.OS, h.Arch)
 	if err != nil {
 		return installResult{}, err
@@ -207,6 +236,9 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 	if _, err := job.Sign(ctx, m.node, key, ""); err != nil {
 		return installResult{}, err
 	}
+	if m.wheels > 0 {
+		step(bootplan.StepPython, bootplan.StateRunning)
+	}
 	link := bootplan.Link{State: bootplan.LinkConnected, Node: m.node}
 	f.mu.Lock()
 	before, wasRunning := m.installed, m.runs
@@ -216,6 +248,9 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 	m.starts++
 	f.setNode(m, version, cluster.NodeReady)
 	f.mu.Unlock()
+	for i := range m.wheels {
+		tell(hostEvent{Host: h.label(), Step: bootplan.StepPython, State: bootplan.StateRunning, Detail: fmt.Sprintf("sending x (%d of %d)", i+1, m.wheels), At: time.Now()})
+	}
 	step(bootplan.StepUnit, bootplan.StateChanged)
 	if err := job.Prove(ctx, m.node, version, link); err != nil {
 		f.mu.Lock()
@@ -231,7 +266,7 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m.installed, m.key, m.runs = version, key, true
-	return installResult{Node: m.node, Key: key, Changed: true, VersionID: version, Home: h.Home, Unit: bootplan.UnitLaunchDaemon}, nil
+	return installResult{Node: m.node, Key: key, Changed: true, VersionID: version, Home: h.Home, Unit: bootplan.UnitKind(first(string(m.unit), string(bootplan.UnitLaunchDaemon)))}, nil
 }
 
 // setNode is called with mu held: the controller sees an agent that was started, or that is gone.

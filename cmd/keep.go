@@ -16,13 +16,16 @@ import (
 
 // newKeep is the process that runs the others in the background.
 func newKeep(d *deps) *cobra.Command {
-	return &cobra.Command{
+	inherit := ""
+	cmd := &cobra.Command{
 		Use: "keep", Short: "Run controller and agent and restart them", Hidden: true, Args: between(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runKeep(cmd.Context(), d) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runKeep(cmd.Context(), d, inherit) },
 	}
+	cmd.Flags().StringVar(&inherit, service.InheritFlag, "", "descriptor and address of the gateway's socket")
+	return cmd
 }
 
-func runKeep(ctx context.Context, d *deps) error {
+func runKeep(ctx context.Context, d *deps, inherit string) error {
 	dirs, err := d.dirs()
 	if err != nil {
 		return err
@@ -37,7 +40,9 @@ func runKeep(ctx context.Context, d *deps) error {
 	}
 	defer out.Close() //nolint:errcheck // the process ends
 	log := slog.New(slog.NewTextHandler(out, nil))
-	err = service.Keep(ctx, d.services(dirs.Home, digest, log))
+	o := d.services(dirs.Home, digest, log)
+	o.Inherit = inherit
+	err = service.Keep(ctx, o)
 	if errors.Is(err, service.ErrRunning) {
 		log.Info("another keeper runs; nothing to do")
 		return nil
@@ -49,6 +54,7 @@ func runKeep(ctx context.Context, d *deps) error {
 type daemon struct {
 	name     string
 	lifeline int
+	socket   int
 }
 
 func (dm *daemon) command(d *deps, short string, serve func(context.Context, *daemonHome) error) *cobra.Command {
@@ -57,6 +63,9 @@ func (dm *daemon) command(d *deps, short string, serve func(context.Context, *da
 		RunE: func(cmd *cobra.Command, _ []string) error { return dm.run(cmd.Context(), d, serve) },
 	}
 	cmd.Flags().IntVar(&dm.lifeline, service.LifelineFlag, 0, "descriptor that ends with the keeper")
+	if dm.name == "controller" {
+		cmd.Flags().IntVar(&dm.socket, service.SocketFlag, 0, "descriptor on which the keeper listens for the gateway")
+	}
 	return cmd
 }
 
@@ -68,6 +77,9 @@ type daemonHome struct {
 	local *localSettings
 	node  *bootplan.Settings // of a node of another machine's cluster; nil for a service of this one
 	slog  *slog.Logger
+
+	socket int             // on which the keeper listens for the gateway; 0 for none
+	finish <-chan struct{} // closed when what is open is to be finished, and nothing new begun; nil: never
 }
 
 func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, *daemonHome) error) error {
@@ -86,7 +98,7 @@ func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, 
 	if err := level.UnmarshalText([]byte(local.LogLevel)); err != nil {
 		level = slog.LevelInfo
 	}
-	h := &daemonHome{deps: d, home: dirs.Home, cache: dirs.Cache, local: local, node: node}
+	h := &daemonHome{deps: d, home: dirs.Home, cache: dirs.Cache, local: local, node: node, socket: dm.socket}
 	handler := &slog.HandlerOptions{Level: level}
 	if dm.lifeline == 0 && node == nil {
 		h.slog = slog.New(slog.NewTextHandler(d.streams.Err, handler)) // in the foreground, for a person
@@ -101,13 +113,13 @@ func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, 
 		defer out.Close() //nolint:errcheck // the process ends
 		h.slog = slog.New(slog.NewTextHandler(out, handler))
 	}
-	ctx, err = service.Watch(ctx, d.services(dirs.Home, digest, h.slog), dm.lifeline)
+	ctx, h.finish, err = service.Watch(ctx, d.services(dirs.Home, digest, h.slog), dm.lifeline)
 	if err != nil {
 		return err
 	}
 	h.slog.Info("starting", "service", dm.name, "version", d.build.Version, "commit", d.build.Commit)
 	err = serve(ctx, h)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || err == nil {
 		h.slog.Info("ended", "service", dm.name, "err", err)
 		return nil // it was asked to
 	}

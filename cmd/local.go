@@ -219,9 +219,13 @@ func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
 	if isNode(home) {
 		return unit.KeeperOptions(home, log)
 	}
+	listenAddr := ""
+	if l, _, err := readLocal(home); err == nil && l != nil { // whoever needs the settings says what is wrong with them
+		listenAddr = l.HTTPAddr
+	}
 	return service.Options{
-		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"},
-		Children: []service.Child{{Name: "controller", Args: []string{"controller"}}, {Name: "agent", Args: []string{"agent"}}},
+		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"}, Listen: listenAddr,
+		Children: []service.Child{{Name: "controller", Args: []string{"controller"}, Listens: true}, {Name: "agent", Args: []string{"agent"}}},
 		Env:      d.absoluteDirs(),
 		Version:  strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,
 	}

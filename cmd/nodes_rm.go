@@ -77,6 +77,9 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 		return err
 	}
 	items := itemsOf(nodes, f.reach(ctx, nodes), whatRemove)
+	if err := f.askSudo(ctx, items); err != nil {
+		return err
+	}
 	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) { return true, f.remove(ctx, authority, p) })
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -181,10 +184,13 @@ func (f *fleet) confirm(ctx context.Context, question string) error {
 
 // remove takes one node out of the cluster.
 func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planItem) error {
-	if err := f.empty(ctx, p); err != nil && !f.force {
-		return err
-	}
 	err := unreached(*p.node, p.host)
+	if err != nil && !f.force {
+		return f.orForce(err) // while it goes on as it is
+	}
+	if emptyErr := f.empty(ctx, p); emptyErr != nil && !f.force {
+		return emptyErr
+	}
 	if err == nil {
 		_, err = f.order(ctx, p, bootplan.Uninstall, true)
 	}
@@ -194,8 +200,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 	left := ""
 	if err != nil {
 		if !f.force {
-			e := *cluster.AsError(err)
-			return e.WithHint("%s", strings.TrimPrefix(e.Hint+"; or --force takes it out all the same", "; "))
+			return f.orForce(err)
 		}
 		left = oneLine(err.Error())
 	}
@@ -209,6 +214,12 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 			p.Name, left, remnants(*p.node)), "")
 	}
 	return nil
+}
+
+// orForce says what else there is to do about a node that cannot be reached.
+func (f *fleet) orForce(err error) error {
+	e := *cluster.AsError(err)
+	return e.WithHint("%s", strings.TrimPrefix(e.Hint+"; or --force takes it out all the same", "; "))
 }
 
 // revoke has a node be nobody: its key, its place in the list, its line in the controller.
@@ -229,16 +240,12 @@ func (f *fleet) forget(ctx context.Context, node cluster.NodeID) error {
 	if f.client == nil {
 		return nil // there is no controller that could know it
 	}
-	d, err := drainerOf(f.client)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := d.Forget(ctx, node)
+		err := f.client.Forget(ctx, node)
 		if code := cluster.CodeOf(err); err == nil || code == cluster.CodeNoNode {
 			return nil
 		} else if code != cluster.CodeConflict {
@@ -258,18 +265,14 @@ func (f *fleet) empty(ctx context.Context, p *planItem) error {
 	if n == nil || n.State == cluster.NodeDown || n.State == cluster.NodeSuspect {
 		return nil
 	}
-	d, err := drainerOf(f.client)
-	if err != nil {
-		return err
-	}
 	f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, At: time.Now()})
-	if err := d.Drain(ctx, p.Node, true); err != nil {
+	if err := f.client.Drain(ctx, p.Node, true); err != nil {
 		return err
 	}
 	if err := f.awaitEmpty(ctx, p); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 		defer cancel()
-		return errors.Join(err, d.Drain(undo, p.Node, false))
+		return errors.Join(err, f.client.Drain(undo, p.Node, false))
 	}
 	return nil
 }

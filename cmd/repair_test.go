@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,9 +130,11 @@ func TestUpMendsWhatDoesNotAnswer(t *testing.T) {
 	if r := h.run("up", "--local"); r.code != 0 || !strings.Contains(r.out, "is up") {
 		t.Errorf("lost addresses: %+v", r)
 	}
-	if err := syscall.Kill(h.pid("controller"), syscall.SIGSTOP); err != nil {
+	pid := h.pid("controller")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	h.await("all of the controller to stand still", func() bool { return isStopped(t, pid) })
 	if r := h.run("ps", "--timeout", "3s"); r.code != exitUnreachable || strings.Contains(r.err, "firewall") {
 		t.Errorf("ps while the controller hangs: %+v", r)
 	}
@@ -138,6 +144,20 @@ func TestUpMendsWhatDoesNotAnswer(t *testing.T) {
 	if r := h.run("run", "tiny", countTo(3)); r.out != "1, 2, 3" {
 		t.Errorf("run: %+v", r)
 	}
+}
+
+// isStopped says whether no thread of a process runs: each stops when it is next looked at, not when the signal is sent.
+func isStopped(t *testing.T, pid int) bool {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "ps", "-M", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+	if runtime.GOOS == "linux" {
+		out, err = exec.CommandContext(t.Context(), "ps", "-L", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := strings.Fields(string(out))
+	return len(states) > 0 && !slices.ContainsFunc(states, func(s string) bool { return !strings.HasPrefix(s, "T") })
 }
 
 func TestControllerThatCannotSayWhereItIsEnds(t *testing.T) {

@@ -38,6 +38,7 @@ type upOptions struct {
 	local   bool
 	hosts   []string
 	cluster clusterFlags
+	finish  time.Duration // how long open requests may take before services of another version are replaced
 }
 
 // upResult is the shape of `up -o json`.
@@ -72,7 +73,7 @@ Macs come from Bonjour, from the setting hosts, and from earlier times; with HOS
 asked. With --local there is this machine alone, and nothing on the network is asked or answered.`,
 		Example: `  mlxctl up
   mlxctl up --dry-run
-  mlxctl up anna@studio.local mini-2 --yes --accept-new-host-keys
+  mlxctl up anna@studio.local mini-2 --yes
   mlxctl up --local --http-addr 0.0.0.0:8640`,
 		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -191,7 +192,9 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 		return false, err
 	}
 	progress.Step("starting controller and agent")
-	return service.Start(ctx, opts.services(home, digest, opts.log()))
+	o := opts.services(home, digest, opts.log())
+	o.Finish = opts.finish
+	return service.Start(ctx, o)
 }
 
 // restartHung starts services again that run and do not answer.

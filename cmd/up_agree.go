@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/printer"
 )
 
 // agree asks once for everything: installations and new keys.
@@ -20,7 +22,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 			keys++
 		}
 	}
-	if keys > 0 && !u.cluster.acceptKeys {
+	if keys > 0 {
 		question = fmt.Sprintf("Do this: %s, and trust the %d new host keys above?", countPlan(items), keys)
 		if keys == 1 {
 			question = fmt.Sprintf("Do this: %s, and trust the new host key above?", countPlan(items))
@@ -61,46 +63,83 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	for _, h := range hosts {
 		again = append(again, h.target)
 	}
-	probed := found{hosts: u.installer.Probe(ctx, again)}
-	j := u.judge()
-	probed.hosts = mergeHosts(probed.hosts, j.nodes)
-	fresh := map[string]*planItem{}
-	for _, h := range probed.hosts {
-		if h.IsSelf {
-			continue
-		}
-		p := j.item(h)
-		// It was agreed to by hand or by flag, so that what keeps it from serving now counts.
-		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
-		fresh[h.Host] = p
-	}
+	fresh := u.judgedAnew(u.installer.Probe(ctx, again))
 	var out []*planItem
+	isNews := false
 	for _, p := range items {
-		switch {
-		case p.host == nil || !p.needsKey() || !p.isInstall():
-			out = append(out, p)
-		case fresh[p.host.Host] != nil:
-			out = append(out, fresh[p.host.Host])
+		if p.needsKey() && p.isInstall() {
+			now := fresh[p.host.Fingerprint]
+			if now == nil {
+				now = fresh[p.host.label()] // it did not answer again
+			}
+			if now == nil {
+				continue // this machine, under a name of another
+			}
+			isNews = isNews || now.What != p.What || now.Reason != p.Reason
+			p = now
 		}
+		out = append(out, p)
+	}
+	if !isNews {
+		return out, nil
 	}
 	return out, u.events.planned(out)
 }
 
+// judgedAnew judges hosts whose keys were agreed to; the result is by key, or by label for one that shows none now.
+func (u *upRun) judgedAnew(hosts []*foundHost) map[string]*planItem {
+	j := u.judge()
+	fresh := map[string]*planItem{}
+	for _, h := range mergeHosts(hosts, j.nodes) {
+		if h.IsSelf {
+			continue
+		}
+		p := j.item(h)
+		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
+		p.isSeen = h.Source == sourceBonjour && p.isAuth
+		fresh[first(h.Fingerprint, h.label())] = p
+	}
+	return fresh
+}
+
 // askSudo asks once for a password, where it was wanted and a host needs one.
-func (u *upRun) askSudo(ctx context.Context, items []*planItem) error {
+func (u *upRun) askSudo(ctx context.Context, items []*planItem) (err error) {
 	if !u.cluster.askSudo {
 		return nil
 	}
+	var hosts []*foundHost
 	for _, p := range items {
-		if !p.isInstall() || p.host.Sudo != sudoPassword {
-			continue
+		if p.isInstall() {
+			hosts = append(hosts, p.host)
 		}
-		var err error
-		u.password, err = u.streams.Secret(ctx, "Password for sudo on the hosts: ")
-		if errors.Is(err, iostreams.ErrNobody) {
-			return usageHint("leave it out: agents then run from login and are served in reverse", "--ask-sudo needs a terminal to ask on")
-		}
-		return err
 	}
-	return nil
+	u.password, err = u.sudoPassword(ctx, hosts, "leave it out: agents then run from login and are served in reverse")
+	return err
+}
+
+// sudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
+// where nobody is there to be asked.
+func (d *deps) sudoPassword(ctx context.Context, hosts []*foundHost, mend string) (string, error) {
+	var names []string
+	for _, h := range hosts {
+		if h.Sudo == sudoPassword {
+			names = append(names, printer.Clean(h.label()))
+		}
+	}
+	if len(names) == 0 {
+		return "", nil
+	}
+	password, err := d.streams.Secret(ctx, "Password for sudo on "+strings.Join(names, ", ")+": ")
+	if errors.Is(err, iostreams.ErrNobody) {
+		return "", usageHint(mend, "--ask-sudo needs a terminal to ask on")
+	}
+	return password, err
+}
+
+// sudoFor is what an order tells a host of the password: a host that can do without it never learns it.
+func sudoFor(h *foundHost, password string) string {
+	if h.Sudo != sudoPassword {
+		return ""
+	}
+	return password
 }

@@ -37,7 +37,7 @@ type upRun struct {
 	local     localState
 	authority *trust.Authority
 	settings  bootplan.Settings
-	password  string // for sudo
+	password  string // for sudo, where a host wants one
 	signing   signing
 }
 
@@ -292,6 +292,9 @@ func (u *upRun) look(ctx context.Context) (found, error) {
 		e := cluster.AsError(seen.scan)
 		err = u.events.warn("Bonjour cannot look for Macs: "+e.Message, e.Hint)
 	}
+	if f := configWarning(seen.hosts); err == nil && f != nil {
+		err = u.events.warn(f.Message, f.Fix)
+	}
 	return seen, err
 }
 
@@ -377,7 +380,7 @@ func (u *upRun) judge() *judge {
 	if err != nil {
 		nodes = nil // it was read a moment ago, and errors were told then
 	}
-	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, yes: u.cluster.yes || !u.streams.CanAsk(), accept: u.cluster.acceptKeys}
+	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}

@@ -34,7 +34,10 @@ type hostResult struct {
 	Serves  bool           `json:"serves"`
 	Changed bool           `json:"changed"`
 	Error   *cluster.Error `json:"error,omitempty"`
-	TookMS  int64          `json:"took_ms"`
+	Log     []string       `json:"log,omitempty"` // with Error: the end of its agent's log
+	// Warnings are what keeps it from serving as well as it could.
+	Warnings []bootplan.Finding `json:"warnings,omitempty"`
+	TookMS   int64              `json:"took_ms"`
 }
 
 // upEvents tells what happens: for people on stderr, as lines of JSON on stdout. It is safe for concurrent use.
@@ -44,8 +47,18 @@ type upEvents struct {
 	progress *iostreams.Progress
 
 	mu    sync.Mutex
-	board *iostreams.Board // nil while nothing is done on hosts
+	board *iostreams.Board        // nil while nothing is done on hosts
+	said  map[string]saidProgress // by host: the last line of how far a step is
 }
+
+// saidProgress is a line of progress, and when it was told.
+type saidProgress struct {
+	step string
+	at   time.Time
+}
+
+// everyProgress is how often a log is told how far a step is.
+const everyProgress = 10 * time.Second
 
 func newUpEvents(d *deps, out printer.Options) *upEvents {
 	return &upEvents{d: d, out: out, progress: d.streams.NewProgress(d.quiet)}
@@ -132,6 +145,9 @@ func (e *upEvents) planned(items []*planItem) error {
 func (e *upEvents) step(p *planItem, h hostEvent) {
 	detail := printer.Clean(h.Detail)
 	if e.isJSON() {
+		if !e.isDue(p.Name, h) {
+			return
+		}
 		line := stepEvent{
 			Type: "step", Host: p.Name, Node: p.Node, Step: h.Step, State: h.State, Detail: detail, Error: cluster.AsError(h.Err),
 			At: h.At.UTC(), TookMS: h.Took.Milliseconds(),
@@ -147,6 +163,23 @@ func (e *upEvents) step(p *planItem, h hostEvent) {
 	e.onBoard(func(b *iostreams.Board) {
 		b.Step(printer.Clean(p.Name), printer.Clean(h.Step), string(h.State), detail)
 	})
+}
+
+// isDue says whether an event is to be told in a log: of how far a step is only as often as a reader wants to know.
+func (e *upEvents) isDue(host string, h hostEvent) bool {
+	if h.State != bootplan.StateRunning || h.Detail == "" {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if last, ok := e.said[host]; ok && last.step == h.Step && h.At.Sub(last.at) < everyProgress {
+		return false
+	}
+	if e.said == nil {
+		e.said = map[string]saidProgress{}
+	}
+	e.said[host] = saidProgress{h.Step, h.At}
+	return true
 }
 
 // ended tells that a host is done.
@@ -192,9 +225,12 @@ func (e *upEvents) endBoard() {
 
 // resultOf is what came of one machine of the plan.
 func resultOf(p *planItem) hostResult {
-	r := hostResult{Name: p.Name, Node: p.Node, What: p.What}
+	r := hostResult{Name: p.Name, Node: p.Node, What: p.What, Warnings: p.Warnings}
 	switch {
 	case p.outcome != nil:
+		if p.outcome.err != nil {
+			r.Log = endOfLog(p.log)
+		}
 		r.Serves = p.outcome.err == nil && p.What != whatStop && p.What != whatRemove
 		r.Changed = p.outcome.err == nil && p.outcome.changed
 		r.Error, r.TookMS = cluster.AsError(p.outcome.err), p.outcome.took.Milliseconds()

@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -28,10 +30,22 @@ type search struct {
 	wg        sync.WaitGroup
 
 	mu    sync.Mutex
-	known []target // probed, or being probed; guarded by mu, as is the rest
+	known []target // that were named; guarded by mu, as is the rest
 	hosts []*foundHost
-	macs  map[string]foundMac // by host name
+	macs  map[string]*sighting // by host name
 }
+
+// sighting is what Bonjour has said of a Mac so far.
+type sighting struct {
+	mac        foundMac
+	isProbed   bool
+	isRoutable bool
+	routable   chan struct{} // closed once there is an address that is good beyond one link
+}
+
+// routableWait is how long a Mac that was seen is given to tell of a better address than that of the link: the records of
+// its addresses come one by one.
+const routableWait = 300 * time.Millisecond
 
 // find probes what is named and, unless it is told otherwise, what Bonjour sees.
 func (u *upRun) find(ctx context.Context) (found, error) {
@@ -40,10 +54,10 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 		return found{}, err
 	}
 	s := &search{
-		installer: u.installer, room: make(chan struct{}, u.flags().parallel), macs: map[string]foundMac{},
+		installer: u.installer, room: make(chan struct{}, u.flags().parallel), macs: map[string]*sighting{}, known: named,
 	}
 	for _, t := range named {
-		s.probe(ctx, t)
+		s.probe(ctx, func() target { return t })
 	}
 	var out found
 	if !u.flags().noDiscover && len(u.hosts) == 0 {
@@ -54,14 +68,20 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 		out.scan = u.finder.Scan(ctx, length, func(m foundMac) { s.see(ctx, m, u.flags().user) })
 	}
 	s.wg.Wait()
+	s.again(ctx)
 	if ctx.Err() != nil {
 		return found{}, context.Cause(ctx)
+	}
+	for _, h := range s.hosts {
+		if m := s.macOf(h); m != nil {
+			h.Addresses = addressTexts(m.Addresses)
+		}
 	}
 	out.hosts = mergeHosts(s.hosts, nodes)
 	out.without = s.unreached()
 	out.models = map[string]string{}
 	for _, m := range s.macs {
-		out.models[strings.TrimSuffix(m.HostName, ".")] = m.Model
+		out.models[strings.TrimSuffix(m.mac.HostName, ".")] = m.mac.Model
 	}
 	return out, nil
 }
@@ -110,10 +130,8 @@ func nodeTarget(n roster.Node) (t target, ok bool) {
 	return t, t.Host != ""
 }
 
-func (s *search) probe(ctx context.Context, t target) {
-	s.mu.Lock()
-	s.known = append(s.known, t)
-	s.mu.Unlock()
+// probe looks at a host, which is asked for when its turn has come.
+func (s *search) probe(ctx context.Context, of func() target) {
 	s.wg.Go(func() {
 		select {
 		case s.room <- struct{}{}:
@@ -121,7 +139,7 @@ func (s *search) probe(ctx context.Context, t target) {
 			return
 		}
 		defer func() { <-s.room }()
-		hosts := s.installer.Probe(ctx, []target{t})
+		hosts := s.installer.Probe(ctx, []target{of()})
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.hosts = append(s.hosts, hosts...)
@@ -135,40 +153,122 @@ func (s *search) see(ctx context.Context, m foundMac, user string) {
 		return // nothing to reach yet, or this machine
 	}
 	s.mu.Lock()
-	before, isKnown := s.macs[m.HostName]
-	s.macs[m.HostName] = m
-	s.mu.Unlock()
-	if !m.RemoteLogin || (isKnown && before.RemoteLogin) || s.isTarget(m) {
+	defer s.mu.Unlock()
+	key := strings.ToLower(first(m.HostName, m.Name))
+	x := s.macs[key]
+	if x == nil {
+		x = &sighting{routable: make(chan struct{})}
+		s.macs[key] = x
+	}
+	x.mac = m
+	if !x.isRoutable && slices.ContainsFunc(m.Addresses, isRoutable) {
+		x.isRoutable = true
+		close(x.routable)
+	}
+	if !m.RemoteLogin || x.isProbed || s.isTarget(m) {
 		return
 	}
-	t := target{Name: m.Name, Host: strings.TrimSuffix(m.HostName, "."), User: user, Source: sourceBonjour}
-	if m.Port != 22 {
-		t.Port = m.Port
-	}
-	for _, a := range m.Addresses {
-		t.Addresses = append(t.Addresses, a.String())
-	}
-	s.probe(ctx, t)
-}
-
-// isTarget says that a Mac is probed already under the very same name. Under another name it is probed again, and its host
-// key tells that it is the same.
-func (s *search) isTarget(m foundMac) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.known, func(t target) bool {
-		return t.Source != sourceRoster && strings.EqualFold(strings.TrimSuffix(t.Host, "."), strings.TrimSuffix(m.HostName, "."))
+	x.isProbed = true
+	s.probe(ctx, func() target {
+		wait := time.NewTimer(routableWait)
+		defer wait.Stop()
+		select {
+		case <-x.routable:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return macTarget(x.mac, user)
 	})
 }
 
-// unreached are the Macs without Remote Login, unless they were reached by other means.
-func (s *search) unreached() []foundMac {
-	var out []foundMac
-	for _, m := range s.macs {
-		if m.RemoteLogin || s.isReached(m) {
+// macTarget is how a Mac is reached that Bonjour told of.
+func macTarget(m foundMac, user string) target {
+	t := target{
+		Name: m.Name, Host: strings.TrimSuffix(m.HostName, "."), Addresses: addressTexts(m.Addresses), User: user, Source: sourceBonjour,
+	}
+	if m.Port != 22 {
+		t.Port = m.Port
+	}
+	return t
+}
+
+// again probes hosts that were named and not reached, where Bonjour knows addresses for their names: not every system
+// resolves those.
+func (s *search) again(ctx context.Context) {
+	var left []*foundHost
+	var targets []target
+	for _, h := range s.hosts {
+		m, f := s.macOf(h), h.failure()
+		isBetter := m != nil && slices.ContainsFunc(addressTexts(m.Addresses), func(a string) bool { return !slices.Contains(h.Addresses, a) })
+		if !isBetter || f == nil || f.Check != checkReach || h.Source == sourceBonjour || h.Source == sourceRoster {
+			left = append(left, h)
 			continue
 		}
-		out = append(out, m)
+		t := h.target
+		t.Addresses = addressTexts(m.Addresses)
+		targets = append(targets, t)
+	}
+	if len(targets) > 0 {
+		s.hosts = append(left, s.installer.Probe(ctx, targets)...)
+	}
+}
+
+// macOf is what Bonjour says of a host by its name; nil where that is nothing.
+func (s *search) macOf(h *foundHost) *foundMac {
+	for _, x := range s.macs {
+		if h.Host != "" && isSameName(x.mac.HostName, h.Host) {
+			return &x.mac
+		}
+	}
+	return nil
+}
+
+func isSameName(a, b string) bool {
+	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
+}
+
+// isRoutable says that an address means the same host on every link.
+func isRoutable(a netip.Addr) bool { return !a.IsLinkLocalUnicast() }
+
+// addressTexts lists addresses, best first: what is routed before what is of one link, IPv4 before IPv6.
+func addressTexts(list []netip.Addr) []string {
+	sorted := slices.Clone(list)
+	class := func(a netip.Addr) int {
+		n := 0
+		if !isRoutable(a) {
+			n += 2
+		}
+		if !a.Unmap().Is4() {
+			n++
+		}
+		return n
+	}
+	slices.SortStableFunc(sorted, func(a, b netip.Addr) int { return class(a) - class(b) })
+	var out []string
+	for _, a := range sorted {
+		if text := a.Unmap().String(); !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// isTarget says that a Mac was named by the very same name. Under another name it is probed again, and its host key tells
+// that it is the same.
+func (s *search) isTarget(m foundMac) bool {
+	return slices.ContainsFunc(s.known, func(t target) bool { return t.Source != sourceRoster && isSameName(t.Host, m.HostName) })
+}
+
+// unreached are the Macs without Remote Login, unless they were named or were reached by other means.
+func (s *search) unreached() []foundMac {
+	var out []foundMac
+	for _, x := range s.macs {
+		if x.mac.RemoteLogin || s.isTarget(x.mac) || s.isReached(x.mac) {
+			continue
+		}
+		out = append(out, x.mac)
 	}
 	slices.SortFunc(out, func(a, b foundMac) int { return strings.Compare(a.Name+a.HostName, b.Name+b.HostName) })
 	return out
@@ -176,7 +276,7 @@ func (s *search) unreached() []foundMac {
 
 func (s *search) isReached(m foundMac) bool {
 	return slices.ContainsFunc(s.hosts, func(h *foundHost) bool {
-		isSame := strings.EqualFold(strings.TrimSuffix(h.Host, "."), strings.TrimSuffix(m.HostName, "."))
+		isSame := isSameName(h.Host, m.HostName)
 		for _, a := range m.Addresses {
 			isSame = isSame || h.Host == a.String() || slices.Contains(h.Addresses, a.String())
 		}
@@ -199,9 +299,7 @@ func mergeHosts(hosts []*foundHost, nodes []roster.Node) []*foundHost {
 		if h.Node == "" {
 			h.Node = nodeWithKey(nodes, h.Fingerprint)
 		}
-		i := slices.IndexFunc(out, func(x *foundHost) bool {
-			return (h.Fingerprint != "" && x.Fingerprint == h.Fingerprint) || (h.Node != "" && x.Node == h.Node)
-		})
+		i := slices.IndexFunc(out, func(x *foundHost) bool { return isOneHost(x, h) })
 		switch {
 		case i < 0:
 			out = append(out, h)
@@ -212,6 +310,16 @@ func mergeHosts(hosts []*foundHost, nodes []roster.Node) []*foundHost {
 		}
 	}
 	return out
+}
+
+// isOneHost says that two hosts are one: they show one key, they are one node of ours, or they have one name and do not both
+// show a key.
+func isOneHost(a, b *foundHost) bool {
+	if a.Fingerprint != "" && b.Fingerprint != "" {
+		return a.Fingerprint == b.Fingerprint || (a.Node != "" && a.Node == b.Node)
+	}
+	isNamed := a.Host != "" && isSameName(a.Host, b.Host) && a.Port == b.Port
+	return isNamed || (a.Node != "" && a.Node == b.Node)
 }
 
 // joined is a host, with what another way to the same host is known for.
@@ -226,6 +334,10 @@ func joined(h, other *foundHost) *foundHost {
 	if x.Source == sourceBonjour {
 		x.Source = other.Source
 	}
+	if h.failure() != nil || other.failure() == nil { // else nobody is at the other addresses any more
+		all := slices.Concat(addresses(h.Addresses), addresses(other.Addresses))
+		x.Addresses = addressTexts(all)
+	}
 	return &x
 }
 
@@ -236,4 +348,16 @@ func nodeWithKey(nodes []roster.Node, fingerprint string) cluster.NodeID {
 		}
 	}
 	return ""
+}
+
+// configWarning is what the hosts have in common: how this machine's ssh_config was read.
+func configWarning(hosts []*foundHost) *bootplan.Finding {
+	for _, h := range hosts {
+		for i, f := range h.Findings {
+			if f.Check == checkSSHConfig && f.State == bootplan.FindingWarn {
+				return &h.Findings[i]
+			}
+		}
+	}
+	return nil
 }

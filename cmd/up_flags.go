@@ -63,11 +63,12 @@ func (s *sshFlags) settle(cfg *config.Config) error {
 // clusterFlags are those of `up` over the network.
 type clusterFlags struct {
 	sshFlags
-	yes, acceptKeys bool
-	dryRun          bool
-	noDiscover      bool
-	offline         bool
-	unit            string
+	yes        bool
+	knownOnly  bool
+	dryRun     bool
+	noDiscover bool
+	offline    bool
+	unit       string
 	// only leaves out what was not named: neither Bonjour nor settings nor earlier nodes.
 	only bool
 }
@@ -75,8 +76,8 @@ type clusterFlags struct {
 // addInstall adds the flags of every command that installs on hosts.
 func (c *clusterFlags) addInstall(f *pflag.FlagSet) {
 	c.add(f)
-	f.BoolVarP(&c.yes, "yes", "y", false, "do what is planned without asking; new host keys are another question")
-	f.BoolVar(&c.acceptKeys, "accept-new-host-keys", false, "trust the SSH host keys that were not seen before")
+	f.BoolVarP(&c.yes, "yes", "y", false, "do what is planned without asking, and trust the SSH host keys that are new")
+	f.BoolVar(&c.knownOnly, "known-hosts-only", false, "trust no SSH host key that is new: such a host is a failure")
 	f.BoolVar(&c.dryRun, "dry-run", false, "show the plan and change nothing")
 	f.BoolVar(&c.offline, "offline", false, "send Python packages from here; hosts fetch nothing")
 	f.StringVar(&c.unit, "unit", "", "who runs the agent there: launchd-daemon, launchd-agent, systemd-user, runit or keeper (default the best that the host has)")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -51,15 +52,20 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 	u.events.endBoard()
 }
 
-// installOne has one host run this version with these settings. before, where it is set, is called when the new agent is up
-// and before it is asked anything.
-func (u *upRun) installOne(ctx context.Context, p *planItem, before func(context.Context, cluster.NodeID) error) (changed bool, err error) {
+// hold keeps the requests of others from a node that was emptied. It is ended when the new agent is up, before that is asked
+// anything, and begun again when it then answers wrongly, before the version from before is put back. Nil holds nothing.
+type hold struct {
+	end, again func(context.Context, cluster.NodeID) error
+}
+
+// installOne has one host run this version with these settings.
+func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (changed bool, err error) {
 	h := p.host
-	proof := &proof{u: u, host: h, before: before}
+	proof := &proof{u: u, host: h, hold: held}
 	job := installJob{
 		Order: bootplan.Order{
 			Action: bootplan.Install, Operator: operatorName(), Settings: u.settings, Unit: bootplan.UnitKind(u.cluster.unit),
-			Password: u.password, Offline: u.cluster.offline, Gate: gateTimeout,
+			Password: sudoFor(h, u.password), Offline: u.cluster.offline, Gate: gateTimeout,
 		},
 		Binary: u.installer.Binary,
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
@@ -73,11 +79,28 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, before func(context
 		}
 		u.events.step(p, e)
 	})
+	p.log = r.Log
 	if err != nil {
 		return false, proof.takeBack(err)
 	}
 	p.Node = r.Node
+	p.Warnings = u.warningsAfter(h, r, proof)
 	return r.Changed, u.admit(h, r, proof)
+}
+
+// warningsAfter are those that are still true of a host with the unit that runs its agent now, and with the way it is served.
+func (u *upRun) warningsAfter(h *foundHost, r installResult, proof *proof) []bootplan.Finding {
+	isService := slices.Contains([]bootplan.UnitKind{bootplan.UnitLaunchDaemon, bootplan.UnitSystemd, bootplan.UnitRunit}, r.Unit)
+	var out []bootplan.Finding
+	for _, f := range h.warnings() {
+		if f.Check != checkLink && (f.Check != checkSudo || !isService) {
+			out = append(out, f)
+		}
+	}
+	if len(proof.reverse) > 0 {
+		out = append(out, u.installer.Reversed(h))
+	}
+	return oneCause(out)
 }
 
 // admit writes a node down that serves, and throws out the key that it had before.
@@ -151,9 +174,9 @@ func clonedNode(h *foundHost, node cluster.NodeID, other string) error {
 
 // proof is what shows that a node serves.
 type proof struct {
-	u      *upRun
-	host   *foundHost
-	before func(context.Context, cluster.NodeID) error
+	u    *upRun
+	host *foundHost
+	hold *hold
 
 	restarted atomic.Bool // the host's side started the agent anew
 	name      string      // as the node calls itself
@@ -180,8 +203,8 @@ func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, 
 		return err
 	}
 	p.name = n.Name
-	if p.before != nil {
-		if err := p.before(ctx, node); err != nil {
+	if p.hold != nil {
+		if err := p.hold.end(ctx, node); err != nil {
 			return err
 		}
 		if n, err = p.await(ctx, node, func(n *cluster.Node) bool { return n.State == cluster.NodeReady }); err != nil {
@@ -191,7 +214,13 @@ func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, 
 	if n.State == cluster.NodeDraining {
 		return nil // drained on purpose; it takes no prompt until `mlxctl undrain`
 	}
-	return selfTest(ctx, p.u.local.client, node)
+	err = selfTest(ctx, p.u.local.client, node)
+	if err != nil && p.hold != nil {
+		if againErr := p.hold.again(context.WithoutCancel(ctx), node); againErr != nil {
+			return fmt.Errorf("%w; and it could not be emptied again: %w", err, againErr)
+		}
+	}
+	return err
 }
 
 // seenTimeout bounds how long a controller may take to see a node that has a link to it.

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,6 +96,23 @@ func (h *foundHost) failure() *bootplan.Finding {
 	return nil
 }
 
+// warnings are what makes the host serve less well than it could, one for each cause.
+func (h *foundHost) warnings() []bootplan.Finding {
+	var out []bootplan.Finding
+	for _, f := range h.Findings {
+		if f.State == bootplan.FindingWarn && f.Check != checkSSHConfig {
+			out = append(out, f)
+		}
+	}
+	return oneCause(out)
+}
+
+// oneCause leaves out that the controller dials an agent where the lack of sudo is why.
+func oneCause(warnings []bootplan.Finding) []bootplan.Finding {
+	hasNoSudo := slices.ContainsFunc(warnings, func(f bootplan.Finding) bool { return f.Check == checkSudo && strings.Contains(f.Message, "dials it") })
+	return slices.DeleteFunc(warnings, func(f bootplan.Finding) bool { return hasNoSudo && f.Check == checkLink })
+}
+
 // installJob is what a host is to do, and how what only this side can do is done.
 type installJob struct {
 	Order  bootplan.Order
@@ -134,6 +152,8 @@ type installer interface {
 	Apply(ctx context.Context, h *foundHost, job installJob, tell func(hostEvent)) (installResult, error)
 	// Version is the id of this program's version on a platform, without anything being fetched.
 	Version(os, arch string) (versionID string, err error)
+	// Reversed is what is to be said of a host whose agent the controller has to dial.
+	Reversed(h *foundHost) bootplan.Finding
 	Binary(os, arch string) (path, versionID string, err error)
 	Close()
 }
@@ -155,20 +175,6 @@ type admitted interface {
 	Find(nameOrID string) (roster.Node, error)
 	Put(n roster.Node) error
 	Remove(id cluster.NodeID) error
-}
-
-// drainer is a cluster that can empty and forget nodes.
-type drainer interface {
-	Drain(ctx context.Context, node cluster.NodeID, on bool) error
-	Forget(ctx context.Context, node cluster.NodeID) error
-}
-
-// drainerOf finds that in a connection.
-func drainerOf(c clusterClient) (drainer, error) {
-	if d, ok := c.(drainer); ok {
-		return d, nil
-	}
-	return nil, cluster.Errorf(cluster.CodeUnsupported, "this cluster cannot drain nodes")
 }
 
 // parts are what commands that change other machines are made of. Tests put their own in.

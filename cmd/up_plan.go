@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -39,6 +40,8 @@ type planItem struct {
 	What     string         `json:"what"`
 	Reason   string         `json:"reason,omitempty"`
 	Fix      string         `json:"fix,omitempty"`
+	// Warnings are what makes it serve less well than it could.
+	Warnings []bootplan.Finding `json:"warnings,omitempty"`
 
 	host *foundHost
 	// isSeen says that Bonjour saw it and nobody named it, and that it never let us in: whatever keeps it from serving is
@@ -49,6 +52,7 @@ type planItem struct {
 	node   *roster.Node
 
 	outcome *outcome // nil where nothing was done
+	log     []string // the end of its agent's log, where that did not come up
 	done    string   // what is said when it is done well; empty means that it serves
 }
 
@@ -71,8 +75,7 @@ type judge struct {
 	snapshot  *cluster.Snapshot // nil where the services do not run
 	nodes     []roster.Node
 	digest    string // of the settings that nodes should have
-	yes       bool   // nobody is asked, so that keys are not agreed to
-	accept    bool
+	knownOnly bool   // new host keys are not agreed to
 }
 
 // items judges everything that was found, in the order of the table.
@@ -111,7 +114,7 @@ func (j *judge) items(f found) []*planItem {
 func (j *judge) item(h *foundHost) *planItem {
 	p := &planItem{
 		Name: h.label(), Node: h.Node, Address: h.Host, Model: modelText(h), Source: h.Source, HostKey: h.Fingerprint,
-		KeyState: h.KeyState, host: h,
+		KeyState: h.KeyState, Warnings: h.warnings(), host: h,
 	}
 	if len(h.Addresses) > 0 {
 		p.Address = h.Addresses[0]
@@ -142,9 +145,9 @@ func (j *judge) item(h *foundHost) *planItem {
 		if p.node != nil {
 			p.What = whatRepair
 		}
-		if j.yes && !j.accept {
-			p.What, p.Reason, p.Fix = whatCannot, "its SSH host key is new", "compare the fingerprint, then --accept-new-host-keys"
-			p.isSeen = h.Source == sourceBonjour
+		if j.knownOnly {
+			p.What, p.Reason = whatCannot, "its SSH host key "+h.Fingerprint+" is not known"
+			p.Fix = "compare the fingerprint, then leave out --known-hosts-only"
 		}
 		return p
 	}
@@ -158,8 +161,14 @@ func (j *judge) item(h *foundHost) *planItem {
 	return p
 }
 
-// checkAuth is the installer's name of the finding that a host does not let us in.
-const checkAuth = "ssh-auth"
+// Names that the installer gives to findings.
+const (
+	checkAuth      = "ssh-auth"   // a host does not let us in
+	checkReach     = "ssh-reach"  // or does not answer
+	checkSSHConfig = "ssh-config" // of this machine
+	checkSudo      = "sudo"
+	checkLink      = "link" // how the agent there stands with its controller
+)
 
 // change is what a host that can be installed needs, and why.
 func (j *judge) change(h *foundHost, node *roster.Node, live *cluster.Node, want string) (what, reason string) {

@@ -61,7 +61,7 @@ func (u *upRun) summarise(ctx context.Context, items []*planItem) error {
 			r.Changed++
 		}
 	}
-	if err := u.tellSummary(r, failures); err != nil {
+	if err := u.tellSummary(r, failureLines(failures)+warningLines(items, failures)); err != nil {
 		return err
 	}
 	return exitOfHosts(items, failures)
@@ -111,7 +111,7 @@ func exitOfHosts(items, failures []*planItem) error {
 	return silentError{exitFailed}
 }
 
-func (u *upRun) tellSummary(r upSummary, failures []*planItem) error {
+func (u *upRun) tellSummary(r upSummary, explained string) error {
 	switch u.events.out.Format {
 	case printer.JSON:
 		return printer.Line(u.streams.Out, r)
@@ -121,7 +121,7 @@ func (u *upRun) tellSummary(r upSummary, failures []*planItem) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d changed (%.1f s)\n", countNodes(r.Serving), r.Changed, float64(r.TookMS)/1000)
-	b.WriteString(failureLines(failures))
+	b.WriteString(explained)
 	fmt.Fprintf(&b, "\n  API      %s\n", r.BaseURL)
 	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
 	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
@@ -136,7 +136,7 @@ func countNodes(n int) string {
 	return fmt.Sprintf("%d nodes serve", n)
 }
 
-// failureLines say of each machine in one line why it does not serve, and what mends that.
+// failureLines say of each machine in one line why it does not serve, and what mends that; the end of its log follows.
 func failureLines(failures []*planItem) string {
 	var b strings.Builder
 	for _, p := range failures {
@@ -145,11 +145,51 @@ func failureLines(failures []*planItem) string {
 			e := cluster.AsError(p.outcome.err)
 			message, fix = p.outcome.err.Error(), e.Hint
 		}
-		line := printer.Clean(p.Name) + ": " + oneLine(message)
-		if fix != "" {
-			line += "; mend: " + oneLine(fix)
-		}
-		b.WriteString(line + "\n")
+		b.WriteString(explanation(p, message, fix))
+		b.WriteString(logLines(p.log))
 	}
 	return b.String()
+}
+
+// mostLogLines is how much of an agent's log explains a failure.
+const mostLogLines = 10
+
+// endOfLog is the end of a log, free of control characters.
+func endOfLog(log []string) []string {
+	var out []string
+	for _, line := range log[max(0, len(log)-mostLogLines):] {
+		out = append(out, printer.Clean(line))
+	}
+	return out
+}
+
+// logLines are the end of a log below the line that it explains.
+func logLines(log []string) string {
+	var b strings.Builder
+	for _, line := range endOfLog(log) {
+		b.WriteString("    " + line + "\n")
+	}
+	return b.String()
+}
+
+// warningLines say of machines that serve what keeps them from doing so as well as they could, and what mends that.
+func warningLines(items, failures []*planItem) string {
+	var b strings.Builder
+	for _, p := range items {
+		if !resultOf(p).Serves || slices.Contains(failures, p) {
+			continue
+		}
+		for _, f := range p.Warnings {
+			b.WriteString(explanation(p, f.Message, f.Fix))
+		}
+	}
+	return b.String()
+}
+
+func explanation(p *planItem, message, fix string) string {
+	line := printer.Clean(p.Name) + ": " + oneLine(message)
+	if fix != "" {
+		line += "; mend: " + oneLine(fix)
+	}
+	return line + "\n"
 }

@@ -88,16 +88,25 @@ func hostOf(h *bootstrap.Host) *foundHost {
 	}
 }
 
+// innerHost is the installer's own of a host, at the addresses that are known by now.
+func innerHost(h *foundHost) *bootstrap.Host {
+	inner := h.inner.(*bootstrap.Host)
+	inner.Addresses = h.Addresses
+	return inner
+}
+
+func (s *sshInstaller) Reversed(h *foundHost) bootplan.Finding { return bootstrap.Reversed(h.label()) }
+
 func (s *sshInstaller) Trust(hosts []*foundHost) error {
 	in := make([]*bootstrap.Host, len(hosts))
 	for i, h := range hosts {
-		in[i] = h.inner.(*bootstrap.Host)
+		in[i] = innerHost(h)
 	}
 	return s.Bootstrap.Trust(in)
 }
 
 func (s *sshInstaller) Apply(ctx context.Context, h *foundHost, job installJob, tell func(hostEvent)) (installResult, error) {
-	r, err := s.Bootstrap.Apply(ctx, h.inner.(*bootstrap.Host), bootstrap.Job{
+	r, err := s.Bootstrap.Apply(ctx, innerHost(h), bootstrap.Job{
 		Order: job.Order, Binary: job.Binary, Sign: job.Sign, Prove: job.Prove, Wheels: s.wheels,
 	}, func(e bootstrap.Event) {
 		tell(hostEvent{Host: e.Host, Step: e.Step, State: e.State, Detail: e.Detail, Err: e.Err, At: e.At, Took: e.Took})

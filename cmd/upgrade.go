@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,7 +10,6 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
-	"github.com/mlxctl/mlxctl/internal/service"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -30,7 +30,8 @@ func newUpgrade(d *deps, runF func(context.Context, *upgradeOptions) error) *cob
 		Long: `upgrade goes through the nodes whose version is not that of this program: each one finishes what it answers, while
 others take what is new, is installed anew, proves that it serves, and takes requests again. A version that does not come up
 is taken back on that node by itself; the others are then left as they are, unless --keep-going is given. With --all the
-services of this machine follow last, when nothing is open any more, unless --keep-controller is given.`,
+services of this machine follow last, unless --keep-controller is given: what is open is answered to its end, and what comes
+meanwhile waits, and is not refused.`,
 		Example:     "  mlxctl upgrade --all\n  mlxctl upgrade studio-2",
 		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,9 +48,12 @@ services of this machine follow last, when nothing is open any more, unless --ke
 	f.BoolVar(&opts.cluster.offline, "offline", false, "send Python packages from here; nodes fetch nothing")
 	f.BoolVar(&opts.keepGoing, "keep-going", false, "go on with the next node when one fails")
 	f.BoolVar(&opts.keepController, "keep-controller", false, "leave the services of this machine as they are")
-	f.DurationVar(&opts.drain, "drain-timeout", defaultDrain, "how long what a node answers may take")
+	f.DurationVar(&opts.drain, "drain-timeout", defaultDrain, "how long what is being answered may take")
 	return cmd
 }
+
+// againTimeout bounds how long what a version answers that is taken back may take.
+const againTimeout = 20 * time.Second
 
 // rollout is one upgrade.
 type rollout struct {
@@ -189,7 +193,7 @@ func (r *rollout) nodes(ctx context.Context, items []*planItem) bool {
 			continue
 		}
 		if !isWhole && !r.opts.keepGoing {
-			p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "mend that, then `mlxctl upgrade` again"
+			p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "once that is mended, `mlxctl upgrade` again"
 			continue
 		}
 		r.one(ctx, p, r.upgradeNode)
@@ -202,10 +206,6 @@ func (r *rollout) nodes(ctx context.Context, items []*planItem) bool {
 // upgradeNode empties a node, has it run this version, and lets it take requests again, whatever came of it. One that was
 // drained before stays so.
 func (r *rollout) upgradeNode(ctx context.Context, p *planItem) (changed bool, err error) {
-	d, err := drainerOf(r.client)
-	if err != nil {
-		return false, err
-	}
 	if r.run.local.snapshot, err = r.client.Snapshot(ctx); err != nil {
 		return false, err
 	}
@@ -218,16 +218,23 @@ func (r *rollout) upgradeNode(ctx context.Context, p *planItem) (changed bool, e
 		return false, err
 	}
 	isBack := false
-	undrain := func(ctx context.Context, node cluster.NodeID) error {
-		isBack = true
-		return d.Drain(ctx, node, false)
+	held := &hold{
+		end: func(ctx context.Context, node cluster.NodeID) error {
+			isBack = true
+			return r.client.Drain(ctx, node, false)
+		},
+		again: func(ctx context.Context, node cluster.NodeID) error {
+			ctx, cancel := context.WithTimeout(ctx, againTimeout)
+			defer cancel()
+			return errors.Join(r.client.Drain(ctx, node, true), r.awaitEmpty(ctx, p))
+		},
 	}
-	changed, err = r.run.installOne(ctx, p, undrain)
+	changed, err = r.run.installOne(ctx, p, held)
 	if err != nil || !isBack {
 		// The old version is up again, drained as it was told to be: that outlives a restart.
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), seenTimeout)
 		defer cancel()
-		if undrainErr := r.undrainWhenUp(back, d, p.Node); undrainErr != nil && err == nil {
+		if undrainErr := r.undrainWhenUp(back, p.Node); undrainErr != nil && err == nil {
 			err = undrainErr
 		}
 	}
@@ -235,11 +242,11 @@ func (r *rollout) upgradeNode(ctx context.Context, p *planItem) (changed bool, e
 }
 
 // undrainWhenUp waits for a node that is being started, then lets it take requests.
-func (r *rollout) undrainWhenUp(ctx context.Context, d drainer, node cluster.NodeID) error {
+func (r *rollout) undrainWhenUp(ctx context.Context, node cluster.NodeID) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := d.Drain(ctx, node, false)
+		err := r.client.Drain(ctx, node, false)
 		if err == nil {
 			return nil
 		}
@@ -268,47 +275,23 @@ func (r *rollout) ownItem(isWhole bool) *planItem {
 	}
 	p := &planItem{Name: hostName(), Node: localNode(r.cfg.Dirs.Home), Address: "this machine", Source: "local", What: whatUpgrade, done: "runs this version"}
 	if !isWhole && !r.opts.keepGoing {
-		p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "mend that, then `mlxctl upgrade` again"
+		p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "once that is mended, `mlxctl upgrade` again"
 		return p
 	}
 	return p
 }
 
-// restartServices has this machine run this version: when nothing is open any more, as an end of the controller ends what
-// goes through it.
+// restartServices has this machine run this version. What goes through the controller is answered to its end first; what
+// comes meanwhile waits for the new one.
 func (r *rollout) restartServices(ctx context.Context, p *planItem) (bool, error) {
 	if p.What == whatCannot {
 		return false, cluster.Errorf(cluster.CodeConflict, "%s", p.Reason).WithHint("%s", p.Fix)
 	}
-	if r.client != nil && r.servicesAreOld() {
-		open := workOn(r.snapshotNow(ctx), "")
-		if open > 0 {
-			if err := r.events.warn(fmt.Sprintf("waiting for %d open requests before the services of this machine are started again", open), ""); err != nil {
-				return false, err
-			}
-		}
-		everything := *p
-		everything.Node = ""
-		if err := r.awaitEmpty(ctx, &everything); err != nil {
-			return false, err
-		}
-	}
 	up := r.run.upOptions
+	up.finish = r.opts.drain
 	state, err := r.lanParts().services(ctx, up, r.cfg, r.events.progress)
 	if state.client != nil {
 		state.client.Close()
 	}
 	return state.changed, err
-}
-
-// servicesAreOld says that the services run another version, so that they are started again.
-func (r *rollout) servicesAreOld() bool {
-	home := r.cfg.Dirs.Home
-	_, digest, err := readLocal(home)
-	if err != nil {
-		return true
-	}
-	o := r.services(home, digest, r.log())
-	s, err := service.Read(o)
-	return err != nil || s.Running && (s.Version != o.Version || s.Settings != o.Settings)
 }

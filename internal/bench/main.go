@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// part is one group of figures: `make bench-NAME` runs it alone, and only so where extra says that it takes long.
+// part is one group of figures: `make bench-NAME` runs it alone, and only so where extra says that it takes long, or what
+// few machines have.
 type part struct {
 	name  string
 	run   func(ctx context.Context, b *bench) error
@@ -38,6 +39,7 @@ func parts() []part {
 		{name: "copy", run: pythonPart("bench.copying", tinyModel, smallModel)},
 		{name: "start", run: pythonPart("bench.start", tinyModel, smallModel)},
 		{name: "cancel", run: pythonPart("bench.cancel", tinyModel, smallModel)},
+		{name: "up", run: benchUp, extra: true},
 		{name: "soak", run: benchSoak, extra: true},
 	}
 }

@@ -43,6 +43,8 @@ type Facts struct {
 	Sudo       Sudo   `json:"sudo,omitempty"`
 	Hardware   string `json:"hardware,omitempty"` // hashed as an agent does it
 	IsLoggedIn bool   `json:"logged_in,omitempty"`
+	// HasServices says that the user can have a service there without sudo, on a system that is not macOS.
+	HasServices bool `json:"has_services,omitempty"`
 	// Python is the newest Python there that workers can run in, "3.12"; empty where none was seen.
 	Python string `json:"python,omitempty"`
 	// Installed is the VersionID that <home>/current points to; empty where nothing is installed.
@@ -82,6 +84,7 @@ Darwin)
   p chip "$(awk -F ": *" "/^model name/ { print \$2; exit }" /proc/cpuinfo 2>/dev/null)"
   p memkb "$(awk "/^MemTotal:/ { print \$2; exit }" /proc/meminfo 2>/dev/null)"
   p hardware "$(cat /etc/machine-id 2>/dev/null)"
+  test -d /run/systemd/system -o -w "${SVDIR:-/etc/service}" && p services yes
   ;;
 esac
 if test "$(id -u)" = 0; then p sudo root
@@ -164,7 +167,7 @@ func parseFacts(values map[string]string) Facts {
 		OS: osName(text("os")), Arch: archName(text("arch")), OSVersion: text("version"), Model: text("model"), Chip: text("chip"),
 		Memory: max(number("memory"), min(number("memkb"), 1<<40)*kilo), User: text("user"), UID: int(min(number("uid"), 1<<31)), UserHome: folder(values["home"]),
 		HostName: text("host"), Name: text("name"), DiskFree: min(number("disk"), 1<<50) * kilo, DiskMount: text("mount"),
-		Hardware: hashHardware(values["hardware"]), IsLoggedIn: values["gui"] == "yes",
+		Hardware: hashHardware(values["hardware"]), IsLoggedIn: values["gui"] == "yes", HasServices: values["services"] == "yes",
 	}
 	if f.UserHome != "" {
 		f.Home = path.Join(f.UserHome, defaultHome)

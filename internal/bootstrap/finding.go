@@ -36,6 +36,7 @@ const (
 	CheckClock    = "clock"
 	CheckSudo     = "sudo"
 	CheckSelf     = "self"
+	CheckLink     = "link"
 )
 
 // errNoFacts is a host that runs no scripts.
@@ -154,7 +155,11 @@ func (b *Bootstrap) explainReach(set *settings, err error) plan.Finding {
 		return fail(CheckReach, "wake it and run this again; a firewall in between looks the same",
 			"%s does not answer at %s within %v, asked twice: asleep, off, or elsewhere", set.label, where, b.o.Contact)
 	case reachNoName:
-		return fail(CheckReach, "name it by its address, or write HostName into ~/.ssh/config", "no address is known for %s", clean(set.host, mostName))
+		name := clean(set.host, mostName)
+		if strings.HasSuffix(strings.ToLower(name), ".local") {
+			return fail(CheckReach, "wake it, let multicast through to it, or name it by its address", "nobody on this network answers to %s: asleep, off, or multicast is filtered", name)
+		}
+		return fail(CheckReach, "name it by its address, or write HostName into ~/.ssh/config", "no address is known for %s", name)
 	case reachOther:
 	}
 	return fail(CheckReach, "look at it with: ssh -v "+set.alias, "%s at %s does not speak SSH with us: %v", set.label, where, err)
@@ -194,7 +199,7 @@ func (b *Bootstrap) judge(h *Host) []plan.Finding {
 			Fix: "add --transport openssh, if they matter here",
 		})
 	}
-	for _, look := range []func(*Host) *plan.Finding{platform, disk, clock, sudo} {
+	for _, look := range []func(*Host) *plan.Finding{platform, disk, clock, sudo, reversed} {
 		if found := look(h); found != nil {
 			out = append(out, *found)
 		}
@@ -255,15 +260,37 @@ func clock(h *Host) *plan.Finding {
 
 func sudo(h *Host) *plan.Finding {
 	f := &h.Facts
-	if f.OS != "darwin" || f.Sudo == SudoRoot || f.Sudo == SudoPasswordless || f.Unit == plan.UnitLaunchDaemon {
+	isService := f.Unit == plan.UnitLaunchDaemon || f.Unit == plan.UnitSystemd || f.Unit == plan.UnitRunit
+	if f.Sudo == SudoRoot || f.Sudo == SudoPasswordless || isService || f.HasServices {
 		return nil
 	}
-	fix := fmt.Sprintf("there: echo '%s ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/mlxctl", f.User)
+	does := "its agent ends when that machine does, and `mlxctl up` starts it again"
+	if f.OS == "darwin" {
+		does = "its agent runs from login as " + f.User + ", and the controller dials it"
+	}
+	fix := fmt.Sprintf("as an administrator there: echo '%s ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/mlxctl", f.User)
 	if f.Sudo == SudoPassword {
 		fix = "add --ask-sudo"
 	}
 	return &plan.Finding{
-		Check: CheckSudo, State: plan.FindingWarn, Fix: fix,
-		Message: fmt.Sprintf("no sudo on %s without a password: its agent runs from login as %s, and the controller dials it", h.Label(), f.User),
+		Check: CheckSudo, State: plan.FindingWarn, Message: fmt.Sprintf("no sudo on %s without a password: %s", h.Label(), does), Fix: fix,
+	}
+}
+
+// reversed says that the agent which is there may not dial.
+func reversed(h *Host) *plan.Finding {
+	l := h.Facts.Link
+	if h.Facts.Installed == "" || l == nil || (!l.Reverse && l.State != plan.LinkDenied) {
+		return nil
+	}
+	found := Reversed(h.Label())
+	return &found
+}
+
+// Reversed is the finding that the controller has to dial the agent of a host.
+func Reversed(label string) plan.Finding {
+	return plan.Finding{
+		Check: CheckLink, State: plan.FindingWarn, Message: label + " lets its agent dial nobody on the local network, so the controller dials it",
+		Fix: "there: System Settings > Privacy & Security > Local Network: mlxctl on; or sudo, as a system service needs no permission",
 	}
 }

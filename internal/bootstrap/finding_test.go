@@ -25,19 +25,26 @@ func TestFindings(t *testing.T) {
 		state  plan.FindingKind
 		says   string
 	}{
-		"nothing":       {func(*bootstrap.Facts) {}, "", "", ""},
-		"linux":         {func(f *bootstrap.Facts) { f.OS, f.Arch, f.OSVersion, f.Sudo = "linux", "amd64", "Debian", "none" }, "", "", ""},
-		"oldest macOS":  {func(f *bootstrap.Facts) { f.OSVersion = "14" }, "", "", ""},
-		"old macOS":     {func(f *bootstrap.Facts) { f.OSVersion = "13.6.1" }, bootstrap.CheckPlatform, plan.FindingFail, "13.6.1"},
-		"intel":         {func(f *bootstrap.Facts) { f.Arch = "amd64" }, bootstrap.CheckPlatform, plan.FindingFail, "Intel"},
-		"other system":  {func(f *bootstrap.Facts) { f.OS = "freebsd" }, bootstrap.CheckPlatform, plan.FindingFail, "freebsd"},
-		"no home":       {func(f *bootstrap.Facts) { f.UserHome = "" }, bootstrap.CheckPlatform, plan.FindingFail, "home"},
-		"full disk":     {func(f *bootstrap.Facts) { f.DiskFree, f.DiskMount = 12e6, "/Volumes/x" }, bootstrap.CheckDisk, plan.FindingFail, "12 MB free on /Volumes/x"},
-		"clock ahead":   {func(f *bootstrap.Facts) { f.Skew = 32 * time.Second }, bootstrap.CheckClock, plan.FindingWarn, "32s ahead"},
-		"clock behind":  {func(f *bootstrap.Facts) { f.Skew = -25 * time.Hour }, bootstrap.CheckClock, plan.FindingFail, "25h0m0s behind"},
-		"clock unsure":  {func(f *bootstrap.Facts) { f.Skew, f.SkewError = 32*time.Second, 3*time.Second }, "", "", ""},
-		"sudo password": {func(f *bootstrap.Facts) { f.Sudo = bootstrap.SudoPassword }, bootstrap.CheckSudo, plan.FindingWarn, "controller dials"},
-		"no sudo":       {func(f *bootstrap.Facts) { f.Sudo = bootstrap.SudoNone }, bootstrap.CheckSudo, plan.FindingWarn, "fred"},
+		"nothing": {func(*bootstrap.Facts) {}, "", "", ""},
+		"linux": {func(f *bootstrap.Facts) {
+			f.OS, f.Arch, f.OSVersion, f.Sudo, f.HasServices = "linux", "amd64", "Debian", "none", true
+		}, "", "", ""},
+		"linux, keeper": {func(f *bootstrap.Facts) { f.OS, f.Arch, f.OSVersion, f.Sudo = "linux", "amd64", "Debian", "password" }, bootstrap.CheckSudo, plan.FindingWarn, "ends when that machine does"},
+		"served in reverse": {func(f *bootstrap.Facts) {
+			f.Installed, f.Link = "1-a", &plan.Link{State: plan.LinkConnected, Reverse: true}
+		}, bootstrap.CheckLink, plan.FindingWarn, "controller dials it"},
+		"was in reverse": {func(f *bootstrap.Facts) { f.Link = &plan.Link{State: plan.LinkDenied} }, "", "", ""},
+		"oldest macOS":   {func(f *bootstrap.Facts) { f.OSVersion = "14" }, "", "", ""},
+		"old macOS":      {func(f *bootstrap.Facts) { f.OSVersion = "13.6.1" }, bootstrap.CheckPlatform, plan.FindingFail, "13.6.1"},
+		"intel":          {func(f *bootstrap.Facts) { f.Arch = "amd64" }, bootstrap.CheckPlatform, plan.FindingFail, "Intel"},
+		"other system":   {func(f *bootstrap.Facts) { f.OS = "freebsd" }, bootstrap.CheckPlatform, plan.FindingFail, "freebsd"},
+		"no home":        {func(f *bootstrap.Facts) { f.UserHome = "" }, bootstrap.CheckPlatform, plan.FindingFail, "home"},
+		"full disk":      {func(f *bootstrap.Facts) { f.DiskFree, f.DiskMount = 12e6, "/Volumes/x" }, bootstrap.CheckDisk, plan.FindingFail, "12 MB free on /Volumes/x"},
+		"clock ahead":    {func(f *bootstrap.Facts) { f.Skew = 32 * time.Second }, bootstrap.CheckClock, plan.FindingWarn, "32s ahead"},
+		"clock behind":   {func(f *bootstrap.Facts) { f.Skew = -25 * time.Hour }, bootstrap.CheckClock, plan.FindingFail, "25h0m0s behind"},
+		"clock unsure":   {func(f *bootstrap.Facts) { f.Skew, f.SkewError = 32*time.Second, 3*time.Second }, "", "", ""},
+		"sudo password":  {func(f *bootstrap.Facts) { f.Sudo = bootstrap.SudoPassword }, bootstrap.CheckSudo, plan.FindingWarn, "controller dials"},
+		"no sudo":        {func(f *bootstrap.Facts) { f.Sudo = bootstrap.SudoNone }, bootstrap.CheckSudo, plan.FindingWarn, "fred"},
 	} {
 		h := &bootstrap.Host{Target: bootstrap.Target{Host: "attic"}, Facts: mac()}
 		c.change(&h.Facts)

@@ -127,16 +127,28 @@ func (h *Host) Serving(c Cluster) plan.Finding {
 		f = fail("mlxctl up", "it is a node, and the controller has not heard of it")
 	case h.Self:
 		f = warn("mlxctl up", "no agent runs on this Mac")
+	case h.From(SourceConfig):
+		f = fail("mlxctl up", "not a node yet, though the configuration names it")
 	case h.From(SourceBonjour) && !h.RemoteLogin:
 		f = warn("System Settings → General → Sharing → Remote Login: on, then `mlxctl up`",
 			"not a node: Remote Login is off")
-	case h.From(SourceConfig):
-		f = fail("mlxctl up", "not a node yet, though the configuration names it")
 	default:
 		f = warn("mlxctl up "+quote(cmp.Or(h.HostName, h.Name)), "not a node: it has never been admitted")
 	}
 	f.Check = "serving"
 	return f
+}
+
+// Explained joins what Serving says of a host with what was found there. A failure that says why it does not serve takes the
+// place of the one that says that it does not: one cause is one finding.
+func Explained(serving plan.Finding, found []plan.Finding) []plan.Finding {
+	i := slices.IndexFunc(found, func(f plan.Finding) bool { return f.State == plan.FindingFail })
+	if serving.State != plan.FindingFail || i < 0 {
+		return append([]plan.Finding{serving}, found...)
+	}
+	why := found[i]
+	why.Message = serving.Message + ": " + why.Message
+	return append([]plan.Finding{why}, slices.Delete(slices.Clone(found), i, i+1)...)
 }
 
 func (h *Host) judge(c Cluster) plan.Finding {
@@ -151,7 +163,11 @@ func (h *Host) judge(c Cluster) plan.Finding {
 		if c.Version != "" && n.Version != "" && n.Version != c.Version {
 			return warn("mlxctl upgrade", "serving, with version %s; the controller has %s", n.Version, c.Version)
 		}
-		return ok("serving; %d models in memory, %d on disk", len(n.Replicas), len(n.Models))
+		models := "models"
+		if len(n.Replicas) == 1 {
+			models = "model"
+		}
+		return ok("serving; %d %s in memory, %d on disk", len(n.Replicas), models, len(n.Models))
 	case cluster.NodeDraining:
 		return warn("mlxctl undrain "+name, "draining: it takes nothing new%s", reason)
 	case cluster.NodeSuspect:

@@ -137,7 +137,8 @@ func link(home string) []plan.Finding {
 	switch l.State {
 	case plan.LinkConnected:
 		if l.Reverse {
-			return one(ok("connected; the controller called"))
+			return one(warn("there: System Settings → Privacy & Security → Local Network: switch mlxctl on; or sudo, as a system service needs no permission",
+				"connected, but it may dial nobody on the local network: the controller dials it"))
 		}
 		return one(ok("connected to %s", l.URL))
 	case plan.LinkDenied:

@@ -125,7 +125,7 @@ func TestNodeThatDoesNot(t *testing.T) {
 		has(t, old.look(nil)["link"], plan.FindingFail, part)
 	}
 	old.link(plan.Link{State: plan.LinkConnected, Reverse: true, PID: os.Getpid(), Version: "v1.3.0"})
-	has(t, old.look(nil)["link"], plan.FindingOK, "the controller called")
+	has(t, old.look(nil)["link"], plan.FindingWarn, "the controller dials it")
 }
 
 func TestNodeAsksWorkersInTurn(t *testing.T) {

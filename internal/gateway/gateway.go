@@ -35,7 +35,10 @@ type Options struct {
 	// MaxConnections bounds the connections of one listener; more wait to be accepted: 4096.
 	MaxConnections int
 	Times          Times
-	Log            *slog.Logger // nil: silent
+	// Finish, when it is closed, has Serve answer what is open to its end, however long that takes, take no more connections
+	// than those of the next second, and return nil; nil: never.
+	Finish <-chan struct{}
+	Log    *slog.Logger // nil: silent
 }
 
 // Times bound what clients may wait for or hold up. Zero means the value named.

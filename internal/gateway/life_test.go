@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,6 +279,54 @@ func refused(t *testing.T, addr string) {
 		_ = conn.Close()
 	}
 	t.Fatal("it still accepts connections")
+}
+
+// Told to finish, it answers what is open, for longer than the grace, and what comes over kept connections, and closes these;
+// then it ends by itself.
+func TestServeFinishes(t *testing.T) {
+	t.Parallel()
+	finish, goOn := make(chan struct{}), make(chan struct{})
+	var begun atomic.Bool
+	b := &backend{answer: func(ctx context.Context, r *cluster.Request, emit func(cluster.Chunk) error) error {
+		if begun.CompareAndSwap(false, true) { // the stream
+			if err := emit(cluster.Chunk{Text: "first"}); err != nil {
+				return err
+			}
+			<-goOn
+		}
+		return words(" last")(ctx, r, emit)
+	}}
+	s := start(t, gateway.Options{Backend: b, Finish: finish, Times: gateway.Times{Grace: time.Millisecond}})
+	resp := s.ask(t.Context(), t, "POST", chatPath, askMore)
+	body := stream(resp.Body)
+	if _, err := body.next(); err != nil {
+		t.Fatal(err)
+	}
+	s.ask(t.Context(), t, "POST", chatPath, ask) // leaves a connection to be used again
+	close(finish)
+	for i := range 2 {
+		if r := s.ask(t.Context(), t, "POST", chatPath, ask); r.StatusCode != 200 {
+			t.Errorf("request %d while it finishes: %d", i, r.StatusCode)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
+		if err != nil {
+			break
+		}
+		_ = c.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("it goes on accepting connections")
+		}
+	}
+	close(goOn)
+	if got := collect(t, body.r); got.failure != nil || !got.done {
+		t.Errorf("the stream that was open: %+v", got)
+	}
+	err := <-s.served
+	if s.served <- err; err != nil { // for the end of the test
+		t.Errorf("Serve: %v", err)
+	}
 }
 
 func TestServeEndsAnswersThatDoNotFinish(t *testing.T) {

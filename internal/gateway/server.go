@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -18,11 +19,14 @@ const (
 	lastWords = time.Second
 	// lastBytes is what the server gets to hand written answers to the system.
 	lastBytes = 250 * time.Millisecond
+	// lastRound is what clients that keep their connections get to learn, with an answer, that theirs is closed after it. One
+	// that was idle throughout is closed, as any idle one may be.
+	lastRound = time.Second
 )
 
-// Serve answers requests that come in on l until ctx ends, and closes l. Requests under way then have Times.Grace to
-// finish; those that do not get a typed error, as an event where their stream has begun. Serve returns nil after ctx
-// ended, when nothing of it is left, and an error if l fails before.
+// Serve answers requests that come in on l until ctx ends or Options.Finish is closed, and closes l. When ctx ends, requests under way have Times.Grace to
+// finish; those that do not get a typed error, as an event where their stream has begun. Serve returns nil after either,
+// when nothing of it is left, and an error if l fails before.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
@@ -42,6 +46,8 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	var err error
 	select {
 	case <-ctx.Done():
+	case <-g.o.Finish:
+		finish(ctx, srv, requests)
 	case err = <-failed:
 		err = fmt.Errorf("serve http on %s: %w", l.Addr(), err)
 	}
@@ -59,6 +65,18 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	<-requests.idle
 	wg.Wait()
 	return err
+}
+
+// finish serves what is open to its end, or until ctx ends.
+func finish(ctx context.Context, srv *http.Server, requests *gate) {
+	requests.last.Store(true)
+	round := time.NewTimer(lastRound)
+	defer round.Stop()
+	select {
+	case <-round.C:
+		_ = srv.Shutdown(ctx) // ends early with ctx, whose end the caller handles
+	case <-ctx.Done():
+	}
 }
 
 func errClosing() error {
@@ -83,6 +101,9 @@ func (g *Gateway) gated(requests *gate) http.Handler {
 			return
 		}
 		defer requests.exit()
+		if requests.last.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		g.serve(w, r)
 	})
 }
@@ -90,6 +111,7 @@ func (g *Gateway) gated(requests *gate) http.Handler {
 // gate counts requests.
 type gate struct {
 	idle chan struct{} // closed when the gate is and the last one left
+	last atomic.Bool   // no connection is used for another request
 
 	mu     sync.Mutex
 	inside int  // guarded by mu

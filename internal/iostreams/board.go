@@ -33,6 +33,7 @@ type boardRow struct {
 	name, step, state, detail string
 	began                     time.Time // of the host
 	said                      time.Time // last line in a log
+	saidDetail                bool      // and that it had a detail
 }
 
 // NewBoard starts a display; a quiet one shows nothing.
@@ -59,10 +60,11 @@ func (b *Board) Step(name, step, state, detail string) {
 	}
 	isSame := r.step == step && r.state == state
 	r.step, r.state, r.detail = step, state, detail
-	if b.s.errTTY || (isSame && (detail == "" || now.Sub(r.said) < everyLine)) {
+	isSoon := r.saidDetail && now.Sub(r.said) < everyLine // the first detail says why a step takes long
+	if b.s.errTTY || (isSame && (detail == "" || isSoon)) {
 		return // the next frame shows it
 	}
-	r.said = now
+	r.said, r.saidDetail = now, detail != ""
 	b.write(strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", now.Format("15:04:05"), name, step, state, detail), " ") + "\n")
 }
 

@@ -89,24 +89,18 @@ func (h *Host) Home() string { return "/home/" + h.User }
 func (h *Host) create(ctx context.Context) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
-	var binds, links, wraps strings.Builder
-	for _, b := range h.python.binds {
-		fmt.Fprintf(&binds, "%s|%s\n", b[0], b[1])
-	}
-	for _, b := range h.python.links {
-		fmt.Fprintf(&links, "%s|%s\n", b[0], strings.Replace(b[1], "~", h.Home(), 1))
-	}
-	for _, w := range h.python.wraps {
-		fmt.Fprintf(&wraps, "%s|%s\n", w[0], w[1])
+	binds, links := h.python.binds, [][2]string(nil)
+	if !h.Blank {
+		binds, links = slices.Concat(binds, h.python.made), h.python.links
 	}
 	if h.index == 0 && h.lab.options.Wheels != "" {
-		fmt.Fprintf(&binds, "%s|/opt/wheels\n", h.lab.options.Wheels)
+		binds = append(slices.Clone(binds), [2]string{h.lab.options.Wheels, "/opt/wheels"})
 	}
 	_, err := run(ctx, []string{
 		"LAB_ROOT=" + h.root, "LAB_NAME=" + h.Name, "LAB_MACHINE_ID=" + hex.EncodeToString(id), "LAB_USER=" + h.User,
 		"LAB_DISK=" + strconv.FormatInt(h.DiskBytes, 10), "LAB_KEY=" + h.lab.key, "LAB_INIT=" + initScript,
-		"LAB_BINDS=" + binds.String(), "LAB_LINKS=" + links.String(),
-		"LAB_WRAPPERS=" + wraps.String(),
+		"LAB_BINDS=" + pairs(binds), "LAB_LINKS=" + strings.ReplaceAll(pairs(links), "|~", "|"+h.Home()),
+		"LAB_WRAPPERS=" + pairs(h.python.wraps),
 	}, rootfsScript, "nsenter", "--target", h.lab.target(), "--mount", "--", "bash", "-s")
 	if err != nil {
 		return fmt.Errorf("make file system: %w", err)
@@ -118,6 +112,14 @@ func (h *Host) create(ctx context.Context) error {
 		_, err = h.lab.inMount(ctx, "touch", h.root+"/etc/lab/sshd/down")
 	}
 	return err
+}
+
+func pairs(list [][2]string) string {
+	var b strings.Builder
+	for _, p := range list {
+		fmt.Fprintf(&b, "%s|%s\n", p[0], p[1])
+	}
+	return b.String()
 }
 
 // boot starts it and returns when it takes connections.
@@ -226,6 +228,25 @@ func (h *Host) Put(ctx context.Context, file, name string) error {
 	cmd.Stdin = f
 	_, err = output(cmd)
 	return err
+}
+
+// PutFolder copies what is in a folder of this machine into one of the host, which it makes, as the host's user's.
+func (h *Host) PutFolder(ctx context.Context, dir, name string) error {
+	archive := exec.CommandContext(ctx, "tar", "-C", dir, "-cf", "-", ".")
+	pipe, err := archive.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := archive.Start(); err != nil {
+		return err
+	}
+	cmd := h.Command(ctx, h.User, "sh", "-c", `mkdir -p "$1" && tar -C "$1" --no-same-owner -xf -`, "sh", h.abs(name))
+	cmd.Stdin = pipe
+	_, err = output(cmd)
+	if err != nil {
+		_ = archive.Process.Kill() // nobody reads what it writes
+	}
+	return errors.Join(err, archive.Wait())
 }
 
 func (h *Host) abs(name string) string {

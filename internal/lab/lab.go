@@ -54,6 +54,8 @@ type Spec struct {
 	Label string // name that it has in Bonjour: "Fred’s MacBook Pro"
 	Model string // in its advert: "Mac16,10"
 	User  string // whose home it is; uid 1000
+	// Blank has it have no Python environment, whatever the others have.
+	Blank bool
 	// NoRemoteLogin has it start without sshd and without the advert of one.
 	NoRemoteLogin bool
 	DiskBytes     int64 // of everything that is written on it

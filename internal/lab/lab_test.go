@@ -81,7 +81,8 @@ func TestHostsAreMachinesOfTheirOwn(t *testing.T) {
 	eventually(t, "adverts of all", func() bool { return len(browse(t, l.Hosts[0], "_airplay._tcp", time.Second)) == 4 })
 }
 
-// An environment that was made on this machine is there on every host, at its own path, and only to be read.
+// An environment that was made on this machine is there on every host, at its own path, and only to be read; but a blank
+// one can make its own, when it is given the packages.
 func TestPreparedPython(t *testing.T) {
 	t.Parallel()
 	base := ""
@@ -105,8 +106,8 @@ func TestPreparedPython(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mlxctl.json"), []byte(`{"lock":"l","base":"`+base+`"}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	l := lab.New(t, lab.Options{Hosts: 1, Cache: cache})
-	h := l.Hosts[0]
+	l := lab.New(t, lab.Options{Hosts: 2, Cache: cache, Each: func(i int, s *lab.Spec) { s.Blank = i == 1 }})
+	h, blank := l.Hosts[0], l.Hosts[1]
 	if got := exe(t, h, h.User, ".mlxctl/cache/python/0123456789ab/bin/python", "-c", "print(6 * 7)"); got != "42" {
 		t.Errorf("it says %q", got)
 	}
@@ -115,15 +116,19 @@ func TestPreparedPython(t *testing.T) {
 	}
 	exe(t, h, h.User, "rm", "-r", ".mlxctl")
 	exe(t, l.Operator, "fred", "test", "-e", ".mlxctl/cache/python/0123456789ab/mlxctl.json")
-}
 
-// A blank host can make an environment of its own, when it is given the packages.
-func TestBlankHostMakesEnvironments(t *testing.T) {
-	t.Parallel()
-	l := lab.New(t, lab.Options{Hosts: 1})
-	h := l.Hosts[0]
-	exe(t, h, h.User, "python3", "-m", "venv", "made")
-	if got := exe(t, h, h.User, "made/bin/python", "-m", "pip", "--version"); !strings.HasPrefix(got, "pip ") {
+	exe(t, blank, "root", "test", "!", "-e", "/opt/python")
+	if err := blank.PutFolder(t.Context(), cache, "given/to"); err != nil {
+		t.Fatal(err)
+	}
+	if got := exe(t, blank, "root", "stat", "-c", "%U", blank.Home()+"/given/to/python/0123456789ab/mlxctl.json"); got != blank.User {
+		t.Errorf("what was put there is %s's", got)
+	}
+	if err := blank.PutFolder(t.Context(), cache+"/none", "given"); err == nil {
+		t.Error("a folder that is not there was put")
+	}
+	exe(t, blank, blank.User, "python3", "-m", "venv", "made")
+	if got := exe(t, blank, blank.User, "made/bin/python", "-m", "pip", "--version"); !strings.HasPrefix(got, "pip ") {
 		t.Errorf("pip there says %q", got)
 	}
 }

@@ -12,8 +12,9 @@ import (
 
 // python is how hosts come by an interpreter and, unless they are blank, by an environment.
 type python struct {
-	binds [][2]string // folder of this machine, folder there
-	links [][2]string // target, link there; ~ is the user's home
+	made  [][2]string // environments: folder of this machine, folder there
+	links [][2]string // to them: target, link there; ~ is the user's home
+	binds [][2]string // folders of interpreters
 	wraps [][2]string // program, what is called in its place
 }
 
@@ -36,7 +37,7 @@ func (l *Lab) python(ctx context.Context) (python, error) {
 			bases = append(bases, base)
 			dir := filepath.Dir(stamp)
 			key := filepath.Base(dir)
-			p.binds = append(p.binds, [2]string{dir, "/opt/python/" + key})
+			p.made = append(p.made, [2]string{dir, "/opt/python/" + key})
 			for _, cache := range caches() {
 				p.links = append(p.links, [2]string{"/opt/python/" + key, cache + "/python/" + key})
 			}

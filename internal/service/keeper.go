@@ -19,11 +19,16 @@ const (
 	firstBackoff = 200 * time.Millisecond
 	mostBackoff  = 10 * time.Second
 	healthyAfter = 30 * time.Second
+	// waitFor is the longest pause between two starts of a child during which its connections wait. One that keeps dying is
+	// not worth waiting for.
+	waitFor = time.Second
 )
 
 // Spawn starts a keeper in a session of its own, its output in the keeper's log. It does not wait for it: the channel
 // gets its end, should the caller live to see it.
-func Spawn(o Options) (<-chan error, error) {
+func Spawn(o Options) (<-chan error, error) { return o.spawn(nil) }
+
+func (o Options) spawn(held *socket) (<-chan error, error) {
 	if err := o.makeDirs(); err != nil {
 		return nil, err
 	}
@@ -37,6 +42,10 @@ func Spawn(o Options) (<-chan error, error) {
 		Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
+	if held != nil {
+		cmd.Args = append(cmd.Args, "--"+InheritFlag, strconv.Itoa(lifelineFD)+","+held.addr)
+		cmd.ExtraFiles = []*os.File{held.file}
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
@@ -49,9 +58,11 @@ func Spawn(o Options) (<-chan error, error) {
 type keeper struct {
 	o    Options
 	lock *lock
+	hand hand
 
-	mu  sync.Mutex
-	rec record // guarded by mu
+	mu     sync.Mutex
+	rec    record  // guarded by mu
+	socket *socket // guarded by mu; nil while nothing listens
 }
 
 // Keep runs the children until ctx ends, the home is no longer desired, or the home is gone; then it ends them. It
@@ -74,20 +85,21 @@ func Keep(ctx context.Context, o Options) error {
 		return err
 	}
 	defer l.release()
-	k := &keeper{o: o, lock: l}
+	k := &keeper{o: o, lock: l, hand: hand{finish: make(chan struct{})}, socket: inherited(o.Inherit, o.Listen)}
+	defer k.dropSocket()
 	if err := k.takeOver(ctx); err != nil {
 		return err
 	}
 	if !k.isWanted() {
 		return remove(o.run("keeper.json"))
 	}
+	if o.Listen != "" {
+		defer k.serveHand()()
+	}
 	k.runChildren(ctx)
 	// What the children started and did not end themselves is still in this session.
 	err = k.rec.Process.endSession(context.WithoutCancel(ctx), time.Second)
-	if rmErr := remove(o.run("keeper.json")); rmErr != nil {
-		err = errors.Join(err, rmErr)
-	}
-	return err
+	return errors.Join(err, remove(o.run("keeper.json")), k.succeed())
 }
 
 // takeOver says who keeps the home now and ends what a keeper before left behind.
@@ -130,9 +142,15 @@ func (k *keeper) isWanted() bool {
 func (k *keeper) runChildren(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	finished := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range k.o.Children {
-		wg.Go(func() { k.supervise(ctx, i) })
+		wg.Go(func() {
+			k.supervise(ctx, i)
+			if k.o.Children[i].Listens {
+				close(finished)
+			}
+		})
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -140,22 +158,29 @@ func (k *keeper) runChildren(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			wanted = false
+		case <-finished:
+			wanted = false
 		case <-tick.C:
 			wanted = k.isWanted()
 		}
 	}
+	k.dropSocket() // nobody is to wait for what does not come; a keeper that follows has its own
 	cancel()
 	wg.Wait()
 }
 
-// supervise runs one child again and again until ctx ends.
+// supervise runs one child again and again until ctx ends, or it has finished.
 func (k *keeper) supervise(ctx context.Context, i int) {
 	backoff := firstBackoff
 	name := k.o.Children[i].Name
+	var finish <-chan struct{} // never for others than the one that is let finish
+	if k.o.Children[i].Listens {
+		finish = k.hand.finish
+	}
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := k.runOnce(ctx, i)
-		if ctx.Err() != nil {
+		err := k.runOnce(ctx, i, finish)
+		if ctx.Err() != nil || isClosed(finish) {
 			return
 		}
 		if time.Since(started) > healthyAfter {
@@ -163,16 +188,31 @@ func (k *keeper) supervise(ctx context.Context, i int) {
 		}
 		k.o.Log.Warn("child ended", "name", name, "exit", exitText(err), "again_in_ms", backoff.Milliseconds())
 		k.note(i, func(p *Proc) { p.PID, p.LastExit, p.Restarts = 0, exitText(err), p.Restarts+1 })
+		if k.o.Children[i].Listens && backoff > waitFor {
+			k.dropSocket()
+		}
 		select {
 		case <-ctx.Done():
+		case <-finish:
+			return
 		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, mostBackoff)
 	}
 }
 
-// runOnce starts a child and waits for its end; when ctx ends it is asked to go, then made to.
-func (k *keeper) runOnce(ctx context.Context, i int) error {
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// runOnce starts a child and waits for its end; when ctx ends it is asked to go, then made to. When finish is closed it may
+// finish first.
+func (k *keeper) runOnce(ctx context.Context, i int, finish <-chan struct{}) error {
 	child := k.o.Children[i]
 	log, err := os.OpenFile(LogPath(k.o.Home, child.Name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -184,10 +224,17 @@ func (k *keeper) runOnce(ctx context.Context, i int) error {
 		return err
 	}
 	defer ours.Close() //nolint:errcheck // closing it is the message
-	args := append([]string{k.o.Arg0}, child.Args...)
+	args := append(append([]string{k.o.Arg0}, child.Args...), "--"+LifelineFlag, strconv.Itoa(lifelineFD))
+	files := []*os.File{lifeline}
+	if child.Listens {
+		if s := k.takeSocket(); s != nil {
+			args = append(args, "--"+SocketFlag, strconv.Itoa(lifelineFD+1))
+			files = append(files, s.file)
+		}
+	}
 	cmd := &exec.Cmd{
-		Path: k.o.Exe, Args: append(args, "--"+LifelineFlag, strconv.Itoa(lifelineFD)), Dir: k.o.Home, Env: append(os.Environ(), k.o.Env...),
-		Stdout: log, Stderr: log, ExtraFiles: []*os.File{lifeline},
+		Path: k.o.Exe, Args: args, Dir: k.o.Home, Env: append(os.Environ(), k.o.Env...),
+		Stdout: log, Stderr: log, ExtraFiles: files,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
 	err = cmd.Start()
@@ -203,9 +250,25 @@ func (k *keeper) runOnce(ctx context.Context, i int) error {
 	case err = <-ended:
 	case <-ctx.Done():
 		err = k.end(cmd.Process, ended)
+	case <-finish:
+		err = k.finish(ctx, ours, cmd.Process, ended)
 	}
 	killGroup(cmd.Process.Pid)
 	return err
+}
+
+// finish lets a child finish what is open with it, for as long as the hand allows.
+func (k *keeper) finish(ctx context.Context, lifeline *os.File, p *os.Process, ended <-chan error) error {
+	_, _ = lifeline.Write([]byte{1}) // it may have ended by itself
+	limit := time.NewTimer(k.hand.most)
+	defer limit.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	case <-limit.C:
+	}
+	return k.end(p, ended)
 }
 
 func (k *keeper) end(p *os.Process, ended <-chan error) error {

@@ -15,24 +15,29 @@ const LifelineFlag = "lifeline"
 const lifelineFD = 3
 
 // Watch follows the lifeline of a child: it returns a context that ends when the keeper is gone. If the services
-// should still run, a new keeper is started at that moment; the child's part is to end soon. A descriptor of zero means
-// that no keeper runs this process, and returns ctx itself.
-func Watch(ctx context.Context, o Options, fd int) (context.Context, error) {
+// should still run, a new keeper is started at that moment; the child's part is to end soon. finish is closed when the child
+// is to finish what is open and end by itself. A descriptor of zero means that no keeper runs this process, and returns ctx
+// itself.
+func Watch(ctx context.Context, o Options, fd int) (_ context.Context, finish <-chan struct{}, err error) {
 	if fd == 0 {
-		return ctx, nil
+		return ctx, nil, nil
 	}
 	if fd < lifelineFD {
-		return nil, fmt.Errorf("no lifeline on descriptor %d", fd)
+		return nil, nil, fmt.Errorf("no lifeline on descriptor %d", fd)
 	}
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "lifeline")
 	if _, err := f.Stat(); err != nil {
-		return nil, fmt.Errorf("no lifeline on descriptor %d: %w", fd, err)
+		return nil, nil, fmt.Errorf("no lifeline on descriptor %d: %w", fd, err)
 	}
+	asked := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { // lives as long as the process, as the lifeline does
 		defer cancel()
-		_, _ = f.Read(make([]byte, 1)) // nothing is ever written: it returns when the keeper is gone
+		if n, _ := f.Read(make([]byte, 1)); n > 0 { // the one byte that is ever written
+			close(asked)
+			_, _ = f.Read(make([]byte, 1))
+		}
 		if _, err := os.Stat(o.run("desired")); err != nil {
 			return
 		}
@@ -41,5 +46,5 @@ func Watch(ctx context.Context, o Options, fd int) (context.Context, error) {
 			o.Log.Error("cannot start a keeper", "err", err)
 		}
 	}()
-	return ctx, nil
+	return ctx, asked, nil
 }

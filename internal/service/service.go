@@ -17,7 +17,9 @@ import (
 // Child is one process that the keeper runs.
 type Child struct {
 	Name string
-	Args []string // after the binary; the lifeline's flag is added
+	Args []string // after the binary; the flags of the lifeline and the socket are added
+	// Listens says that it takes the socket on Options.Listen, and lets what is open finish when its keeper is replaced.
+	Listens bool
 }
 
 // Options describe the services of one home. The same options must be given by every command of one version.
@@ -33,6 +35,13 @@ type Options struct {
 	// Version and Settings describe what the children run with: a keeper of another version, or with other settings, is
 	// replaced by Start.
 	Version, Settings string
+	// Listen is the address on which the keeper listens for the child that Listens: connections made while that is started
+	// again, or the keeper replaced, wait for it. Empty means none.
+	Listen string
+	// Inherit is how Keep gets the socket of a keeper before; see InheritFlag.
+	Inherit string
+	// Finish is how long Start lets what is open with the child that Listens take, before it replaces its keeper.
+	Finish time.Duration
 	// Grace is the time between SIGTERM and SIGKILL; zero means 10 s.
 	Grace time.Duration
 	Log   *slog.Logger
@@ -120,7 +129,14 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if s.Running && s.Version == o.Version && s.Settings == o.Settings {
 		return false, writeDesired(o)
 	}
+	var held *socket
 	if s.Running || s.Keeper.PID != 0 {
+		if rec, err := o.readRecord(); err == nil && rec != nil && s.Running && o.Listen != "" {
+			var release func()
+			held, release = o.replace(ctx, rec.Process)
+			defer release()
+			ctx = context.WithoutCancel(ctx) // who no longer wants to wait wants no cluster without services
+		}
 		if err := Stop(ctx, o); err != nil {
 			return false, err
 		}
@@ -128,7 +144,7 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := writeDesired(o); err != nil {
 		return false, err
 	}
-	return true, o.launch(ctx)
+	return true, o.launch(ctx, held)
 }
 
 func writeDesired(o Options) error {
@@ -136,8 +152,8 @@ func writeDesired(o Options) error {
 }
 
 // launch starts a keeper and waits until one holds the home's lock.
-func (o Options) launch(ctx context.Context) error {
-	wait, err := Spawn(o)
+func (o Options) launch(ctx context.Context, held *socket) error {
+	wait, err := o.spawn(held)
 	if err != nil {
 		return err
 	}
@@ -190,6 +206,9 @@ func Stop(ctx context.Context, o Options) error {
 				return err
 			}
 		}
+	}
+	if err := remove(o.run("keeper.sock")); err != nil {
+		return err
 	}
 	return remove(o.run("keeper.json"))
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +32,9 @@ func role(home, name string, args []string) int {
 	o := options(home)
 	switch name {
 	case "keep":
+		if len(args) == 2 {
+			o.Inherit = args[1]
+		}
 		o.Version, o.Settings = os.Getenv("SERVICE_TEST_VERSION"), os.Getenv("SERVICE_TEST_SETTINGS")
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		if err := Keep(ctx, o); err != nil && !errors.Is(err, ErrRunning) {
@@ -45,10 +48,22 @@ func role(home, name string, args []string) int {
 	case "crash":
 		return 3
 	}
-	fd, _ := strconv.Atoi(args[len(args)-1])
-	ctx, err := Watch(ctx, o, fd)
+	flags := flag.NewFlagSet("child", flag.ContinueOnError)
+	lifeline, socket := flags.Int(LifelineFlag, 0, ""), flags.Int(SocketFlag, 0, "")
+	if flags.Parse(args) != nil {
+		return 4
+	}
+	ctx, finish, err := Watch(ctx, o, *lifeline)
 	if err != nil {
 		return 4
+	}
+	l, err := Listener(*socket)
+	if err != nil {
+		return 4
+	}
+	if l != nil {
+		greet(ctx, finish, l)
+		return 0
 	}
 	// A grandchild in a group of its own, as a worker is, that only the session still ties to the keeper.
 	worker := exec.Command("sleep", "1000")
@@ -66,9 +81,10 @@ func options(home string) Options {
 	if kind == "" {
 		kind = "child"
 	}
+	listen := os.Getenv("SERVICE_TEST_LISTEN")
 	return Options{
-		Home: home, Exe: exe, Arg0: "service.test", KeepArgs: []string{"keep"},
-		Children: []Child{{Name: "one", Args: []string{kind}}, {Name: "two", Args: []string{kind}}},
+		Listen: listen, Home: home, Exe: exe, Arg0: "service.test", KeepArgs: []string{"keep"},
+		Children: []Child{{Name: "one", Args: []string{kind}, Listens: listen != ""}, {Name: "two", Args: []string{kind}}},
 		Version:  "v1", Settings: "s1", Grace: time.Second,
 		Log: slog.New(slog.DiscardHandler),
 	}

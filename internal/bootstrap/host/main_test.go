@@ -79,7 +79,7 @@ func fakeAgent(ctx context.Context, home string, args []string) error {
 	}
 	if len(args) == 2 && args[0] == "--"+service.LifelineFlag {
 		fd, _ := strconv.Atoi(args[1])
-		if ctx, err = service.Watch(ctx, unit.KeeperOptions(home, slog.New(slog.DiscardHandler)), fd); err != nil {
+		if ctx, _, err = service.Watch(ctx, unit.KeeperOptions(home, slog.New(slog.DiscardHandler)), fd); err != nil {
 			return err
 		}
 	}

@@ -14,10 +14,10 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 )
 
-// scripted makes a home whose agent is a script that notes each start.
-func scripted(t *testing.T) (home, starts string) {
+// scripted makes a home, below a folder, whose agent is a script that notes each start.
+func scripted(t *testing.T, in string) (home, starts string) {
 	t.Helper()
-	home = filepath.Join(t.TempDir(), "a home's")
+	home = filepath.Join(in, "a home's")
 	dir := filepath.Join(home, "versions", "v1")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func running(t *testing.T, d Driver) int {
 
 func TestRunit(t *testing.T) {
 	t.Parallel()
-	home, starts := scripted(t)
+	home, starts := scripted(t, t.TempDir())
 	d, err := Choose(t.Context(), "", Spec{Home: home, ServiceDir: runsvdir(t)})
 	if err != nil || d.Kind() != plan.UnitRunit {
 		t.Fatalf("chose %v, %v", d, err)
@@ -133,6 +133,7 @@ func TestRunit(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+	waitsForItsBinary(t, d, home, starts)
 	for range 2 {
 		if err := d.Remove(t.Context()); err != nil {
 			t.Fatal(err)
@@ -143,21 +144,46 @@ func TestRunit(t *testing.T) {
 	}
 }
 
+// waitsForItsBinary takes the binary away that a unit runs, and gives it back.
+func waitsForItsBinary(t *testing.T, d Driver, home, starts string) {
+	t.Helper()
+	link, before := filepath.Join(home, "current"), count(t, starts)
+	if err := os.Rename(link, link+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	_ = syscall.Kill(running(t, d), syscall.SIGKILL)
+	err := await(t.Context(), startWait, "it does not wait", func() (bool, error) {
+		s, err := d.Status(t.Context())
+		said, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID)) // none while it does not run
+		return string(said) == "sleep\x005\x00", err
+	})
+	if err == nil {
+		err = os.Rename(link+".gone", link)
+	}
+	if err == nil {
+		err = await(t.Context(), startWait, "it did not find its binary", func() (bool, error) { return count(t, starts) == before+1, nil })
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // A machine's own runsvdir runs as root what is the user's.
 func TestRunitAsAnotherUser(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: to run something as another user takes root")
 	}
-	home, starts := scripted(t)
+	user, err := os.MkdirTemp("/tmp", "runit-") //nolint:usetesting // the other user can get there, whatever TMPDIR is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(user) })
+	home, starts := scripted(t, user)
 	nobody := 65534
-	user := filepath.Dir(home)
-	err := filepath.WalkDir(user, func(path string, _ os.DirEntry, err error) error {
+	err = filepath.WalkDir(user, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, nobody, nobody))
 	})
-	if err == nil {
-		err = os.Chmod(filepath.Dir(user), 0o711) // it is root's
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,12 +203,17 @@ func TestRunitAsAnotherUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := running(t, d)
+	if err := await(t.Context(), startWait, "no start", func() (bool, error) { return count(t, starts) > 0, nil }); err != nil {
+		log, _ := os.ReadFile(filepath.Join(home, "log", "agent.log"))
+		t.Fatalf("%v; its log: %s", err, log)
+	}
+	// Until then it was the shell that becomes it.
 	info, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != uint32(nobody) {
 		t.Errorf("it runs as %+v, %v", info, err)
 	}
-	if err := await(t.Context(), startWait, "no start", func() (bool, error) { return count(t, starts) == 1, nil }); err != nil {
-		t.Error(err)
+	if n := count(t, starts); n != 1 {
+		t.Errorf("started %d times", n)
 	}
 }
 

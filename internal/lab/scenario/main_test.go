@@ -3,12 +3,10 @@ package scenario_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +30,7 @@ func TestMain(m *testing.M) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	if lab.Available(context.Background()) == nil { // else every test says so and skips
-		if binary, err = build(filepath.Join(dir, "mlxctl"), version, ""); err != nil {
+		if binary, err = build(filepath.Join(dir, "mlxctl"), version, nil); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return
 		}
@@ -44,8 +42,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// build makes an mlxctl of some version, with another main package where one is given.
-func build(file, version, instead string) (string, error) {
+// build makes an mlxctl of some version, with another text of some files, by their path in the repository.
+func build(file, version string, instead map[string]string) (string, error) {
 	args, err := overlay(filepath.Dir(file), instead)
 	if err != nil {
 		return "", err
@@ -61,26 +59,26 @@ func build(file, version, instead string) (string, error) {
 	return file, nil
 }
 
-// overlay has the go command see another text of the main package.
-func overlay(dir, instead string) ([]string, error) {
-	if instead == "" {
+// overlay has the go command see another text of files.
+func overlay(dir string, instead map[string]string) ([]string, error) {
+	if len(instead) == 0 {
 		return nil, nil
 	}
-	replaced, err := filepath.Abs("../../../cmd/mlxctl/main.go")
+	replace := map[string]string{}
+	for path, text := range instead {
+		replaced, err := filepath.Abs(filepath.Join("../../..", path))
+		if err != nil {
+			return nil, err
+		}
+		replace[replaced] = filepath.Join(dir, "instead-"+filepath.Base(path))
+		if err := os.WriteFile(replace[replaced], []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	data, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		return nil, err
 	}
-	text, list := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
-	data, err := json.Marshal(map[string]any{"Replace": map[string]string{replaced: text}})
-	return []string{"-overlay", list}, errors.Join(err, os.WriteFile(text, []byte(instead), 0o600), os.WriteFile(list, data, 0o600))
-}
-
-// ssh runs a command on a host over the network.
-func ssh(t *testing.T, l *lab.Lab, h *lab.Host, command string) string {
-	t.Helper()
-	out, err := l.SSH(t.Context(), h, command)
-	if err != nil {
-		t.Fatalf("ssh to %s: %s: %v", h.Name, command, err)
-	}
-	return strings.TrimSpace(string(out))
+	list := filepath.Join(dir, "overlay.json")
+	return []string{"-overlay", list}, os.WriteFile(list, data, 0o600)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,6 +23,7 @@ const (
 // Exit codes, as docs/exit-codes.md has them.
 const (
 	done    = 0
+	failed  = 1
 	partial = 3
 )
 
@@ -34,22 +34,21 @@ type site struct {
 	t *testing.T
 }
 
-// newSite makes hosts for a test of what goes over the network.
+// newSite makes hosts that have nothing but the Python packages of the workers, which can be fetched from nowhere there.
 func newSite(t *testing.T, hosts int, each func(i int, s *lab.Spec)) *site {
 	t.Helper()
-	if os.Getenv("MLXCTL_LAB_SCENARIOS") == "" {
-		t.Skip("set MLXCTL_LAB_SCENARIOS=1")
-	}
-	return prepared(t, hosts, each)
-}
-
-// prepared makes hosts that have nothing but the Python packages of the workers, which can be fetched from nowhere there.
-func prepared(t *testing.T, hosts int, each func(i int, s *lab.Spec)) *site {
-	t.Helper()
+	o := lab.Options{Hosts: hosts, Binary: binary, Each: each}
 	if lab.Available(t.Context()) == nil {
 		enginetest.Environment(t)
+		o.Cache = enginetest.CacheDir(t)
 	}
-	return &site{lab.New(t, lab.Options{Hosts: hosts, Binary: binary, Cache: enginetest.CacheDir(t), Each: each}), t}
+	return &site{lab.New(t, o), t}
+}
+
+// as is the same for a part of a test.
+func (s *site) as(t *testing.T) *site {
+	t.Helper()
+	return &site{s.Lab, t}
 }
 
 // result is how a command ended.
@@ -90,7 +89,7 @@ func (s *site) must(code int, args ...string) result {
 }
 
 // up is how a person who agrees to everything forms the cluster: to the plan, and to keys that were never seen.
-func up() []string { return []string{"up", "--yes", "--accept-new-host-keys"} }
+func up() []string { return []string{"up", "--yes"} }
 
 func (s *site) up(code int) result {
 	s.t.Helper()
@@ -175,20 +174,4 @@ for d in *; do [ -f "$d/mlxctl" ] || continue; set -- $(sha256sum "$d/mlxctl"); 
 			}
 		}
 	}
-}
-
-// explains checks that exactly one line of the output is about a host, and that it or the next says what to do.
-func explains(t *testing.T, r result, h *lab.Host, words ...string) {
-	t.Helper()
-	for line := range strings.SplitSeq(r.out+"\n"+r.err, "\n") {
-		if !strings.Contains(line, h.Name) && !strings.Contains(line, h.Label) && !strings.Contains(line, h.IP().String()) {
-			continue
-		}
-		for _, w := range words {
-			if strings.Contains(strings.ToLower(line), w) {
-				return
-			}
-		}
-	}
-	t.Errorf("no line about %s says any of %q:\n%s\n%s", h.Name, words, r.out, r.err)
 }

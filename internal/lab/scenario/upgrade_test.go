@@ -10,40 +10,61 @@ import (
 	"github.com/mlxctl/mlxctl/internal/lab"
 )
 
-// load asks without end, from the operator's host, over the HTTP interface, until its standard input ends. It writes how
-// many requests were answered rightly, then a line for each that was not.
-const load = `import json, os, sys, threading, urllib.request
-base, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
+// load asks without end, from the operator's host, over the HTTP interface, until its standard input ends: half of it for
+// whole answers, each over a connection of its own, half for streams, over connections that are kept. It writes how many
+// requests were answered rightly, then a line for each that was not.
+const load = `import http.client, json, os, sys, threading, time, urllib.parse
+base, key = urllib.parse.urlsplit(os.environ["OPENAI_BASE_URL"]), os.environ["OPENAI_API_KEY"]
 stop, good, bad, lock = threading.Event(), 0, [], threading.Lock()
-def ask():
+want = ", ".join(str(i) for i in range(1, 21))
+def once(c, stream):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Count from 1 to 20."}], "temperature": 0, "max_tokens": 200, "stream": stream}
+    c.request("POST", base.path + "/chat/completions", json.dumps(body),
+              {"Authorization": "Bearer " + key, "Content-Type": "application/json"})
+    r = c.getresponse()
+    if r.status != 200:
+        return "status %d: %s" % (r.status, r.read())
+    if not stream:
+        text, end = json.load(r)["choices"][0]["message"]["content"], True
+    else:
+        text, end = "", False
+        for line in r:
+            data = line.decode().removeprefix("data: ").strip()
+            if data == "[DONE]":
+                end = True
+            elif data.startswith("{"):
+                event = json.loads(data)
+                if "error" in event:
+                    return "event " + data
+                text += "".join(x["delta"].get("content") or "" for x in event["choices"])
+    return None if end and text.strip() == want else "answered " + repr(text)
+def ask(stream):
     global good
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Count from 1 to 20."}], "temperature": 0, "max_tokens": 200}
-    want = ", ".join(str(i) for i in range(1, 21))
+    c = http.client.HTTPConnection(base.hostname, base.port, timeout=120)
     while not stop.is_set():
+        began = time.strftime("%X")
         try:
-            r = urllib.request.Request(base + "/chat/completions", json.dumps(body).encode(),
-                                       {"Authorization": "Bearer " + key, "Content-Type": "application/json"})
-            text = json.load(urllib.request.urlopen(r, timeout=120))["choices"][0]["message"]["content"].strip()
-            error = None if text == want else "answered " + repr(text)
+            error = once(c, stream)
         except Exception as e:
             error = repr(e)
+        if error or not stream:
+            c.close()
         with lock:
             if error:
-                bad.append(error)
+                bad.append("%s to %s: %s" % (began, time.strftime("%X"), error))
             else:
                 good += 1
-threads = [threading.Thread(target=ask) for _ in range(4)]
+threads = [threading.Thread(target=ask, args=(i % 2 == 1,)) for i in range(4)]
 for t in threads: t.start()
 sys.stdin.read()
 stop.set()
 for t in threads: t.join()
 print(good, *bad, sep="\n")`
 
-// Four nodes get a new version while they are asked without end: no request fails. A version that does not come up
-// is taken back by itself.
+// Four nodes and the operator's own services get a new version while they are asked without end: no request fails.
 func TestUpgradeUnderLoad(t *testing.T) {
 	s := newSite(t, 4, nil)
-	next, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.1-lab", "")
+	next, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.1-lab", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,26 +75,53 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	s.must(done, "upgrade", "--all", "--yes")
 	finish()
-	s.version("v0.9.1-lab", s.Hosts...)
-	s.serve(s.Hosts...)
-
-	bad, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.2-lab", stillborn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Operator.Put(t.Context(), bad, "/usr/local/bin/mlxctl-bad"); err != nil {
-		t.Fatal(err)
-	}
-	if r := s.on(s.Operator, "mlxctl-bad", "upgrade", "--all", "--yes"); r.code == done {
-		t.Errorf("an upgrade to what does not come up ended well: %s", r.out)
-	}
-	s.version("v0.9.1-lab", s.Hosts...)
+	s.version("v0.9.1-lab", append(s.Hosts, s.Operator)...)
 	s.serve(s.Hosts...)
 	s.whole(s.Hosts...)
 }
 
-// stillborn is a program whose agent does not come up.
-const stillborn = `package main
+// A version that does not come up is taken back by itself: the node serves with its old one, those after it are left alone,
+// and no request fails.
+func TestUpgradeIsTakenBack(t *testing.T) {
+	s := newSite(t, 2, nil)
+	s.up(done)
+	for name, instead := range map[string]map[string]string{
+		"exits at once": {"cmd/mlxctl/main.go": agentThat("os.Exit(1)")},
+		"never links":   {"cmd/mlxctl/main.go": agentThat("select {}")},
+		"cannot answer": {"mlxbridge/worker/mlxworker/__main__.py": "raise SystemExit(1)\n"},
+	} {
+		bad, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.2-lab", instead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Operator.Put(t.Context(), bad, "/usr/local/bin/mlxctl-bad"); err != nil {
+			t.Fatal(err)
+		}
+		finish := s.underLoad()
+		r := s.on(s.Operator, "mlxctl-bad", "upgrade", "--all", "--yes")
+		finish()
+		t.Logf("%s: %d\n%s\n%s", name, r.code, r.out, r.err)
+		if r.code != failed {
+			t.Errorf("%s: ended with %d", name, r.code)
+		}
+		back := 0
+		for _, h := range s.Hosts {
+			if strings.Contains(r.out+r.err, h.Name+": ") && strings.Contains(r.out+r.err, "as before") {
+				back++
+			}
+		}
+		if back == 0 {
+			t.Errorf("%s: nothing says that a node runs what it ran before", name)
+		}
+		s.version(version, append(s.Hosts, s.Operator)...)
+		s.serve(s.Hosts...)
+		s.whole(s.Hosts...)
+	}
+}
+
+// agentThat is a program whose agent does something else; everything else of it is as it should be.
+func agentThat(does string) string {
+	return `package main
 
 import (
 	"os"
@@ -85,11 +133,12 @@ var version, commit string
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "agent" {
-		os.Exit(1)
+		` + does + `
 	}
 	os.Exit(cmd.Main(cmd.Build{Version: version, Commit: commit}))
 }
 `
+}
 
 func (s *site) version(want string, hosts ...*lab.Host) {
 	s.t.Helper()
@@ -120,14 +169,14 @@ func (s *site) underLoad() (finish func()) {
 		if err := cmd.Wait(); err != nil {
 			s.t.Fatalf("load: %v", err)
 		}
-		count, failed, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
+		count, lost, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
 		var n int
 		if _, err := fmt.Sscan(count, &n); err != nil || n == 0 {
 			s.t.Errorf("load says %q", out.String())
 		}
 		s.t.Logf("%d requests were answered meanwhile", n)
-		if failed != "" {
-			s.t.Errorf("requests failed:\n%s", failed)
+		if lost != "" {
+			s.t.Errorf("requests failed:\n%s", lost)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func tell(out io.Writer, l *lab.Lab) error {
 		}
 	}
 	_, err := fmt.Fprintf(out, `
-A shell on the operator's host, where mlxctl is on the PATH and ssh to the others works:
+A shell on the operator's host, where ssh to the others works and "mlxctl up --yes" makes them one cluster:
   nsenter --target %d --net --mount --uts --pid -- su - %s
 A shell as root on any of them, where iptables and tc break its network:
   nsenter --target PROCESS --net --mount --uts --pid -- su -

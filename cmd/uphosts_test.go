@@ -1,0 +1,155 @@
+package cmd
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+)
+
+func TestYesAgreesToNewKeysButNotToChangedOnes(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini").keyState = keyNew
+	changed := f.mac("changed")
+	changed.keyState, changed.findings = keyChanged, brokenBy("host-key", "host key changed", "ssh-keygen -R changed.local")
+	r := f.run("", "up", "--yes", "--known-hosts-only")
+	wants(t, "known only", r, exitFailed, "mini: its SSH host key SHA256:mini is not known; mend: compare the fingerprint, then leave out --known-hosts-only")
+	if f.logged("trust") != 0 || f.logged("install") != 0 {
+		t.Errorf("%v", f.log)
+	}
+	r = f.run("", "up", "--yes")
+	wants(t, "yes", r, exitPartial, "new SHA256:mini", "2 nodes serve", "changed: host key changed; mend: ssh-keygen -R")
+	if f.logged("trust mini.local") != 1 || f.logged("changed.local") != 0 || strings.Index(r.err, "SHA256:mini") > strings.Index(r.err, "copy running") {
+		t.Errorf("%v\n%s", f.log, r.err)
+	}
+	if n := strings.Count(r.err, "NAME "); n != 1 {
+		t.Errorf("%d tables, though trust changed nothing:\n%s", n, r.err)
+	}
+}
+
+func TestPlanIsShownAgainWhereTrustChangesIt(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini").keyState = keyNew
+	full := f.mac("full")
+	full.keyState, full.findings = keyNew, brokenBy("disk", "200 MiB free", "free some space")
+	r := f.run("", "up", "--yes")
+	wants(t, "full", r, exitPartial, "full: 200 MiB free; mend: free some space")
+	if n := strings.Count(r.err, "NAME "); n != 2 {
+		t.Errorf("%d tables:\n%s", n, r.err)
+	}
+}
+
+// A host that goes away between the question and the answer is not forgotten.
+func TestHostThatGoesAwayAfterItsKeyWasTrusted(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini").keyState = keyNew
+	f.mac("studio")
+	f.leaves = "mini.local"
+	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "mini: mini.local does not answer on port 22; mend: is it on?")
+}
+
+// Bonjour tells of addresses one by one; all of them are the host's in the end, and the best comes first.
+func TestHostHasEveryAddressThatTheScanSaw(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	f.mac("linked")
+	sight := func(name string, addrs ...string) foundMac {
+		return foundMac{Name: name, HostName: name + ".local.", Addresses: addresses(addrs), Port: 22, RemoteLogin: true}
+	}
+	f.sightings = []foundMac{
+		sight("mini", "fe80::1%en7"), sight("linked", "fe80::2%en7"), sight("mini", "fe80::1%en7", "192.0.2.10"),
+		sight("mini", "2001:db8::1", "fe80::1%en7", "192.0.2.10", "169.254.3.4"),
+	}
+	began := time.Now()
+	r := f.run("", "up", "--yes")
+	wants(t, "up", r, 0, "3 nodes serve", "192.0.2.10")
+	if took := time.Since(began); took < routableWait {
+		t.Errorf("a Mac with an address of its link alone was probed after %v", took)
+	}
+	for _, p := range f.probed {
+		if p.Host == "mini.local" && p.Addresses[0] != "192.0.2.10" {
+			t.Errorf("probed at %v", p.Addresses)
+		}
+	}
+	want := "192.0.2.10 2001:db8::1 169.254.3.4 fe80::1%en7"
+	if nodes, _ := f.List(); len(nodes) != 2 || strings.Join(nodes[1].Addresses, " ") != want || strings.Join(nodes[0].Addresses, " ") != "fe80::2%en7" {
+		t.Errorf("%+v, want %s", nodes, want)
+	}
+	// It moved: what nobody answers at any more is forgotten.
+	f.sightings = []foundMac{sight("mini", "192.0.2.99"), sight("linked", "fe80::2%en7")}
+	f.hosts["mini.local"].installed = oldVersion9
+	wants(t, "moved", f.run("", "up", "--yes"), 0, "1 changed")
+	if nodes, _ := f.List(); strings.Join(nodes[1].Addresses, " ") != "192.0.2.99" {
+		t.Errorf("%+v", nodes)
+	}
+}
+
+// A host that is named and whose name this system cannot resolve is reached where Bonjour saw it.
+func TestNamedHostIsReachedWhereBonjourSeesIt(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini").nameless = true
+	if err := os.WriteFile(filepath.Join(f.home, "config.yaml"), []byte("hosts: [mini.local, gone.local]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "192.0.2.10", "gone.local: gone.local does not answer")
+	// Without Remote Login it is a failure all the same: it was named.
+	f.macs[0].RemoteLogin = false
+	delete(f.hosts, "mini.local")
+	wants(t, "off", f.run("", "up", "--yes"), exitFailed, "mini: mini.local does not answer on port 22; mend: is it on?")
+}
+
+func TestHostThatServesWithAWarningIsExplained(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	warn := func(check, message, fix string) bootplan.Finding {
+		return bootplan.Finding{Check: check, State: bootplan.FindingWarn, Message: message, Fix: fix}
+	}
+	config := warn(checkSSHConfig, "parts of ssh_config were left out", "add --transport openssh")
+	f.mac("late").findings = []bootplan.Finding{config, warn("clock", "its clock is behind", "set it")}
+	// With sudo's password it runs as a service, and needs no more.
+	f.mac("asked").findings = []bootplan.Finding{config, warn(checkSudo, "no sudo: the controller dials it", "add --ask-sudo")}
+	plain := f.mac("plain")
+	plain.findings, plain.denied = []bootplan.Finding{warn(checkSudo, "no sudo: the controller dials it", "add --ask-sudo")}, true
+	plain.unit = bootplan.UnitLaunchAgent
+	f.mac("denied").denied = true
+	r := f.run("", "up", "--yes")
+	wants(t, "up", r, 0, "5 nodes serve", "late: its clock is behind; mend: set it\n", "plain: no sudo: the controller dials it; mend: add --ask-sudo\n",
+		"denied: denied is dialled; mend: let it dial\n")
+	if strings.Count(r.out, "mend: ") != 3 || strings.Count(r.err, "ssh_config") != 1 {
+		t.Errorf("%s\n%s", r.out, r.err)
+	}
+	r = f.run("", "up", "--yes", "-o", "json")
+	var s upSummary
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil || r.code != 0 {
+		t.Fatalf("%v\n%+v", err, r)
+	}
+	for _, h := range s.Hosts {
+		if h.Name == "late" && (!h.Serves || len(h.Warnings) != 1 || h.Warnings[0].Fix != "set it") {
+			t.Errorf("%+v", h)
+		}
+	}
+}
+
+// Forty packages are not forty lines in a log.
+func TestProgressIsToldNowAndThen(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"table", "json"} {
+		f := newFakeNet(t)
+		f.mac("mini").wheels = 40
+		r := f.run("", "up", "--yes", "-o", format)
+		wants(t, format, r, 0)
+		if n := strings.Count(r.out+r.err, "sending x"); n != 1 || !strings.Contains(r.out+r.err, "sending x (1 of 40)") {
+			t.Errorf("%s: %d lines of progress\n%s%s", format, n, r.out, r.err)
+		}
+	}
+}
