@@ -122,7 +122,7 @@ func (h *home) checkNode(t *testing.T, mac string, joined *joinResult) bootplan.
 
 func (h *home) nodeOptions(t *testing.T, mac string, s bootplan.Settings) bus.Options {
 	t.Helper()
-	o, err := busOptions(strings.Join(s.URLs, ","), filepath.Join(mac, "agent", "node.creds"), filepath.Join(mac, "ca.pem"), s.ServerName)
+	o, err := busOptions(s.URLs[0], filepath.Join(mac, "agent", "node.creds"), filepath.Join(mac, "ca.pem"), s.ServerName)
 	if err != nil {
 		t.Fatal(err)
 	}
