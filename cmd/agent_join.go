@@ -95,15 +95,18 @@ func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 	}
 	joining, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	identity, s, err := opts.join(joining, home, token)
+	identity, jwt, s, err := opts.join(joining, home, token)
 	if err != nil {
 		return err
 	}
 	r := joinResult{Node: identity.ID, Name: s.Name, Cluster: s.Cluster, Home: home}
 	if opts.installNode != nil {
-		if r.Service, err = opts.installNode(ctx, home, s, bootplan.UnitKind(opts.unit)); err != nil {
-			return err
-		}
+		r.Service, err = opts.installNode(ctx, home, jwt, s, bootplan.UnitKind(opts.unit))
+	} else {
+		err = writeJoined(home, identity, jwt, s)
+	}
+	if err != nil {
+		return err
 	}
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)
@@ -142,9 +145,9 @@ func (d *deps) nodeHome() (string, error) {
 	return filepath.Join(user, ".mlxctl"), nil
 }
 
-// join makes the key here, has it signed there, and writes down what came of it. What is written last is what makes the
-// Mac a node; whoever is killed before that joins again with the same token.
-func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Token) (*agent.Identity, bootplan.Settings, error) {
+// join makes the key here and has it signed there. Nothing but the key is written: what came of it is not to replace what
+// this Mac has of another cluster before it is known to work. Whoever is killed on the way joins again with the same token.
+func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Token) (*agent.Identity, string, bootplan.Settings, error) {
 	var s bootplan.Settings
 	monitor := hwmon.New(hwmon.Options{Log: slog.New(slog.DiscardHandler)})
 	defer monitor.Close()
@@ -154,7 +157,7 @@ func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Toke
 	}
 	identity, err := agent.LoadIdentity(filepath.Join(home, "agent"), hardwareID, trust.NewUserKey)
 	if err != nil {
-		return nil, s, err
+		return nil, "", s, err
 	}
 	name := opts.name
 	if name == "" {
@@ -162,24 +165,28 @@ func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Toke
 	}
 	answer, err := enrol.Join(ctx, token, enrol.Node{ID: identity.ID, Key: identity.PublicKey, Name: name, Sign: identity.Sign})
 	if err != nil {
-		return nil, s, err
+		return nil, "", s, err
 	}
 	if err := json.Unmarshal(answer.Settings, &s); err != nil {
-		return nil, s, cluster.Errorf(cluster.CodeInternal, "read the controller's settings: %v", err)
+		return nil, "", s, cluster.Errorf(cluster.CodeInternal, "read the controller's settings: %v", err)
 	}
 	s.CA, s.Name = answer.CA, name
+	return identity, answer.JWT, s, nil
+}
+
+// writeJoined writes down what a node is started with by hand. What is written last is what makes the Mac a node.
+func writeJoined(home string, identity *agent.Identity, jwt string, s bootplan.Settings) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return nil, s, fmt.Errorf("encode settings: %w", err)
+		return fmt.Errorf("encode settings: %w", err)
 	}
 	for _, f := range []struct {
 		name string
 		data []byte
 	}{{"ca.pem", []byte(s.CA)}, {"node.json", append(data, '\n')}} {
 		if err := config.WriteFile(filepath.Join(home, f.name), f.data); err != nil {
-			return nil, s, fmt.Errorf("join the cluster: %w", err)
+			return fmt.Errorf("join the cluster: %w", err)
 		}
 	}
-	err = identity.Join(func(string, cluster.NodeID) (string, error) { return answer.JWT, nil })
-	return identity, s, err
+	return identity.Join(func(string, cluster.NodeID) (string, error) { return jwt, nil })
 }

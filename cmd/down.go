@@ -44,7 +44,8 @@ this home, whatever state they are in. It leaves no process, port or lock. Nodes
 code is 3. Models and Python environments in the cache of this machine stay.
 
 With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
-are kept while a node could not be reached, so that it can be tried again; --force removes them all the same.`,
+are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. Where nobody is
+there to agree to that, it takes --yes, unless this machine is the only one.`,
 		Annotations: exits("0", "1", "2", "3", "130"),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}

@@ -41,11 +41,10 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 		return nil, nil, err
 	}
 	verb := "Stop"
-	action := bootplan.Stop
 	if opts.purge {
-		verb, action = "Remove everything on", bootplan.Uninstall
+		verb = "Remove everything on"
 	}
-	if f.streams.CanAsk() {
+	if opts.purge || f.streams.CanAsk() { // what is stopped can be started again, what is purged cannot
 		if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
 			closeAll()
 			return nil, nil, err
@@ -56,25 +55,29 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 		closeAll()
 		return nil, nil, err
 	}
-	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) {
-		p.done = "stopped"
-		if opts.purge {
-			p.done = "removed"
-		}
-		if err := unreached(*p.node, p.host); err != nil {
-			e := *cluster.AsError(err)
-			if opts.purge && opts.force {
-				return false, e.WithHint("on that machine: %s", remnants(*p.node))
-			}
-			return false, &e
-		}
-		return f.order(ctx, p, action, opts.purge)
-	})
+	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) { return opts.stopNode(ctx, f, p) })
 	if ctx.Err() != nil {
 		closeAll()
 		return nil, nil, context.Cause(ctx)
 	}
 	return items, closeAll, nil
+}
+
+// stopNode stops the agent of one other machine, or removes it.
+func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (bool, error) {
+	action := bootplan.Stop
+	p.done = "stopped"
+	if opts.purge {
+		action, p.done = bootplan.Uninstall, "removed"
+	}
+	if err := unreached(*p.node, p.host); err != nil {
+		e := *cluster.AsError(err)
+		if opts.purge && opts.force {
+			return false, e.WithHint("on that machine: %s", remnants(*p.node))
+		}
+		return false, &e
+	}
+	return f.order(ctx, p, action, opts.purge)
 }
 
 // withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.

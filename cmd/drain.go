@@ -12,7 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/service"
 )
 
 // drainLimit is how long drain waits for what runs, unless --timeout says otherwise.
@@ -102,6 +104,9 @@ func runDrain(ctx context.Context, opts *drainOptions) error {
 	for i := range results {
 		results[i].switchTo(ctx, c, opts.on)
 	}
+	if err := opts.own(ctx, cfg, results); err != nil {
+		return err
+	}
 	if !opts.noWait {
 		ctx, cancel := context.WithTimeout(ctx, cmp.Or(cfg.Timeout, drainLimit))
 		defer cancel()
@@ -110,6 +115,30 @@ func runDrain(ctx context.Context, opts *drainOptions) error {
 		}
 	}
 	return opts.tell(out, results)
+}
+
+// own has the drain of nodes be a person's from now on, where a command that was killed had begun it. While one is at work,
+// what it has drained is its own to undo.
+func (opts *drainOptions) own(ctx context.Context, cfg *config.Config, results []drainResult) error {
+	if cfg.Context != config.LocalContext {
+		return nil
+	}
+	soon, cancel := context.WithTimeout(ctx, lockSoon)
+	defer cancel()
+	release, err := service.Lock(soon, cfg.Dirs.Home, nodesLock)
+	if err != nil {
+		return nil //nolint:nilerr // somebody else has it
+	}
+	defer release()
+	r := opts.lanParts().roster(rosterPath(cfg.Dirs.Home))
+	for i := range results {
+		if n, err := r.Find(string(results[i].Node)); err == nil && n.Drained != "" {
+			if err := setDrained(r, n.ID, ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // findNodes turns names into nodes, all of them before anything is done.

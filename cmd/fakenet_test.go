@@ -44,6 +44,7 @@ type fakeNet struct {
 	applying int
 	most     int // orders at the same time
 	gate     chan struct{}
+	applies  func() // when a host is given an order
 	probed   []target
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
@@ -61,6 +62,7 @@ type fakeMac struct {
 	self                  bool
 	fails                 error    // of every order
 	logs                  []string // end of the agent's log, with that
+	vanishes              bool     // before it says what it went back to
 	denied                bool     // may not dial the network
 	nameless              bool     // its name cannot be resolved
 	wheels                int      // packages that are sent to it
@@ -185,6 +187,9 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 	f.note("%s %s purge=%v sudo=%q", job.Order.Action, h.Host, job.Order.Purge, job.Order.Password)
 	gate, fails := f.gate, m.fails
 	f.mu.Unlock()
+	if f.applies != nil {
+		f.applies()
+	}
 	defer func() {
 		f.mu.Lock()
 		f.applying--
@@ -261,6 +266,10 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 		} else {
 			f.setNode(m, before, cluster.NodeDown)
 		}
+		if m.vanishes {
+			return installResult{}, err
+		}
+		tell(hostEvent{Host: h.label(), Step: bootplan.StepUnit, State: bootplan.StateUndone, Detail: before + " is back", At: time.Now()})
 		return installResult{}, err
 	}
 	f.mu.Lock()

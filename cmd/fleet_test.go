@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,7 +92,11 @@ func TestDownStopsEverything(t *testing.T) {
 	if f.hosts["mini.local"].runs || f.hosts["mini.local"].installed == "" {
 		t.Errorf("%+v", f.hosts["mini.local"])
 	}
-	wants(t, "purge with one lost", f.run("", "down", "--purge"), exitPartial, "studio")
+	wants(t, "nobody agrees", f.run("", "down", "--purge"), exitUsage, "--yes")
+	if f.logged("uninstall") != 0 || f.hosts["mini.local"].installed == "" {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "purge with one lost", f.run("", "down", "--purge", "--yes"), exitPartial, "studio")
 	if _, err := os.Stat(trustDir(f.home)); err != nil {
 		t.Errorf("what is needed to try again is gone: %v", err)
 	}
@@ -172,7 +177,7 @@ func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
 	old()
 	f.wrong["n-a"] = true
 	starts := f.starts
-	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, "it runs "+oldVersion9+" as before", "b: left as it is, since another node failed")
+	wants(t, "stops", f.run("", "upgrade", "--all", "--yes"), exitFailed, oldVersion9+" is back", "b: left as it is, since another node failed")
 	if f.drained["n-a"] || f.drained["n-b"] || f.hosts["b.local"].installed != oldVersion9 || f.starts != starts {
 		t.Errorf("%v", f.log)
 	}
@@ -180,11 +185,91 @@ func TestUpgradeThatFailsIsRolledBackAndStops(t *testing.T) {
 	if f.hosts["b.local"].installed != newVersion9 || f.drained["n-a"] {
 		t.Errorf("%v", f.log)
 	}
+	f.hosts["a.local"].vanishes = true
+	wants(t, "nobody says", f.run("", "upgrade", "a", "--yes"), exitFailed, "a: self-test", "; what it runs now is not known")
 	f.wrong["n-a"] = false
+	f.hosts["a.local"].fails = cluster.Errorf(cluster.CodeInternal, "the disk is full")
+	wants(t, "nothing was touched", f.run("", "upgrade", "a", "--yes"), exitFailed, "the disk is full; it runs "+oldVersion9+" as before")
+	f.hosts["a.local"].fails = nil
 	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-a"}}
 	wants(t, "busy", f.run("", "upgrade", "a", "--yes", "--drain-timeout", "300ms"), exitFailed, "still answers 1 requests")
 	if f.drained["n-a"] || f.hosts["a.local"].installed != oldVersion9 {
 		t.Errorf("%v", f.log)
+	}
+}
+
+func TestUpgradeOfADrainedNodeWaitsForWhatItAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("a")
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	f.hosts["a.local"].installed = oldVersion9
+	f.drained["n-a"] = true // by a person
+	f.requests = []cluster.RequestStatus{{ID: "r", Node: "n-a"}}
+	f.log = nil
+	for _, args := range [][]string{{"upgrade", "a"}, {"nodes", "rm", "a"}} {
+		wants(t, args[0], f.run("", append(args, "--yes", "--drain-timeout", "300ms")...), exitFailed, "still answers 1 requests")
+	}
+	if len(f.log) != 0 || !f.drained["n-a"] {
+		t.Errorf("%v", f.log)
+	}
+	f.requests = nil
+	wants(t, "empty", f.run("", "upgrade", "a", "--yes"), 0)
+	if f.hosts["a.local"].installed != newVersion9 || !f.drained["n-a"] {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	if !f.drained["n-a"] {
+		t.Error("what a person drained was undrained")
+	}
+}
+
+func TestWhatAKilledCommandDrainedIsUndrained(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{"upgrade": {"upgrade", "a"}, "nodes rm": {"nodes", "rm", "a"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFakeNet(t)
+			f.mac("a")
+			wants(t, "up", f.run("", "up", "--yes"), 0)
+			a := f.hosts["a.local"]
+			a.installed = oldVersion9
+			// What is written down while the node is empty is all that a kill leaves.
+			a.fails = cluster.Errorf(cluster.CodeInternal, "it fails")
+			var left []roster.Node
+			f.applies = func() { left, _ = f.List() }
+			wants(t, "fails", f.run("", append(args, "--yes")...), exitFailed, "it fails")
+			f.applies, a.fails = nil, nil
+			if now, _ := f.List(); f.drained["n-a"] || now[0].Drained != "" {
+				t.Errorf("it stays drained: %+v", now)
+			}
+			killed := func() {
+				f.admitted, f.drained["n-a"], a.installed = slices.Clone(left), true, newVersion9
+			}
+			undrained := func() {
+				t.Helper()
+				if now, _ := f.List(); f.drained["n-a"] || now[0].Drained != "" {
+					t.Errorf("drained %v, %+v", f.drained["n-a"], now)
+				}
+			}
+			killed()
+			wants(t, "up", f.run("", "up", "--yes"), 0, "a takes requests again: `mlxctl "+name+"`, which drained it, was cut short", "2 nodes serve")
+			undrained()
+			killed()
+			wants(t, "upgrade", f.run("", "upgrade", "--all", "--yes"), 0, "a takes requests again")
+			undrained()
+			killed()
+			f.setNode(a, "", cluster.NodeDown) // it comes up drained when it is repaired
+			wants(t, "repair", f.run("", "up", "--yes"), 0, "2 nodes serve")
+			undrained()
+			killed()
+			f.drained["n-a"] = false
+			wants(t, "by hand", f.run("", "drain", "a", "--no-wait"), 0)
+			wants(t, "up leaves it", f.run("", "up", "--yes"), 0)
+			if !f.drained["n-a"] {
+				t.Error("what a person drained was undrained")
+			}
+		})
 	}
 }
 

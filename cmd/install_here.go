@@ -16,22 +16,17 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/host"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
-	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// installHere has the host's side install the node of this machine, as an operator's side does over SSH. The node has
-// joined: its credentials lie in its home. how names who runs its agent.
-func (d *deps) installHere(ctx context.Context, home string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error) {
+// installHere has the host's side install the node of this machine, as an operator's side does over SSH. jwt is its key,
+// signed. how names who runs its agent.
+func (d *deps) installHere(ctx context.Context, home, jwt string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error) {
 	version, exe, err := d.placeBinary(home)
 	if err != nil {
 		return "", err
 	}
-	credentials, err := bus.CredentialsFromFile(filepath.Join(home, "agent", "node.creds"))
-	if err != nil {
-		return "", err
-	}
-	done, err := d.hostHere(ctx, exe, credentials.JWT, bootplan.Order{
+	done, err := d.hostHere(ctx, exe, jwt, bootplan.Order{
 		Action: bootplan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Unit: kind, Gate: gateTimeout,
 	})
 	return string(done.Unit), err
@@ -121,7 +116,7 @@ func copyFile(from, to string, mode os.FileMode) (err error) {
 	return nil
 }
 
-// converse is the operator's side of an installation whose node has joined already: its credentials are what it is given,
+// converse is the operator's side of an installation whose node's key is signed already: jwt is what it is given,
 // and that it reaches its controller is proof enough.
 func converse(to io.Writer, from io.Reader, order bootplan.Order, jwt string, tell func(bootplan.FromHost)) (bootplan.FromHost, error) {
 	out := json.NewEncoder(to)

@@ -250,7 +250,7 @@ func itemsOf(nodes []roster.Node, hosts map[cluster.NodeID]*foundHost, what stri
 	var out []*planItem
 	for i := range nodes {
 		n := &nodes[i]
-		p := &planItem{Name: n.Name, Node: n.ID, Source: sourceRoster, What: what, node: n, host: hosts[n.ID]}
+		p := &planItem{Name: n.Name, Node: n.ID, HostKey: n.HostKey, Source: sourceRoster, What: what, node: n, host: hosts[n.ID]}
 		if len(n.Addresses) > 0 {
 			p.Address = n.Addresses[0]
 		}

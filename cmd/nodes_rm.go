@@ -183,13 +183,21 @@ func (f *fleet) confirm(ctx context.Context, question string) error {
 }
 
 // remove takes one node out of the cluster.
-func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planItem) error {
+func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planItem) (failed error) {
 	err := unreached(*p.node, p.host)
 	if err != nil && !f.force {
 		return f.orForce(err) // while it goes on as it is
 	}
-	if emptyErr := f.empty(ctx, p); emptyErr != nil && !f.force {
+	isEmptied, emptyErr := f.empty(ctx, p)
+	if emptyErr != nil && !f.force {
 		return emptyErr
+	}
+	if isEmptied {
+		defer func() {
+			if failed != nil { // it is still a node
+				failed = errors.Join(failed, f.fill(ctx, p))
+			}
+		}()
 	}
 	if err == nil {
 		_, err = f.order(ctx, p, bootplan.Uninstall, true)
@@ -259,22 +267,40 @@ func (f *fleet) forget(ctx context.Context, node cluster.NodeID) error {
 	}
 }
 
-// empty lets a node that is up finish what it answers.
-func (f *fleet) empty(ctx context.Context, p *planItem) error {
+// empty lets a node that is up finish what it answers, and says whether it was this command that drained it: one that a
+// person drained stays so.
+func (f *fleet) empty(ctx context.Context, p *planItem) (isOurs bool, err error) {
 	n := nodeIn(f.snapshotNow(ctx), p.Node)
 	if n == nil || n.State == cluster.NodeDown || n.State == cluster.NodeSuspect {
-		return nil
+		return false, nil
 	}
 	f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, At: time.Now()})
-	if err := f.client.Drain(ctx, p.Node, true); err != nil {
-		return err
+	if n.State == cluster.NodeDraining && p.node.Drained == "" {
+		return false, f.awaitEmpty(ctx, p)
+	}
+	if err := f.drainNode(ctx, p); err != nil {
+		return false, err
 	}
 	if err := f.awaitEmpty(ctx, p); err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-		defer cancel()
-		return errors.Join(err, f.client.Drain(undo, p.Node, false))
+		return false, errors.Join(err, f.fill(ctx, p))
 	}
-	return nil
+	return true, nil
+}
+
+// drainNode has a node take nothing new. That it did so is written down before: where this command is killed, the next one
+// undoes it.
+func (f *fleet) drainNode(ctx context.Context, p *planItem) error {
+	if err := setDrained(f.roster, p.Node, f.cmd.CommandPath()); err != nil {
+		return err
+	}
+	return f.client.Drain(ctx, p.Node, true)
+}
+
+// fill undoes empty, also when the command is to end.
+func (f *fleet) fill(ctx context.Context, p *planItem) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	defer cancel()
+	return undrain(ctx, f.client, f.roster, p.Node)
 }
 
 // awaitEmpty waits until nothing runs on a node.

@@ -51,9 +51,9 @@ type deps struct {
 	env     config.Environ
 	exe     string // this binary
 	engine  engine
-	// installNode has this machine run its node in the background, with what is in the node's home, and says how; nil
+	// installNode has this machine run its node in the background, with those settings and its signed key, and says how; nil
 	// leaves the start to the user.
-	installNode func(ctx context.Context, home string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error)
+	installNode func(ctx context.Context, home, jwt string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
 	// around is where doctor learns of other Macs; the zero value has the network and the roster.

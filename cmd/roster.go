@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller"
 	"github.com/mlxctl/mlxctl/internal/reach"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -91,4 +92,25 @@ func (h *daemonHome) followRoster(ctx context.Context, c *controller.Controller,
 		cancel()
 		wg.Wait()
 	}
+}
+
+// setDrained writes down which command has drained a node; empty means that none has.
+func setDrained(r admitted, node cluster.NodeID, command string) error {
+	n, err := r.Find(string(node))
+	if err != nil {
+		return err
+	}
+	if n.Drained == command {
+		return nil
+	}
+	n.Drained = command
+	return r.Put(n)
+}
+
+// undrain has a node take requests again that a command drained.
+func undrain(ctx context.Context, c clusterClient, r admitted, node cluster.NodeID) error {
+	if err := c.Drain(ctx, node, false); err != nil {
+		return err
+	}
+	return setDrained(r, node, "")
 }

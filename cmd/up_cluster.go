@@ -24,6 +24,9 @@ import (
 // of the services: those can be started and stopped meanwhile.
 const nodesLock = "nodes.lock"
 
+// lockSoon is how long a lock may take before somebody is told that another command has it.
+const lockSoon = 200 * time.Millisecond
+
 // upRun is one `up` over the network.
 type upRun struct {
 	*upOptions
@@ -92,7 +95,7 @@ func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (er
 
 // acquireNodes waits for the lock, and says so when it has to.
 func (d *deps) acquireNodes(ctx context.Context, home string) (func(), error) {
-	soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	soon, cancel := context.WithTimeout(ctx, lockSoon)
 	defer cancel()
 	release, err := service.Lock(soon, home, nodesLock)
 	if err == nil || soon.Err() == nil {
@@ -167,6 +170,9 @@ func (u *upRun) run(ctx context.Context) error {
 		return err
 	}
 	u.events.endLooking()
+	if err := u.undrainInterrupted(ctx); err != nil {
+		return err
+	}
 	items := u.judge().items(seen)
 	if err := u.events.plan(items, false); err != nil {
 		return err

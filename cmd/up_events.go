@@ -14,9 +14,9 @@ import (
 
 // stepEvent is one line of `-o json` while hosts are changed.
 type stepEvent struct {
-	Type   string         `json:"type"` // step
-	Host   string         `json:"host"`
-	Node   cluster.NodeID `json:"node,omitempty"`
+	Type string `json:"type"` // step
+	Host string `json:"host"`
+	hostID
 	Step   string         `json:"step"`
 	State  bootplan.State `json:"state"`
 	Detail string         `json:"detail,omitempty"`
@@ -25,11 +25,23 @@ type stepEvent struct {
 	TookMS int64          `json:"took_ms"`
 }
 
+// hostID tells machines apart that have one name.
+type hostID struct {
+	Node    cluster.NodeID `json:"node,omitempty"`
+	Address string         `json:"address,omitempty"`
+	HostKey string         `json:"host_key,omitempty"` // fingerprint
+}
+
+func idOf(p *planItem) hostID { return hostID{p.Node, p.Address, p.HostKey} }
+
+// key is what a machine is known by while it is changed, whatever is learned of it meanwhile.
+func (p *planItem) key() string { return fmt.Sprintf("%p", p) }
+
 // hostResult is the line of one host that is done, and its entry in the summary.
 type hostResult struct {
-	Type    string         `json:"type,omitempty"` // host
-	Name    string         `json:"name"`
-	Node    cluster.NodeID `json:"node,omitempty"`
+	Type string `json:"type,omitempty"` // host
+	Name string `json:"name"`
+	hostID
 	What    string         `json:"what"`
 	Serves  bool           `json:"serves"`
 	Changed bool           `json:"changed"`
@@ -47,8 +59,8 @@ type upEvents struct {
 	progress *iostreams.Progress
 
 	mu    sync.Mutex
-	board *iostreams.Board        // nil while nothing is done on hosts
-	said  map[string]saidProgress // by host: the last line of how far a step is
+	board *iostreams.Board           // nil while nothing is done on hosts
+	said  map[*planItem]saidProgress // by host: the last line of how far a step is
 }
 
 // saidProgress is a line of progress, and when it was told.
@@ -145,11 +157,11 @@ func (e *upEvents) planned(items []*planItem) error {
 func (e *upEvents) step(p *planItem, h hostEvent) {
 	detail := printer.Clean(h.Detail)
 	if e.isJSON() {
-		if !e.isDue(p.Name, h) {
+		if !e.isDue(p, h) {
 			return
 		}
 		line := stepEvent{
-			Type: "step", Host: p.Name, Node: p.Node, Step: h.Step, State: h.State, Detail: detail, Error: cluster.AsError(h.Err),
+			Type: "step", Host: p.Name, hostID: idOf(p), Step: h.Step, State: h.State, Detail: detail, Error: cluster.AsError(h.Err),
 			At: h.At.UTC(), TookMS: h.Took.Milliseconds(),
 		}
 		e.mu.Lock()
@@ -161,24 +173,24 @@ func (e *upEvents) step(p *planItem, h hostEvent) {
 		detail = printer.Clean(h.Err.Error())
 	}
 	e.onBoard(func(b *iostreams.Board) {
-		b.Step(printer.Clean(p.Name), printer.Clean(h.Step), string(h.State), detail)
+		b.Step(p.key(), printer.Clean(p.Name), printer.Clean(h.Step), string(h.State), detail)
 	})
 }
 
 // isDue says whether an event is to be told in a log: of how far a step is only as often as a reader wants to know.
-func (e *upEvents) isDue(host string, h hostEvent) bool {
+func (e *upEvents) isDue(p *planItem, h hostEvent) bool {
 	if h.State != bootplan.StateRunning || h.Detail == "" {
 		return true
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if last, ok := e.said[host]; ok && last.step == h.Step && h.At.Sub(last.at) < everyProgress {
+	if last, ok := e.said[p]; ok && last.step == h.Step && h.At.Sub(last.at) < everyProgress {
 		return false
 	}
 	if e.said == nil {
-		e.said = map[string]saidProgress{}
+		e.said = map[*planItem]saidProgress{}
 	}
-	e.said[host] = saidProgress{h.Step, h.At}
+	e.said[p] = saidProgress{h.Step, h.At}
 	return true
 }
 
@@ -200,7 +212,7 @@ func (e *upEvents) ended(p *planItem) {
 		line = p.done
 	}
 	line += fmt.Sprintf(" (%.1f s)", p.outcome.took.Seconds())
-	e.onBoard(func(b *iostreams.Board) { b.End(printer.Clean(p.Name), p.outcome.err == nil, line) })
+	e.onBoard(func(b *iostreams.Board) { b.End(p.key(), printer.Clean(p.Name), p.outcome.err == nil, line) })
 }
 
 func (e *upEvents) onBoard(do func(*iostreams.Board)) {
@@ -225,7 +237,7 @@ func (e *upEvents) endBoard() {
 
 // resultOf is what came of one machine of the plan.
 func resultOf(p *planItem) hostResult {
-	r := hostResult{Name: p.Name, Node: p.Node, What: p.What, Warnings: p.Warnings}
+	r := hostResult{Name: p.Name, hostID: idOf(p), What: p.What, Warnings: p.Warnings}
 	switch {
 	case p.outcome != nil:
 		if p.outcome.err != nil {

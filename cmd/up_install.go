@@ -43,7 +43,7 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 			}
 			defer func() { <-room }()
 			began := time.Now()
-			changed, err := u.installOne(ctx, p, nil)
+			changed, err := u.installOne(ctx, p, u.interrupted(p))
 			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
 			u.events.ended(p)
 		})
@@ -56,6 +56,49 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 // anything, and begun again when it then answers wrongly, before the version from before is put back. Nil holds nothing.
 type hold struct {
 	end, again func(context.Context, cluster.NodeID) error
+}
+
+// interrupted ends the drain of a node that a command left drained which was killed; nil where none did.
+func (u *upRun) interrupted(p *planItem) *hold {
+	if p.node == nil || p.node.Drained == "" {
+		return nil
+	}
+	return &hold{
+		end: func(ctx context.Context, node cluster.NodeID) error {
+			return undrain(ctx, u.local.client, u.roster, node)
+		},
+		again: func(context.Context, cluster.NodeID) error { return nil }, // nothing is emptied by this command
+	}
+}
+
+// undrainInterrupted has the nodes take requests again that a command left drained which was killed. One that is not up keeps
+// its mark.
+func (u *upRun) undrainInterrupted(ctx context.Context) error {
+	nodes, err := u.roster.List()
+	if err != nil {
+		return err
+	}
+	isNews := false
+	for _, n := range nodes {
+		live := nodeIn(u.local.snapshot, n.ID)
+		if n.Drained == "" || live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining) {
+			continue
+		}
+		if err := undrain(ctx, u.local.client, u.roster, n.ID); err != nil {
+			if err := u.events.warn(fmt.Sprintf("%s is still drained by `%s`, which was cut short: %v", n.Name, n.Drained, err), ""); err != nil {
+				return err
+			}
+			continue
+		}
+		isNews = true
+		if err := u.events.warn(fmt.Sprintf("%s takes requests again: `%s`, which drained it, was cut short", n.Name, n.Drained), ""); err != nil {
+			return err
+		}
+	}
+	if isNews {
+		u.local.snapshot, err = u.local.client.Snapshot(ctx)
+	}
+	return err
 }
 
 // installOne has one host run this version with these settings.
@@ -77,6 +120,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		if e.Step == bootplan.StepUnit && e.State == bootplan.StateChanged {
 			proof.restarted.Store(true)
 		}
+		p.undone.heard(e)
 		u.events.step(p, e)
 	})
 	p.log = r.Log

@@ -53,7 +53,14 @@ type planItem struct {
 
 	outcome *outcome // nil where nothing was done
 	log     []string // the end of its agent's log, where that did not come up
-	done    string   // what is said when it is done well; empty means that it serves
+	undone  undone
+	done    string // what is said when it is done well; empty means that it serves
+}
+
+// undone is what a host said of an installation that failed.
+type undone struct {
+	isTouched bool   // it began to replace what ran there
+	now       string // what is there again; empty where it did not say so
 }
 
 // changes says that something would be done.

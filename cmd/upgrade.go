@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -137,7 +138,7 @@ func (r *rollout) open(ctx context.Context) error {
 		upOptions: up, cfg: r.cfg, began: time.Now(), events: r.events, installer: r.installer, roster: r.roster,
 		local: localState{client: r.client, snapshot: s}, authority: authority, settings: settings,
 	}
-	return nil
+	return r.run.undrainInterrupted(ctx)
 }
 
 // plan says which nodes are to be changed.
@@ -209,24 +210,24 @@ func (r *rollout) upgradeNode(ctx context.Context, p *planItem) (changed bool, e
 	if r.run.local.snapshot, err = r.client.Snapshot(ctx); err != nil {
 		return false, err
 	}
-	n := nodeIn(r.run.local.snapshot, p.Node)
-	if n != nil && n.State == cluster.NodeDraining {
+	isOurs, err := r.empty(ctx, p)
+	if err != nil {
+		return false, err
+	}
+	if n := nodeIn(r.run.local.snapshot, p.Node); n != nil && n.State == cluster.NodeDraining && !isOurs {
 		changed, err = r.run.installOne(ctx, p, nil)
 		return changed, r.rolledBack(p, err)
-	}
-	if err := r.empty(ctx, p); err != nil {
-		return false, err
 	}
 	isBack := false
 	held := &hold{
 		end: func(ctx context.Context, node cluster.NodeID) error {
 			isBack = true
-			return r.client.Drain(ctx, node, false)
+			return undrain(ctx, r.client, r.roster, node)
 		},
-		again: func(ctx context.Context, node cluster.NodeID) error {
+		again: func(ctx context.Context, _ cluster.NodeID) error {
 			ctx, cancel := context.WithTimeout(ctx, againTimeout)
 			defer cancel()
-			return errors.Join(r.client.Drain(ctx, node, true), r.awaitEmpty(ctx, p))
+			return errors.Join(r.drainNode(ctx, p), r.awaitEmpty(ctx, p))
 		},
 	}
 	changed, err = r.run.installOne(ctx, p, held)
@@ -246,7 +247,7 @@ func (r *rollout) undrainWhenUp(ctx context.Context, node cluster.NodeID) error 
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := r.client.Drain(ctx, node, false)
+		err := undrain(ctx, r.client, r.roster, node)
 		if err == nil {
 			return nil
 		}
@@ -258,14 +259,33 @@ func (r *rollout) undrainWhenUp(ctx context.Context, node cluster.NodeID) error 
 	}
 }
 
+// rolledBack says after a failure what the node runs now, as far as the node has said so.
 func (r *rollout) rolledBack(p *planItem, err error) error {
 	if err == nil {
 		p.done = "runs this version"
 		return nil
 	}
+	now := "what it runs now is not known"
+	switch {
+	case p.undone.now != "":
+		now = p.undone.now
+	case !p.undone.isTouched:
+		now = fmt.Sprintf("it runs %s as before", first(p.host.Installed, "nothing"))
+	}
 	e := *cluster.AsError(err)
-	e.Message = fmt.Sprintf("%s; it runs %s as before", err.Error(), first(p.host.Installed, "nothing"))
+	e.Message = err.Error() + "; " + now
 	return &e
+}
+
+// heard takes note of a step of the host.
+func (u *undone) heard(e hostEvent) {
+	if e.Step != bootplan.StepUnit {
+		return
+	}
+	u.isTouched = true
+	if e.State == bootplan.StateUndone {
+		u.now = e.Detail
+	}
 }
 
 // ownItem is this machine in the plan; nil where its services are to stay.

@@ -362,6 +362,40 @@ func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	}
 }
 
+func TestEventsTellMacsOfOneNameApart(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("a")
+	f.mac("b")
+	f.macs[0].Name, f.macs[1].Name = "mini", "mini"
+	r := f.run("", "up", "--yes", "-o", "json")
+	wants(t, "up", r, 0)
+	seen := map[string]map[string]bool{}
+	for line := range strings.Lines(r.out) {
+		var e struct {
+			Type, Host, Name, Address string
+			HostKey                   string `json:"host_key"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == "step" || e.Type == "host" {
+			if first(e.Host, e.Name) != "mini" {
+				t.Errorf("%s", line)
+			}
+			if seen[e.Type] == nil {
+				seen[e.Type] = map[string]bool{}
+			}
+			seen[e.Type][e.Address+" "+e.HostKey] = true
+		}
+	}
+	for _, kind := range []string{"step", "host"} {
+		if len(seen[kind]) != 2 || !seen[kind]["192.0.2.10 SHA256:a"] || !seen[kind]["192.0.2.11 SHA256:b"] {
+			t.Errorf("%s: %v", kind, seen[kind])
+		}
+	}
+}
+
 func TestSudoIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)

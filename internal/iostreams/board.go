@@ -30,6 +30,7 @@ type Board struct {
 }
 
 type boardRow struct {
+	key                       string
 	name, step, state, detail string
 	began                     time.Time // of the host
 	said                      time.Time // last line in a log
@@ -45,17 +46,18 @@ func (s *IOStreams) NewBoard(quiet bool) *Board {
 	return b
 }
 
-// Step says what a host does now, and how that is; a detail is how far it is.
-func (b *Board) Step(name, step, state, detail string) {
+// Step says what a host does now, and how that is; a detail is how far it is. Hosts are told apart by their key: several can
+// have one name.
+func (b *Board) Step(key, name, step, state, detail string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.quiet {
 		return
 	}
 	now := b.now()
-	r := b.row(name)
+	r := b.row(key)
 	if r == nil {
-		r = &boardRow{name: name, began: now}
+		r = &boardRow{key: key, name: name, began: now}
 		b.rows = append(b.rows, r)
 	}
 	isSame := r.step == step && r.state == state
@@ -69,13 +71,13 @@ func (b *Board) Step(name, step, state, detail string) {
 }
 
 // End takes a host off the display; line is what is left of it.
-func (b *Board) End(name string, isGood bool, line string) {
+func (b *Board) End(key, name string, isGood bool, line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.quiet {
 		return
 	}
-	b.rows = slices.DeleteFunc(b.rows, func(r *boardRow) bool { return r.name == name })
+	b.rows = slices.DeleteFunc(b.rows, func(r *boardRow) bool { return r.key == key })
 	if !b.s.errTTY {
 		b.write(fmt.Sprintf("%s %s %s\n", b.now().Format("15:04:05"), name, line))
 		return
@@ -132,9 +134,9 @@ func (b *Board) animate() {
 	}
 }
 
-func (b *Board) row(name string) *boardRow {
+func (b *Board) row(key string) *boardRow {
 	for _, r := range b.rows {
-		if r.name == name {
+		if r.key == key {
 			return r
 		}
 	}

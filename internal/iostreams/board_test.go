@@ -22,13 +22,13 @@ func drawBoard() {
 	tick := time.NewTicker(150 * time.Millisecond)
 	defer tick.Stop()
 	for i := range 40 {
-		b.Step(fmt.Sprintf("mac-%02d", i), "copy", "running", strings.Repeat("long ", 40))
+		b.Step(fmt.Sprint(i), fmt.Sprintf("mac-%02d", i), "copy", "running", strings.Repeat("long ", 40))
 	}
 	for range 3 {
 		<-tick.C
 	}
 	for i := range 40 {
-		b.End(fmt.Sprintf("mac-%02d", i), i != 7, fmt.Sprintf("done %02d", i))
+		b.End(fmt.Sprint(i), fmt.Sprintf("mac-%02d", i), i != 7, fmt.Sprintf("done %02d", i))
 		if i%10 == 0 {
 			<-tick.C
 		}
@@ -87,10 +87,10 @@ func TestBoardInPipe(t *testing.T) {
 	t.Parallel()
 	s, _, out, errOut := Test()
 	b := s.NewBoard(false)
-	b.Step("mini", "copy", "running", "10 %")
-	b.Step("mini", "copy", "running", "20 %")
-	b.Step("mini", "unit", "changed", "")
-	b.End("mini", true, "serves (1.0 s)")
+	b.Step("1", "mini", "copy", "running", "10 %")
+	b.Step("1", "mini", "copy", "running", "20 %")
+	b.Step("1", "mini", "unit", "changed", "")
+	b.End("1", "mini", true, "serves (1.0 s)")
 	b.Close()
 	want := `^\d\d:\d\d:\d\d mini copy running 10 %\n\d\d:\d\d:\d\d mini unit changed\n\d\d:\d\d:\d\d mini serves \(1\.0 s\)\n$`
 	if !regexp.MustCompile(want).MatchString(errOut.String()) || out.Len() > 0 {
@@ -98,11 +98,25 @@ func TestBoardInPipe(t *testing.T) {
 	}
 	quiet, _, _, errOut := Test()
 	b = quiet.NewBoard(true)
-	b.Step("mini", "copy", "running", "")
-	b.End("mini", true, "serves")
+	b.Step("1", "mini", "copy", "running", "")
+	b.End("1", "mini", true, "serves")
 	b.Close()
 	if errOut.Len() > 0 {
 		t.Errorf("quiet: %q", errOut)
+	}
+}
+
+func TestBoardTellsHostsOfOneNameApart(t *testing.T) {
+	t.Parallel()
+	s, _, _, errOut := Test()
+	b := s.NewBoard(false)
+	b.Step("1", "mini", "copy", "running", "")
+	b.Step("2", "mini", "copy", "running", "")
+	b.End("1", "mini", true, "serves")
+	b.Step("2", "mini", "copy", "running", "") // nothing new
+	b.Close()
+	if n := strings.Count(errOut.String(), "mini copy running\n"); n != 2 || strings.Count(errOut.String(), "\n") != 3 {
+		t.Errorf("stderr %q", errOut)
 	}
 }
 
@@ -143,7 +157,7 @@ loop:
 			break loop
 		case <-tick.C:
 			steps++
-			b.Step("mini", fmt.Sprintf("step %d", steps), "running", "")
+			b.Step("1", "mini", fmt.Sprintf("step %d", steps), "running", "")
 		}
 	}
 	resume := b.Pause()

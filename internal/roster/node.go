@@ -24,6 +24,9 @@ type Node struct {
 	Version string `json:"version,omitempty"`
 	// Reverse lists addresses, host and port, on which the controller dials the agent; empty where the agent dials.
 	Reverse []string `json:"reverse,omitempty"`
+	// Drained is the command that emptied it for a while and has yet to undo that; empty where none did. One that a person
+	// drained has nothing here.
+	Drained string `json:"drained,omitempty"`
 	// Settings is a digest of what it runs with, so that a change of them is noticed without asking it.
 	Settings string    `json:"settings,omitempty"`
 	By       string    `json:"by"` // "ssh", "token" or "local"

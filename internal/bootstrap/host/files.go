@@ -169,6 +169,36 @@ func syncDir(path string) error {
 	return nil
 }
 
+// syncVersion has a version be on the disk, with its name: who copied it here may not have waited for that, and after a
+// power cut current would lead to an empty binary.
+func syncVersion(dir string) error {
+	f, err := os.Open(filepath.Join(dir, "mlxctl"))
+	if err != nil {
+		return fmt.Errorf("open the binary: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	for _, folder := range []string{dir, filepath.Dir(dir), filepath.Dir(filepath.Dir(dir))} {
+		if err := syncDir(folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flip makes the order's version the current one, once that is whole and on the disk.
+func (s *session) flip(t *target) error {
+	if err := syncVersion(s.path(t.current)); err != nil {
+		return err
+	}
+	if err := s.checkVersion(); err != nil { // it may have been changed since
+		return err
+	}
+	return pointTo(s.order.Home, t.current)
+}
+
 // pointTo makes the link current point to a folder, in one step; "" takes it away.
 func pointTo(home, target string) error {
 	link := filepath.Join(home, "current")

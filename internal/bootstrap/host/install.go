@@ -230,11 +230,13 @@ func (s *session) change(ctx context.Context, t *target, why []string) error {
 		return s.failed(plan.StepUnit, err)
 	}
 	s.at("journal")
+	logged := s.logSize()
 	link, err := s.put(ctx, t)
 	if err == nil {
 		if err = s.decided(ctx, t, link); err == nil {
 			return nil
 		}
+		s.done.Log = s.logTail(logged)
 	}
 	if undoErr := s.undo(ctx, j); undoErr != nil {
 		s.talk.say(plan.FromHost{Type: plan.TypeStep, Step: plan.StepUnit, State: plan.StateFailed, Error: explain(undoErr, s.order.Home)})
@@ -332,7 +334,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		return err
 	}
 	s.at("settings")
-	if err := pointTo(s.order.Home, t.current); err != nil {
+	if err := s.flip(t); err != nil {
 		return err
 	}
 	s.at("current")

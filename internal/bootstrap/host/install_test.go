@@ -92,7 +92,7 @@ func TestGoesBack(t *testing.T) {
 		{name: "a script", version: "script", code: cluster.CodeTimeout, says: "did not come up", logs: "no such library"},
 		{name: "no controller", version: "mute", code: cluster.CodeUnreachable, says: "cannot reach the bus"},
 		{name: "not believed", version: "refused", code: cluster.CodeUnauthorized, says: "who are you?"},
-		{name: "called off", version: "v2", linked: "no answer came", code: cluster.CodeCancelled, says: "no answer came"},
+		{name: "called off", version: "v2", linked: "no answer came", code: cluster.CodeCancelled, says: "no answer came", logs: "here is v2"},
 		{name: "operator gone", version: "v2", linked: "gone", code: cluster.CodeCancelled, says: "went away"},
 		{name: "operator silent", version: "v2", linked: "silent", code: cluster.CodeTimeout, says: "did not say"},
 	} {

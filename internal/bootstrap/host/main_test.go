@@ -98,6 +98,9 @@ func fakeAgent(ctx context.Context, home string, args []string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stderr.WriteString("here is " + version + "\n"); err != nil {
+		return err
+	}
 	l := plan.Link{State: plan.LinkConnected, Node: cluster.NodeID(node), PID: os.Getpid(), Version: version, At: time.Now()}
 	switch {
 	case version == "mute":

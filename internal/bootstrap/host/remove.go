@@ -106,12 +106,12 @@ func (s *session) withUnit(ctx context.Context, r unitRecord, do func(unit.Drive
 }
 
 // ownFiles are what an installation puts at the top of a home, which it writes under a hidden name first.
-var ownFiles = []string{"install.json", "unit.json", "node.json", "ca.pem"}
+func ownFiles() []string { return []string{"install.json", "unit.json", "node.json", "ca.pem"} }
 
 // purge removes what a home holds of ours, and the home itself where nothing else is in it; left is what else there is.
 // The lock, which is held, goes last. What a controller of the same home has there stays.
 func (s *session) purge() (left []string, err error) {
-	names := append([]string{"current", ".current.new", "versions", "cache"}, ownFiles...)
+	names := append([]string{"current", ".current.new", "versions", "cache"}, ownFiles()...)
 	if _, err := os.Stat(s.path("local.json")); errors.Is(err, fs.ErrNotExist) {
 		names = append(names, "agent", "log", "run", "spill")
 	}
@@ -146,7 +146,7 @@ func (s *session) purge() (left []string, err error) {
 
 // isTemporary says that a name is of a file that was being written when its writer was killed.
 func isTemporary(name string) bool {
-	return slices.ContainsFunc(ownFiles, func(own string) bool {
+	return slices.ContainsFunc(ownFiles(), func(own string) bool {
 		digits, ok := strings.CutPrefix(name, "."+own+".")
 		return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
 	})

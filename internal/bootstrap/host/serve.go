@@ -98,10 +98,25 @@ func Serve(ctx context.Context, o Options) error {
 		s.done.Error = explain(err, s.order.Home)
 	}
 	s.talk.say(s.done)
-	if c, ok := o.In.(io.Closer); ok {
-		_ = c.Close() // nothing more is wanted
+	if hangUp(o.In) && s.heard != nil {
+		<-s.heard
 	}
 	return nil
+}
+
+// hangUp ends the reading of what nobody wants to hear any more; false where that cannot be done, as with a standard input
+// that blocks: its read goes on until the other end is closed.
+func hangUp(in io.Reader) bool {
+	c, ok := in.(io.Closer)
+	if !ok {
+		return false
+	}
+	ends := true
+	if d, ok := in.(interface{ SetReadDeadline(t time.Time) error }); ok {
+		ends = d.SetReadDeadline(time.Now()) == nil
+	}
+	_ = c.Close() // nothing was written
+	return ends
 }
 
 // session is one order.
@@ -115,6 +130,8 @@ type session struct {
 	// forced says that a journal is not to be gone back by: all that may be of ours is to go. stray are units it names.
 	forced bool
 	stray  []unitRecord
+	// heard is closed when nobody listens to the operator's side any more; nil where nobody did.
+	heard chan struct{}
 }
 
 func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
@@ -134,7 +151,11 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 	case plan.Install:
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		go s.talk.listen(lines, cancel)
+		s.heard = make(chan struct{})
+		go func() {
+			defer close(s.heard)
+			s.talk.listen(lines, cancel)
+		}()
 		return s.install(ctx)
 	case plan.Uninstall:
 		return s.uninstall(ctx)

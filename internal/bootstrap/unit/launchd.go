@@ -262,6 +262,7 @@ func (l *launchd) Remove(ctx context.Context) error {
 	if text, err := l.Installed(); text == nil && err == nil {
 		return nil
 	}
+	l.enable(ctx)
 	if !l.isDaemon() {
 		return removeFile(l.path)
 	}
@@ -269,6 +270,17 @@ func (l *launchd) Remove(ctx context.Context) error {
 		return fmt.Errorf("remove unit: %w", err)
 	}
 	return nil
+}
+
+// enable takes back what Stop told launchd, which keeps it beyond the file.
+func (l *launchd) enable(ctx context.Context) {
+	disabled := regexp.MustCompile(`"` + regexp.QuoteMeta(l.label()) + `" => (disabled|true)\b`)
+	for _, d := range l.domains {
+		out, err := command(ctx, "", "launchctl", "print-disabled", d)
+		if err == nil && disabled.MatchString(out) {
+			_ = l.control(ctx, "enable", d+"/"+l.label()) // of a service that is gone it says nothing that matters
+		}
+	}
 }
 
 var launchdPID = regexp.MustCompile(`(?m)^\s*pid = (\d+)$`)

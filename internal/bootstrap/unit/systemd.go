@@ -70,9 +70,8 @@ func (u *systemd) Install(ctx context.Context, text []byte) error {
 }
 
 func (u *systemd) Start(ctx context.Context) error {
-	// Without it the agent ends with the last session; that is worth less, but it serves.
-	if _, err := command(ctx, "", "loginctl", "enable-linger", u.User); err != nil {
-		_ = u.root(ctx, "loginctl", "enable-linger", u.User)
+	if err := u.linger(ctx); err != nil {
+		return err
 	}
 	for _, args := range [][]string{{"enable", u.unit()}, {"restart", u.unit()}} {
 		if _, err := u.control(ctx, args...); err != nil {
@@ -80,6 +79,45 @@ func (u *systemd) Start(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lingerMark is there while it is this home that has the user linger.
+func (u *systemd) lingerMark() string { return filepath.Join(u.Home, "run", "linger.unit") }
+
+// linger has the user's systemd run without a session. Without it the agent ends with the last one; that is worth less, but
+// it serves.
+func (u *systemd) linger(ctx context.Context) error {
+	out, err := command(ctx, "", "loginctl", "show-user", u.User, "-p", "Linger")
+	if err == nil && strings.TrimSpace(out) == "Linger=yes" {
+		return nil
+	}
+	if err := writeFile(u.lingerMark(), nil, 0o600); err != nil { // first: whoever is killed behind it takes back too much, not too little
+		return err
+	}
+	if u.login(ctx, "enable-linger") != nil {
+		return removeFile(u.lingerMark())
+	}
+	return nil
+}
+
+// unlinger takes linger back where it was ours and nothing else of ours is in need of it.
+func (u *systemd) unlinger(ctx context.Context) error {
+	if _, err := os.Stat(u.lingerMark()); err != nil {
+		return nil
+	}
+	if others, _ := filepath.Glob(filepath.Join(filepath.Dir(u.path), "mlxctl-agent*.service")); len(others) > 0 {
+		return nil
+	}
+	_ = u.login(ctx, "disable-linger") // that the user lingers harms nobody
+	return removeFile(u.lingerMark())
+}
+
+func (u *systemd) login(ctx context.Context, verb string) error {
+	_, err := command(ctx, "", "loginctl", verb, u.User)
+	if err != nil {
+		err = u.root(ctx, "loginctl", verb, u.User)
+	}
+	return err
 }
 
 func (u *systemd) unit() string { return u.name() + ".service" }
@@ -96,8 +134,11 @@ func (u *systemd) Stop(ctx context.Context) error {
 
 func (u *systemd) Remove(ctx context.Context) error {
 	text, err := u.Installed()
-	if text == nil {
+	if err != nil {
 		return err
+	}
+	if text == nil {
+		return u.unlinger(ctx)
 	}
 	if err := u.Stop(ctx); err != nil {
 		return err
@@ -108,7 +149,7 @@ func (u *systemd) Remove(ctx context.Context) error {
 	if _, err := u.control(ctx, "daemon-reload"); err != nil {
 		return fmt.Errorf("remove unit: %w", err)
 	}
-	return nil
+	return u.unlinger(ctx)
 }
 
 func (u *systemd) Status(ctx context.Context) (Status, error) {

@@ -106,7 +106,7 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 		}
 		back := 0
 		for _, h := range s.Hosts {
-			if strings.Contains(r.out+r.err, h.Name+": ") && strings.Contains(r.out+r.err, "as before") {
+			if strings.Contains(r.out+r.err, h.Name+": ") && strings.Contains(r.out+r.err, " is back") {
 				back++
 			}
 		}

@@ -68,9 +68,10 @@ class TimedApi:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def make_generator(self, model: object, sampler: object) -> TimedGenerator:
+    def make_generator(self, model: object, sampler: object, wanted: Callable[[], bool]) -> TimedGenerator:
         """Return a batch generator with a clock."""
-        return TimedGenerator(self.inner.make_generator(model, timed_sampler(sampler, self.timer)), self.timer)
+        made = self.inner.make_generator(model, timed_sampler(sampler, self.timer), wanted)
+        return TimedGenerator(made, self.timer)
 
 
 class Inside:

@@ -10,10 +10,12 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from mlxworker import recipe, standins
 from mlxworker.errors import INTERNAL, FatalError, LoadError, describe
@@ -34,16 +36,21 @@ class Api:
     versions: dict[str, str]
     whole: bool  # whether transformers could be imported while mlx-lm was, and not a stand-in
     _module: Any
+    _refine: Callable[[Any, Callable[[], bool], bool], Any] | None
 
-    def make_generator(self, model: object, sampler: object) -> Any:
-        """Return a batch generator that takes every row at once and has no opinion on how many."""
-        return self.generator(
+    def make_generator(self, model: object, sampler: object, wanted: Callable[[], bool]) -> Any:
+        """Return a batch generator that takes every row at once and has no opinion on how many.
+
+        wanted says whether a row that decodes asked for log probabilities; others may get none.
+        """
+        made = self.generator(
             model,
             sampler=sampler,
             completion_batch_size=_UNBOUNDED,
             prefill_batch_size=_UNBOUNDED,
             prefill_step_size=MOST_CHUNK,
         )
+        return made if self._refine is None else self._refine(made, wanted, mx.cuda.is_available())
 
     def make_stop(self, eos: list[int]) -> Any:
         """Return what ends a row at any of these tokens."""
@@ -61,13 +68,16 @@ def load_api(whole: bool = True) -> Api:
     with _descriptor_limit_kept(), contextlib.nullcontext() if whole else standins.present():
         module = importlib.import_module("mlx_lm.generate")
         importlib.import_module("mlx_lm.utils")
+        # Of an older release the batches are left as they are.
+        refined = hasattr(module, "StopSequences")
+        refine = importlib.import_module("mlxworker.batches").refine if refined else None
     generator = getattr(module, "BatchGenerator", None)
     segments = getattr(generator, "insert_segments", None)
     parameters = inspect.signature(segments).parameters if segments is not None else {}
     found = versions()
     for keyword in ("stop_sequences", "state_machines"):
         if keyword in parameters:
-            return Api(generator, keyword, found, whole, module)
+            return Api(generator, keyword, found, whole, module, refine)
     raise FatalError(f"mlx-lm {found.get('mlx_lm')} is not one of those that this worker knows (0.31.2 to 0.32.2)")
 
 

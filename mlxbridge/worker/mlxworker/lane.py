@@ -7,8 +7,7 @@ sampler that draws for the whole batch at once and has to know whose line is who
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxworker import memory
 from mlxworker.model import Model
@@ -16,8 +15,7 @@ from mlxworker.rows import Row
 from mlxworker.sampling import BatchSampler, Draw, OrderError, sample_alone
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """What one step gave to one row. cache covers sequence, and is there only for a row that the generator ended."""
 
     row: Row
@@ -35,11 +33,14 @@ class Lane:
         """Make an empty lane; alone draws row by row, which needs no order but is slower."""
         self._model = model
         self._alone = alone
-        self._sampler = BatchSampler()
-        self._generator = model.api.make_generator(model.net, self._sampler)
-        memory.wire_weights(model.wired_bytes)
         self.decoding: list[Row] = []
         self.prefilling: list[Row] = []
+        self._sampler = BatchSampler()
+        self._generator = model.api.make_generator(model.net, self._sampler, self._wants_logprobs)
+        memory.wire_weights(model.wired_bytes)
+
+    def _wants_logprobs(self) -> bool:
+        return any(r.logprobs is not None for r in self.decoding)
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -28,6 +28,15 @@ class Trial:
 
         The first known tokens of each are not computed: their keys and values are zeros, which takes as long to read.
         """
+        lane = Lane(self._model)
+        try:
+            self.join(lane, rows, length, steps, known)
+            yield lane
+        finally:
+            lane.close()
+
+    def join(self, lane: Lane, rows: int, length: int, steps: int, known: int = 0) -> None:
+        """Let more such rows join a lane."""
         words = self._model.vocabulary
         asks = [
             Generate(
@@ -38,13 +47,8 @@ class Trial:
             )
             for i in range(rows)
         ]
-        lane = Lane(self._model)
-        try:
-            caches = [self._zeros(known) if known else None for _ in range(rows)]
-            lane.insert([make_row(self._model, ask) for ask in asks], caches, [known] * rows)
-            yield lane
-        finally:
-            lane.close()
+        caches = [self._zeros(known) if known else None for _ in range(rows)]
+        lane.insert([make_row(self._model, ask) for ask in asks], caches, [known] * rows)
 
     def _zeros(self, tokens: int) -> list[Any]:
         cache = self._model.new_cache()
