@@ -97,7 +97,7 @@ func hostNamed(name string) doctor.Host {
 	}
 	h := doctor.Host{
 		Name: named.Host, HostName: strings.TrimSuffix(strings.ToLower(named.Host), "."), User: named.User, Port: named.Port,
-		Sources: []string{doctor.SourceConfig},
+		Named: named.Host, Sources: []string{doctor.SourceConfig},
 	}
 	if ip := addresses([]string{named.Host}); len(ip) > 0 {
 		h.HostName, h.Addresses = "", ip

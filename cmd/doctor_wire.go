@@ -61,7 +61,7 @@ func bothSides(seen, said []bootplan.Finding) []bootplan.Finding {
 
 func (s sshInspector) target(h doctor.Host, cfg *config.Config) bootstrap.Target {
 	t := bootstrap.Target{
-		Name: h.Name, Host: first(h.HostName, h.Name), Port: h.Port, User: first(h.User, cfg.SSH.User), Node: h.Node,
+		Name: h.Name, Host: first(h.Named, h.HostName, h.Name), Port: h.Port, User: first(h.User, cfg.SSH.User), Node: h.Node,
 	}
 	for _, a := range h.Addresses {
 		t.Addresses = append(t.Addresses, a.String())

@@ -24,6 +24,7 @@ const (
 type Host struct {
 	Name      string
 	HostName  string // that SSH would be given
+	Named     string // what SSH is given by the operator or the roster, under which its key is known; empty where neither does
 	User      string
 	Addresses []netip.Addr
 	Port      int // of SSH; zero means what ssh would use
@@ -85,6 +86,7 @@ func joined(a, b Host) Host {
 		a, b = b, a
 	}
 	a.Name, a.HostName, a.User, a.Home = cmp.Or(a.Name, b.Name), cmp.Or(a.HostName, b.HostName), cmp.Or(a.User, b.User), cmp.Or(a.Home, b.Home)
+	a.Named = cmp.Or(a.Named, b.Named)
 	if a.Port == 0 {
 		a.Port = b.Port
 	}
