@@ -148,7 +148,7 @@ func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.Node
 	f.events.looking("reaching the nodes")
 	for _, h := range f.installer.Probe(ctx, targets) {
 		if h.Node == "" {
-			h.Node = nodeWithKey(nodes, h.Fingerprint)
+			h.Node = nodeWithKey(nodes, h)
 		}
 		out[h.Node] = h
 	}
@@ -170,6 +170,10 @@ func unreached(n roster.Node, h *foundHost) error {
 			code = cluster.CodeUnauthorized
 		}
 		return (&cluster.Error{Code: code, Message: x.Message}).WithHint("%s", x.Fix)
+	}
+	if isOtherMachine(n.Hardware, h.Hardware) {
+		return cluster.Errorf(cluster.CodeConflict, "another Mac answers in its place, with a copy of its disk").
+			WithHint("`mlxctl up` finds the node where it is now")
 	}
 	return nil
 }

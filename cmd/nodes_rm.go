@@ -64,16 +64,19 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 		return err
 	}
 	defer closeAll()
+	authority, err := trust.Open(trustDir(cfg.Dirs.Home))
+	if err != nil {
+		return err
+	}
+	if err := settlePending(cfg.Dirs.Home, f.roster, authority); err != nil {
+		return err
+	}
 	f.dialCluster(ctx)
 	nodes, err := f.named()
 	if err != nil {
 		return err
 	}
 	if err := f.confirm(ctx, "Remove "+nodeNames(nodes)+" from the cluster, and what was installed there?"); err != nil {
-		return err
-	}
-	authority, err := trust.Open(trustDir(cfg.Dirs.Home))
-	if err != nil {
 		return err
 	}
 	items := itemsOf(nodes, f.reach(ctx, nodes), whatRemove)
