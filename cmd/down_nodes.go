@@ -52,6 +52,10 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 		}
 	}
 	items = itemsOf(nodes, f.reach(ctx, nodes), whatStop)
+	if err := f.askSudo(ctx, items); err != nil {
+		closeAll()
+		return nil, nil, err
+	}
 	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) {
 		p.done = "stopped"
 		if opts.purge {

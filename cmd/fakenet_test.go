@@ -61,10 +61,11 @@ type fakeMac struct {
 	key                   string // signed for it
 	sudo                  string
 	self                  bool
-	fails                 error // of every order
-	denied                bool  // may not dial the network
-	nameless              bool  // its name cannot be resolved
-	wheels                int   // packages that are sent to it
+	fails                 error    // of every order
+	logs                  []string // end of the agent's log, with that
+	denied                bool     // may not dial the network
+	nameless              bool     // its name cannot be resolved
+	wheels                int      // packages that are sent to it
 	unit                  bootplan.UnitKind
 	hardware              string         // hashed
 	poses                 cluster.NodeID // that it says to be in the end
@@ -216,7 +217,7 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 		}
 	}
 	if fails != nil {
-		return installResult{}, fails
+		return installResult{Log: m.logs}, fails
 	}
 	if job.Order.Action != bootplan.Install {
 		f.mu.Lock()

@@ -45,6 +45,9 @@ func TestNodesRm(t *testing.T) {
 	}
 	delete(f.hosts, "lost.local")
 	wants(t, "lost", f.run("", "nodes", "rm", "lost", "--yes"), exitFailed, "does not answer", "--force")
+	if f.drained["n-lost"] {
+		t.Errorf("a node that cannot be removed was emptied: %v", f.log)
+	}
 	f.setNode(&fakeMac{node: "n-lost"}, "", cluster.NodeDown)
 	wants(t, "lost by force", f.run("", "nodes", "rm", "lost", "--yes", "--force"), 0, "its key is worth nothing now", "sudo launchctl bootout", "rm -r /Users/anna/.mlxctl")
 	nodes, _ := f.List()
@@ -105,6 +108,28 @@ func TestDownStopsEverything(t *testing.T) {
 	}
 	if studio.installed != "" {
 		t.Error("studio keeps what was installed")
+	}
+}
+
+func TestSudoIsAskedToStopAndRemove(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	for _, name := range []string{"a", "b", "free"} {
+		f.mac(name)
+	}
+	f.hosts["a.local"].sudo, f.hosts["b.local"].sudo = sudoPassword, sudoPassword
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	wants(t, "nobody", f.run("", "nodes", "rm", "a", "--ask-sudo", "--yes"), exitUsage, "--ask-sudo")
+	wants(t, "nobody to stop", f.run("", "down", "--ask-sudo"), exitUsage, "--ask-sudo")
+	wants(t, "none needs it", f.run("", "nodes", "rm", "free", "--ask-sudo", "--yes"), 0)
+	wants(t, "rm", f.run("y\nsecret\n", "nodes", "rm", "a", "--ask-sudo"), 0, "Password for sudo on a:")
+	wants(t, "down", f.run("y\nsecret\n", "down", "--ask-sudo"), 0, "Password for sudo on b:")
+	for order, want := range map[string]int{
+		`uninstall a.local purge=true sudo="secret"`: 1, `stop b.local purge=false sudo="secret"`: 1, `uninstall free.local purge=true sudo=""`: 1, "stop ": 1,
+	} {
+		if f.logged(order) != want {
+			t.Errorf("%s: %d times in %v", order, f.logged(order), f.log)
+		}
 	}
 }
 

@@ -64,9 +64,21 @@ func (d *deps) hostHere(ctx context.Context, exe, jwt string, order bootplan.Ord
 		return done, fmt.Errorf("%s the agent: %w", order.Action, err)
 	}
 	if done.Error != nil {
-		return done, done.Error
+		progress.Close()
+		return done, d.withLog(done.Error, done.Log)
 	}
 	return done, nil
+}
+
+// withLog shows the end of an agent's log, and returns the error that it explains.
+func (d *deps) withLog(failed *cluster.Error, log []string) error {
+	if len(log) == 0 {
+		return failed
+	}
+	if _, err := io.WriteString(d.streams.Err, "the end of the agent's log:\n"+logLines(log)); err != nil {
+		return fmt.Errorf("%w; and its log cannot be shown: %w", failed, err)
+	}
+	return failed
 }
 
 // placeBinary puts a copy of this binary where a node has its versions, and returns its version and its path.

@@ -80,6 +80,7 @@ type fleet struct {
 	installer installer
 	roster    admitted
 	client    clusterClient // nil where the cluster cannot be reached
+	password  string        // for sudo, where a host wants one
 }
 
 // openFleet takes the lock and makes what the command works with. Close must be called.
@@ -178,6 +179,21 @@ func unreached(n roster.Node, h *foundHost) error {
 	return nil
 }
 
+// askSudo asks once for a password, where it was wanted and a host that can be changed needs one.
+func (f *fleet) askSudo(ctx context.Context, items []*planItem) (err error) {
+	if !f.cluster.askSudo {
+		return nil
+	}
+	var hosts []*foundHost
+	for _, p := range items {
+		if unreached(*p.node, p.host) == nil {
+			hosts = append(hosts, p.host)
+		}
+	}
+	f.password, err = f.sudoPassword(ctx, hosts, "do it on a terminal, or allow sudo without a password there")
+	return err
+}
+
 // each does something with every item, as many at a time as is allowed, and keeps what came of it.
 func (f *fleet) each(ctx context.Context, items []*planItem, do func(context.Context, *planItem) (bool, error)) {
 	room := make(chan struct{}, f.cluster.parallel)
@@ -206,8 +222,12 @@ func (f *fleet) one(ctx context.Context, p *planItem, do func(context.Context, *
 
 // order has a host do something that needs no proof.
 func (f *fleet) order(ctx context.Context, p *planItem, action bootplan.Action, purge bool) (bool, error) {
-	o := bootplan.Order{Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: bootplan.UnitKind(p.node.Unit)}
+	o := bootplan.Order{
+		Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: bootplan.UnitKind(p.node.Unit),
+		Password: sudoFor(p.host, f.password),
+	}
 	r, err := f.installer.Apply(ctx, p.host, installJob{Order: o, Binary: f.installer.Binary}, func(e hostEvent) { f.events.step(p, e) })
+	p.log = r.Log
 	return r.Changed, err
 }
 

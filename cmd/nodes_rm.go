@@ -80,6 +80,9 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 		return err
 	}
 	items := itemsOf(nodes, f.reach(ctx, nodes), whatRemove)
+	if err := f.askSudo(ctx, items); err != nil {
+		return err
+	}
 	f.each(ctx, items, func(ctx context.Context, p *planItem) (bool, error) { return true, f.remove(ctx, authority, p) })
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

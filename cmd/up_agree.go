@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/printer"
 )
 
 // agree asks once for everything: installations and new keys.
@@ -118,28 +120,51 @@ func (u *upRun) judgedAnew(were, now []*foundHost) (map[*foundHost]*planItem, er
 		h := merged[n]
 		isTold[h] = true
 		p := j.item(h)
-		// It was agreed to, so that what keeps it from serving now counts.
-		p.isSeen = p.isSeen || (h.Source == sourceBonjour && p.isAuth)
+		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
+		p.isSeen = h.Source == sourceBonjour && p.isAuth
 		fresh[was] = p
 	}
 	return fresh, nil
 }
 
 // askSudo asks once for a password, where it was wanted and a host needs one.
-func (u *upRun) askSudo(ctx context.Context, items []*planItem) error {
+func (u *upRun) askSudo(ctx context.Context, items []*planItem) (err error) {
 	if !u.cluster.askSudo {
 		return nil
 	}
+	var hosts []*foundHost
 	for _, p := range items {
-		if !p.isInstall() || p.host.Sudo != sudoPassword {
-			continue
+		if p.isInstall() {
+			hosts = append(hosts, p.host)
 		}
-		var err error
-		u.password, err = u.streams.Secret(ctx, "Password for sudo on the hosts: ")
-		if errors.Is(err, iostreams.ErrNobody) {
-			return usageHint("leave it out: agents then run from login and are served in reverse", "--ask-sudo needs a terminal to ask on")
-		}
-		return err
 	}
-	return nil
+	u.password, err = u.sudoPassword(ctx, hosts, "leave it out: agents then run from login and are served in reverse")
+	return err
+}
+
+// sudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
+// where nobody is there to be asked.
+func (d *deps) sudoPassword(ctx context.Context, hosts []*foundHost, mend string) (string, error) {
+	var names []string
+	for _, h := range hosts {
+		if h.Sudo == sudoPassword {
+			names = append(names, printer.Clean(h.label()))
+		}
+	}
+	if len(names) == 0 {
+		return "", nil
+	}
+	password, err := d.streams.Secret(ctx, "Password for sudo on "+strings.Join(names, ", ")+": ")
+	if errors.Is(err, iostreams.ErrNobody) {
+		return "", usageHint(mend, "--ask-sudo needs a terminal to ask on")
+	}
+	return password, err
+}
+
+// sudoFor is what an order tells a host of the password: a host that can do without it never learns it.
+func sudoFor(h *foundHost, password string) string {
+	if h.Sudo != sudoPassword {
+		return ""
+	}
+	return password
 }

@@ -37,7 +37,7 @@ type upRun struct {
 	local     localState
 	authority *trust.Authority
 	settings  bootplan.Settings
-	password  string // for sudo
+	password  string // for sudo, where a host wants one
 	signing   signing
 }
 

@@ -34,6 +34,7 @@ type hostResult struct {
 	Serves  bool           `json:"serves"`
 	Changed bool           `json:"changed"`
 	Error   *cluster.Error `json:"error,omitempty"`
+	Log     []string       `json:"log,omitempty"` // with Error: the end of its agent's log
 	// Warnings are what keeps it from serving as well as it could.
 	Warnings []bootplan.Finding `json:"warnings,omitempty"`
 	TookMS   int64              `json:"took_ms"`
@@ -227,6 +228,9 @@ func resultOf(p *planItem) hostResult {
 	r := hostResult{Name: p.Name, Node: p.Node, What: p.What, Warnings: p.Warnings}
 	switch {
 	case p.outcome != nil:
+		if p.outcome.err != nil {
+			r.Log = endOfLog(p.log)
+		}
 		r.Serves = p.outcome.err == nil && p.What != whatStop && p.What != whatRemove
 		r.Changed = p.outcome.err == nil && p.outcome.changed
 		r.Error, r.TookMS = cluster.AsError(p.outcome.err), p.outcome.took.Milliseconds()

@@ -65,7 +65,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 	job := installJob{
 		Order: bootplan.Order{
 			Action: bootplan.Install, Operator: operatorName(), Settings: u.settings, Unit: bootplan.UnitKind(u.cluster.unit),
-			Password: u.password, Offline: u.cluster.offline, Gate: gateTimeout,
+			Password: sudoFor(h, u.password), Offline: u.cluster.offline, Gate: gateTimeout,
 		},
 		Binary: u.installer.Binary,
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
@@ -83,6 +83,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		}
 		u.events.step(p, e)
 	})
+	p.log = r.Log
 	if err != nil {
 		return false, proof.takeBack(err)
 	}

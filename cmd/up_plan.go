@@ -52,6 +52,7 @@ type planItem struct {
 	node   *roster.Node
 
 	outcome *outcome // nil where nothing was done
+	log     []string // the end of its agent's log, where that did not come up
 	done    string   // what is said when it is done well; empty means that it serves
 }
 

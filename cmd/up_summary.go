@@ -136,7 +136,7 @@ func countNodes(n int) string {
 	return fmt.Sprintf("%d nodes serve", n)
 }
 
-// failureLines say of each machine in one line why it does not serve, and what mends that.
+// failureLines say of each machine in one line why it does not serve, and what mends that; the end of its log follows.
 func failureLines(failures []*planItem) string {
 	var b strings.Builder
 	for _, p := range failures {
@@ -146,6 +146,28 @@ func failureLines(failures []*planItem) string {
 			message, fix = p.outcome.err.Error(), e.Hint
 		}
 		b.WriteString(explanation(p, message, fix))
+		b.WriteString(logLines(p.log))
+	}
+	return b.String()
+}
+
+// mostLogLines is how much of an agent's log explains a failure.
+const mostLogLines = 10
+
+// endOfLog is the end of a log, free of control characters.
+func endOfLog(log []string) []string {
+	var out []string
+	for _, line := range log[max(0, len(log)-mostLogLines):] {
+		out = append(out, printer.Clean(line))
+	}
+	return out
+}
+
+// logLines are the end of a log below the line that it explains.
+func logLines(log []string) string {
+	var b strings.Builder
+	for _, line := range endOfLog(log) {
+		b.WriteString("    " + line + "\n")
 	}
 	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +15,7 @@ import (
 
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
@@ -332,14 +334,43 @@ func TestParallelIsALimit(t *testing.T) {
 	wants(t, "transport", f.run("", "up", "--transport", "telnet"), exitUsage, "--transport")
 }
 
+func TestFailureShowsTheEndOfTheLog(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	m := f.mac("a")
+	f.mac("b")
+	m.fails = cluster.Errorf(cluster.CodeTimeout, "the agent did not come up")
+	m.logs = []string{"line 1"}
+	for i := range 9 {
+		m.logs = append(m.logs, fmt.Sprintf("line %d", i+2))
+	}
+	m.logs = append(m.logs, "boom: \x1b[31mno metal")
+	r := f.run("", "up", "--yes")
+	wants(t, "up", r, exitPartial, "a: the agent did not come up\n    line 2\n", "    boom: ?[31mno metal\n")
+	if strings.Contains(r.out, "line 1\n") {
+		t.Errorf("it is more than 10 lines:\n%s", r.out)
+	}
+	wants(t, "json", f.run("", "up", "--yes", "-o", "json"), exitPartial, `"log":["line 2",`, `"boom: ?[31mno metal"]`)
+	fails := m.fails
+	m.fails = nil
+	wants(t, "mended", f.run("", "up", "--yes"), 0)
+	m.fails = fails
+	wants(t, "stop", f.run("", "down"), exitPartial, "    boom: ?[31mno metal\n")
+	s, _, _, errOut := iostreams.Test()
+	if err := (&deps{streams: s}).withLog(cluster.AsError(fails), m.logs[9:]); !errors.Is(err, fails) || !strings.HasSuffix(errOut.String(), ":\n    line 10\n    boom: ?[31mno metal\n") {
+		t.Errorf("here: %v, %q", err, errOut)
+	}
+}
+
 func TestSudoIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
 	f.mac("a").sudo = sudoPassword
 	f.mac("b").sudo = sudoPassword
+	f.mac("free").sudo = "passwordless" // it must not learn the password of others
 	r := f.run("y\nsecret\n", "up", "--ask-sudo")
-	wants(t, "up", r, 0, "Password for sudo")
-	if f.logged(`sudo="secret"`) != 2 || strings.Contains(r.out+r.err, "secret") {
+	wants(t, "up", r, 0, "Password for sudo on a, b:")
+	if f.logged(`sudo="secret"`) != 2 || f.logged(`install free.local purge=false sudo=""`) != 1 || strings.Contains(r.out+r.err, "secret") {
 		t.Errorf("%v\n%s", f.log, r.err)
 	}
 	f.hosts["a.local"].installed = oldVersion9

@@ -123,7 +123,7 @@ func (f *formed) ours() float64 {
 
 func up(ctx context.Context, l *lab.Lab) (*formed, error) {
 	began := time.Now()
-	out, err := l.Operator.Exec(ctx, l.Operator.User, "mlxctl", "up", "--yes", "--accept-new-host-keys", "-o", "json", "-q",
+	out, err := l.Operator.Exec(ctx, l.Operator.User, "mlxctl", "up", "--yes", "-o", "json", "-q",
 		"--parallel", strconv.Itoa(upHosts))
 	if err != nil {
 		return nil, fmt.Errorf("mlxctl up: %w", err)

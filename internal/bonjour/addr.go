@@ -70,7 +70,7 @@ func (n *network) zone(index int) string {
 	return ""
 }
 
-// isOnLink says whether an address is a neighbour's: multicast DNS comes from nobody else.
+// isOnLink says whether an address is a neighbour's: multicast DNS comes from nobody else, and speaks for nobody else.
 func (n *network) isOnLink(ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
 	return ip.IsLinkLocalUnicast() || slices.ContainsFunc(n.prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
@@ -89,23 +89,19 @@ func inZone(ip netip.Addr, zone string) netip.Addr {
 	return ip
 }
 
-// rank sorts addresses by how likely they are to work, and to be fast: a network that this host is on, one behind a
-// router, self-assigned as on a Thunderbolt cable, and last what works on one interface only.
-func (n *network) rank(addrs []netip.Addr) {
+// rank sorts addresses by how likely they are to work, and to be fast: those of a network, self-assigned ones as on a
+// Thunderbolt cable, and last what works on one interface only.
+func rank(addrs []netip.Addr) {
 	class := func(ip netip.Addr) int {
 		switch {
 		case ip.Is6() && ip.IsLinkLocalUnicast():
-			return 5
-		case ip.IsLinkLocalUnicast():
-			return 4
-		case n.isOnLink(ip) && ip.Is4():
-			return 0
-		case n.isOnLink(ip):
-			return 1
-		case ip.Is4():
-			return 2
-		default:
 			return 3
+		case ip.IsLinkLocalUnicast():
+			return 2
+		case ip.Is6():
+			return 1
+		default:
+			return 0
 		}
 	}
 	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(class(a), class(b)), a.Compare(b)) })

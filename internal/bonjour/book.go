@@ -69,7 +69,7 @@ func (b *book) addService(r record) bool {
 		b.entries[r.wire] = e
 	}
 	changed := !known
-	if t := (target{r.host, r.port}); t.host != "" && len(e.targets) < mostTargets && !slices.Contains(e.targets, t) {
+	if t := (target{r.host, r.port}); isLocal(t.host) && len(e.targets) < mostTargets && !slices.Contains(e.targets, t) {
 		e.targets, changed = append(e.targets, t), true
 		if _, ok := b.hosts[t.host]; !ok {
 			b.hosts[t.host] = nil
@@ -88,7 +88,7 @@ func (b *book) addAddresses(host string, addrs []netip.Addr) bool {
 	}
 	before := len(known)
 	for _, ip := range addrs {
-		if len(known) < mostAddresses && !slices.Contains(known, ip) {
+		if len(known) < mostAddresses && b.net.isOnLink(ip) && !slices.Contains(known, ip) {
 			known = append(known, ip)
 		}
 	}
@@ -131,7 +131,7 @@ func (b *book) addresses(host string) []netip.Addr {
 			out = append(out, ip.WithZone(zone))
 		}
 	}
-	b.net.rank(out)
+	rank(out)
 	return out
 }
 

@@ -112,7 +112,7 @@ func (n *network) advertised() []string {
 			addrs = append(addrs, ip)
 		}
 	}
-	n.rank(addrs)
+	rank(addrs)
 	var out []string
 	for _, ip := range addrs[:min(len(addrs), mostAddresses)] {
 		out = append(out, ip.String())
@@ -171,7 +171,7 @@ func (b *book) controllers(clusterID string) []netip.AddrPort {
 		}
 	}
 	addrs := slices.Collect(maps.Keys(ports))
-	b.net.rank(addrs)
+	rank(addrs)
 	var out []netip.AddrPort
 	for _, ip := range addrs {
 		for _, p := range ports[ip] {

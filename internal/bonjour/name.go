@@ -89,6 +89,10 @@ func hostKey(name string) string {
 	return strings.ToLower(strings.TrimSuffix(unescape(name), "."))
 }
 
+// isLocal says whether a hostKey is of this network. An advert that names any other host is forged: multicast DNS answers
+// for nothing else, and whoever is at the other name never said that it wants to be found.
+func isLocal(host string) bool { return strings.HasSuffix(host, "."+domain) }
+
 // splitInstance takes "Fred._ssh._tcp.local." apart; ok is false for other services.
 func splitInstance(name string, services []string) (instance, service string, ok bool) {
 	for _, s := range services {

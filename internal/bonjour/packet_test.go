@@ -93,13 +93,13 @@ func TestMacs(t *testing.T) {
 			"one Mac seen four ways, its addresses best first",
 			[][]byte{
 				host{fred.name, []string{"fe80::7", "169.254.7.7"}}.answer(t, "Kitchen", "_airplay._tcp", "Model=Mac16,10"),
-				host{strings.ToUpper(fred.name), []string{"192.168.9.7"}}.answer(t, "Fred", "_sftp-ssh._tcp"),
-				host{fred.name, []string{"10.0.0.7", "2001:db8::7", "fd00::7"}}.answer(t, "Fred", "_ssh._tcp"),
+				host{strings.ToUpper(fred.name), []string{"10.0.0.9"}}.answer(t, "Fred", "_sftp-ssh._tcp"),
+				host{fred.name, []string{"10.0.0.7", "fd00::7"}}.answer(t, "Fred", "_ssh._tcp"),
 				fred.answer(t, "Fred", "_companion-link._tcp", "rpMd=Mac16,11"),
 			},
 			[]bonjour.Mac{{
 				Name: "Fred", HostName: "freds-macbook-pro.local", Port: 22, RemoteLogin: true, Model: "Mac16,11",
-				Addrs: addrs("10.0.0.7", "fd00::7", "192.168.9.7", "2001:db8::7", "169.254.7.7", "fe80::7%en0"),
+				Addrs: addrs("10.0.0.7", "10.0.0.9", "fd00::7", "169.254.7.7", "fe80::7%en0"),
 				Seen:  []string{"_ssh._tcp", "_sftp-ssh._tcp", "_companion-link._tcp", "_airplay._tcp"},
 			}},
 		},
@@ -135,6 +135,27 @@ func TestMacs(t *testing.T) {
 		{
 			"addresses that name this host or many",
 			[][]byte{host{fred.name, []string{"127.0.0.1", "0.0.0.0", "224.0.0.251", "255.255.255.255", "::1", "ff02::1", "::ffff:127.0.0.1"}}.answer(t, "Fred", "_ssh._tcp")},
+			nil,
+		},
+		{
+			"addresses of no link of this machine",
+			[][]byte{
+				host{fred.name, []string{"192.0.2.80", "10.0.1.7", "2001:db8::7", "10.0.0.7"}}.answer(t, "Fred", "_ssh._tcp"),
+				host{"x.local.", []string{"192.0.2.80", "2001:db8::80"}}.answer(t, "x", "_ssh._tcp"),
+			},
+			[]bonjour.Mac{{
+				Name: "Fred", HostName: "freds-macbook-pro.local", Addrs: addrs("10.0.0.7"), Port: 22, RemoteLogin: true,
+				Seen: []string{"_ssh._tcp"},
+			}},
+		},
+		{
+			"hosts of other domains",
+			[][]byte{
+				host{"prod-db.example.com.", []string{"10.0.0.7"}}.answer(t, "Fred", "_ssh._tcp"),
+				host{"prod-db.", []string{"10.0.0.7"}}.answer(t, "Prod", "_ssh._tcp"),
+				host{"prod.notlocal.", []string{"10.0.0.7"}}.answer(t, "Near", "_ssh._tcp"),
+				host{"10.0.0.7.", []string{"10.0.0.7"}}.answer(t, "Address", "_ssh._tcp"),
+			},
 			nil,
 		},
 		{
@@ -283,7 +304,7 @@ func TestFloodIsBounded(t *testing.T) {
 	}
 	many := host{name: "many.local."}
 	for i := range bonjour.MostAddresses + 10 {
-		many.addrs = append(many.addrs, fmt.Sprintf("10.0.1.%d", i+1))
+		many.addrs = append(many.addrs, fmt.Sprintf("10.0.0.%d", i+10))
 	}
 	got := bonjour.Heard(lan, "", many.answer(t, "many", "_ssh._tcp"))
 	if len(got) != 1 || len(got[0].Addrs) != bonjour.MostAddresses {

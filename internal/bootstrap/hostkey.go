@@ -96,20 +96,12 @@ func (k *knownHosts) database(files []string) *knownhosts.HostKeyDB {
 }
 
 // algorithms lists the kinds of keys that are known for a host, so that it shows one of those.
-func algorithms(db *knownhosts.HostKeyDB, s *settings, address string) []string {
-	if known := db.HostKeyAlgorithms(s.keyAddress()); len(known) > 0 {
-		return known
-	}
-	return db.HostKeyAlgorithms(address)
-}
+func algorithms(db *knownhosts.HostKeyDB, s *settings) []string { return db.HostKeyAlgorithms(s.keyAddress()) }
 
-// check compares a key with what is known. Names decide: an address is somebody else's tomorrow, so that it can confirm a
-// key but not contradict it.
-func check(db *knownhosts.HostKeyDB, s *settings, address string, key ssh.PublicKey) (HostKey, error) {
+// check compares a key with what is known of the name that the operator would use. The address it was shown at says
+// nothing: it is somebody else's tomorrow, and an advert may give a name of its own to the address of any host.
+func check(db *knownhosts.HostKeyDB, s *settings, key ssh.PublicKey) (HostKey, error) {
 	k := HostKey{State: KeyNew, Type: key.Type(), Fingerprint: ssh.FingerprintSHA256(key), key: key, names: []string{s.keyAddress()}}
-	if address != s.keyAddress() {
-		k.names = append(k.names, address)
-	}
 	verify := db.HostKeyCallback()
 	err := verify(s.keyAddress(), &net.TCPAddr{Port: s.port}, key)
 	if err == nil {
@@ -130,9 +122,6 @@ func check(db *knownhosts.HostKeyDB, s *settings, address string, key ssh.Public
 		k.State = KeyChanged
 		changed.where, changed.line, changed.had = wrong.Want[0].Filename, wrong.Want[0].Line, ssh.FingerprintSHA256(wrong.Want[0].Key)
 		return k, changed
-	case verify(address, &net.TCPAddr{Port: s.port}, key) == nil:
-		k.State = KeyKnown
-		return k, nil
 	}
 	return k, &newKeyError{name: s.keyAddress(), fingerprint: k.Fingerprint}
 }

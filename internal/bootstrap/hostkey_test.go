@@ -17,7 +17,7 @@ func TestNewKeyIsAgreedToOnce(t *testing.T) {
 	write(t, filepath.Join(n.state, "known_hosts"), []byte("# cut in the midd"))
 	b := n.open(t)
 	bonjour := f.target()
-	bonjour.Host, bonjour.Addresses, bonjour.Source = "attic.invalid", []string{"127.0.0.1"}, bootstrap.SourceBonjour
+	bonjour.Host, bonjour.Addresses, bonjour.Source = "attic.local", []string{"127.0.0.1"}, bootstrap.SourceBonjour
 	hosts := b.Probe(t.Context(), []bootstrap.Target{bonjour, f.target()}, nil)
 	if len(hosts) != 1 || hosts[0].Key.State != bootstrap.KeyNew || hosts[0].Key.Fingerprint != f.host.fingerprint() {
 		t.Fatalf("found %+v", hosts)
@@ -93,4 +93,37 @@ func TestAddressOfAnotherHostYesterdayIsNoAlarm(t *testing.T) {
 	target := f.target()
 	target.Host, target.Addresses = "attic.invalid", []string{"127.0.0.1"}
 	one(t, n.open(t), target)
+}
+
+// Whoever is on the network can tell of any name and any address. Neither makes a key known that the operator agreed to for
+// a host that was not meant.
+func TestAdvertsChooseNoneOfTheKnownHosts(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{bootstrap.TransportLibrary, bootstrap.TransportOpenSSH} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			n := newNear(t)
+			f := newFar(t, n.key(t, ""))
+			n.config(t, "Host prod*\n  HostName 127.0.0.1\n  HostKeyAlias prod-db\n")
+			n.knows(t, f.known(), f.known("prod-db.example.com"), f.known("prod-db"))
+			n.options.Transport = transport
+			b := n.open(t)
+			for _, name := range []string{"prod-db.example.com", "prod-db", "prod", "127.0.0.1", ""} {
+				target := f.target()
+				target.Host, target.Addresses, target.Source = name, []string{"127.0.0.1"}, bootstrap.SourceBonjour
+				failing(t, b, target, bootstrap.CheckConfig)
+			}
+			for _, name := range []string{"x.local", "prod.local"} {
+				target := f.target()
+				target.Host, target.Addresses, target.Source = name, []string{"127.0.0.1"}, bootstrap.SourceBonjour
+				h := b.Probe(t.Context(), []bootstrap.Target{target}, nil)[0]
+				if h.Key.State != bootstrap.KeyNew || h.Ready() || h.Failed() {
+					t.Errorf("%s is %+v with %+v, want a host that waits", name, h.Key, h.Findings)
+				}
+			}
+			if log := f.log.String(); strings.Contains(log, "Accepted") {
+				t.Errorf("somebody authenticated on the word of an advert: %s", log)
+			}
+		})
+	}
 }

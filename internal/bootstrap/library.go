@@ -143,9 +143,9 @@ func (s *libSession) connect(ctx context.Context, b *Bootstrap, dial dialer) (Ho
 		}
 		var algos []string
 		if !widen {
-			algos = algorithms(db, s.set, address)
+			algos = algorithms(db, s.set)
 		}
-		key, err := s.handshake(ctx, b, conn, algos, func(key ssh.PublicKey) (HostKey, error) { return check(db, s.set, address, key) })
+		key, err := s.handshake(ctx, b, conn, algos, func(key ssh.PublicKey) (HostKey, error) { return check(db, s.set, key) })
 		// A host that has none of the known kinds of keys any more has changed; to say so, its key must be seen.
 		if _, none := errors.AsType[*ssh.AlgorithmNegotiationError](err); none && len(algos) > 0 {
 			continue

@@ -78,7 +78,10 @@ func (b *Bootstrap) sshArgs(set *settings, address, dir string) []string {
 			args = append(args, "-F", path)
 		}
 	}
-	if host, _, err := net.SplitHostPort(address); err == nil && host != set.host {
+	if set.isHeard {
+		args = append(args, "-o", "ProxyCommand=none")
+	}
+	if host, _, err := net.SplitHostPort(address); err == nil && (host != set.host || set.isHeard) {
 		args = append(args, "-o", "HostName="+host, "-o", "HostKeyAlias="+set.keyName)
 	}
 	if set.explicit {

@@ -68,6 +68,7 @@ func TestProbeOfWhoIsNotThere(t *testing.T) {
 		{bootstrap.Target{Host: "127.0.0.1", Port: closed}, bootstrap.CheckReach, []string{"no SSH", strconv.Itoa(closed)}},
 		{bootstrap.Target{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port}, bootstrap.CheckReach, []string{"does not answer", "300ms"}},
 		{bootstrap.Target{Host: "nobody.invalid"}, bootstrap.CheckReach, []string{"nobody.invalid"}},
+		{bootstrap.Target{Host: "nobody-at-all.local"}, bootstrap.CheckReach, []string{"nobody-at-all.local", "multicast is filtered"}},
 		{bootstrap.Target{Host: "-oProxyCommand=touch"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
 		{bootstrap.Target{Host: "a b\x1b[31m"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
 		{bootstrap.Target{Host: "$(touch x)"}, bootstrap.CheckConfig, []string{"not the name of a host"}},
@@ -118,9 +119,9 @@ func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)
 	f, other := newFar(t, n.key(t, "")), newFar(t)
-	n.knows(t, f.known("127.0.0.1", "attic.invalid", "localhost"))
+	n.knows(t, f.known("127.0.0.1", "attic.local", "localhost"))
 	bonjour, named, otherTarget := f.target(), f.target(), other.target()
-	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.invalid", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
+	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.local", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
 	third := f.target()
 	third.Host = "localhost"
 	heard := 0

@@ -115,6 +115,7 @@ type settings struct {
 	addresses  []string
 	port       int
 	user       string
+	isHeard    bool   // an advert named it, nobody else
 	explicit   bool   // the target, not ssh_config, said the port or the user
 	keyName    string // under which host keys are looked up
 	identities []string
@@ -158,13 +159,22 @@ func isHostName(s string) bool {
 	})
 }
 
+// isLocalName says whether a name is one that only hosts of the local network have.
+func isLocalName(s string) bool { return strings.HasSuffix(strings.ToLower(strings.TrimSuffix(s, ".")), ".local") }
+
 // resolve asks ssh_config how a target is reached.
 func (b *Bootstrap) resolve(t *Target) (*settings, error) {
 	s := &settings{label: t.Label(), alias: t.Host, port: t.Port, user: t.User, explicit: t.Port != 0 || t.User != ""}
+	s.isHeard = t.Source == SourceBonjour
 	for _, a := range t.Addresses {
 		if _, err := netip.ParseAddr(a); err == nil {
 			s.addresses = append(s.addresses, a)
 		}
+	}
+	// ssh_config and known_hosts know hosts all over the world, and an advert must not choose among those.
+	if s.isHeard && !isLocalName(s.alias) {
+		return nil, cluster.Errorf(cluster.CodeInvalid, "Bonjour tells of %q, which is no name of the local network", clean(t.Host, mostName)).
+			WithHint("if it is yours, name it: mlxctl up user@host")
 	}
 	if s.alias == "" && len(s.addresses) > 0 {
 		s.alias = s.addresses[0]
@@ -185,7 +195,12 @@ func isUserName(s string) bool {
 }
 
 func (b *Bootstrap) fromConfig(s *settings) {
-	get := func(key string) string { return b.config.get(s.alias, key) }
+	get := func(key string) string {
+		if s.isHeard && leadsElsewhere(key) {
+			return ""
+		}
+		return b.config.get(s.alias, key)
+	}
 	if s.host = strings.ReplaceAll(get("HostName"), "%h", s.alias); s.host == "" {
 		s.host = s.alias
 	}
@@ -216,6 +231,12 @@ func (b *Bootstrap) fromConfig(s *settings) {
 		s.command = command
 	}
 	s.knownFiles = b.knownFiles(s)
+}
+
+// leadsElsewhere says of a key of ssh_config whether it leads from a name to another host. None applies to a neighbour that
+// an advert named: it may have been given a name that one of the operator's patterns matches.
+func leadsElsewhere(key string) bool {
+	return key == "HostName" || key == "HostKeyAlias" || key == "ProxyJump" || key == "ProxyCommand"
 }
 
 // knownFiles lists the user's own files of host keys, and those of the machine.

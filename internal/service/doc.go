@@ -4,6 +4,10 @@
 //
 // Files below <home>/run: desired (there while the services should run), keeper.lock (held by a living keeper),
 // keeper.json (what it runs), op.lock (held by a command that starts or stops). Logs are in <home>/log.
+// keeper.sock is where a command that replaces the keeper asks it for its socket.
+//
+// Where a child listens, the keeper holds the socket and hands it to each new start of the child, and to the keeper that
+// follows when the version or the settings change: connections wait meanwhile, and what is open is finished first.
 //
 // A keeper that is killed takes its children with it: each holds one end of a pipe from it, starts a new keeper when
 // the pipe ends, and goes. The new keeper first ends what is left of the old one's session.

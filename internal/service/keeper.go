@@ -99,10 +99,7 @@ func Keep(ctx context.Context, o Options) error {
 	k.runChildren(ctx)
 	// What the children started and did not end themselves is still in this session.
 	err = k.rec.Process.endSession(context.WithoutCancel(ctx), time.Second)
-	if rmErr := remove(o.run("keeper.json")); rmErr != nil {
-		err = errors.Join(err, rmErr)
-	}
-	return err
+	return errors.Join(err, remove(o.run("keeper.json")), k.succeed())
 }
 
 // takeOver says who keeps the home now and ends what a keeper before left behind.

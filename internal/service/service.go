@@ -130,10 +130,12 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 		return false, writeDesired(o)
 	}
 	var held *socket
-	defer func() { held.close() }()
 	if s.Running || s.Keeper.PID != 0 {
 		if rec, err := o.readRecord(); err == nil && rec != nil && s.Running && o.Listen != "" {
-			held = o.replace(ctx, rec.Process)
+			var release func()
+			held, release = o.replace(ctx, rec.Process)
+			defer release()
+			ctx = context.WithoutCancel(ctx) // who no longer wants to wait wants no cluster without services
 		}
 		if err := Stop(ctx, o); err != nil {
 			return false, err

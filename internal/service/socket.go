@@ -89,6 +89,7 @@ type hand struct {
 	finish chan struct{} // closed when the children are to finish
 	once   sync.Once
 	most   time.Duration // set before finish is closed: how long they may take
+	asker  net.Conn      // as well: open for as long as the command lives
 }
 
 // serveHand answers on the keeper's own socket until stop, which waits. Without it a replacement is not seamless, and
@@ -110,8 +111,8 @@ func (k *keeper) serveHand() (stop func()) {
 			}
 			if err := k.answerHand(c.(*net.UnixConn)); err != nil {
 				k.o.Log.Warn("cannot hand over", "err", err)
+				_ = c.Close()
 			}
-			_ = c.Close()
 		}
 	})
 	return func() {
@@ -147,11 +148,32 @@ func (k *keeper) answerHand(c *net.UnixConn) error {
 		return err
 	}
 	k.o.Log.Info("ending for another keeper", "most", most)
+	isFirst := false
 	k.hand.once.Do(func() {
-		k.hand.most = most
+		isFirst, k.hand.most, k.hand.asker = true, most, c
 		close(k.hand.finish)
 	})
+	if !isFirst {
+		return c.Close()
+	}
 	return nil
+}
+
+// succeed starts a keeper in place of one that finished for a command which is gone since: whoever closes a terminal does
+// not mean to stop the services.
+func (k *keeper) succeed() error {
+	if !isClosed(k.hand.finish) {
+		return nil
+	}
+	c := k.hand.asker
+	defer c.Close() //nolint:errcheck // the process ends
+	_ = c.SetReadDeadline(time.Now().Add(poll))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || !k.isWanted() {
+		return nil // it is there, and sees to it
+	}
+	k.o.Log.Warn("whoever replaces this keeper is gone; starting another")
+	_, err := Spawn(k.o)
+	return err
 }
 
 func withFD(f *os.File, do func(fd int)) error {
@@ -163,30 +185,34 @@ func withFD(f *os.File, do func(fd int)) error {
 }
 
 // replace has the keeper of another version or other settings let its children finish, and end. It returns the keeper's
-// socket, or nil where it has none to give; whether the keeper is gone is for Stop to see to.
-func (o Options) replace(ctx context.Context, keeper process) *socket {
-	s, err := o.askHand(ctx)
+// socket, or nil where it has none to give; whether the keeper is gone is for Stop to see to. release is called when another
+// keeper runs.
+func (o Options) replace(ctx context.Context, keeper process) (held *socket, release func()) {
+	var d net.Dialer
+	dial, cancel := context.WithTimeout(ctx, handTimeout)
+	defer cancel()
+	conn, err := d.DialContext(dial, "unix", o.run("keeper.sock"))
 	if err != nil {
 		o.Log.Debug("no socket is handed over", "err", err)
-		return nil
+		return nil, func() {}
 	}
-	keeper.waitGone(ctx, o.Finish+2*o.grace())
-	if s != nil && s.addr != o.Listen {
-		s.close()
-		return nil
+	held, err = o.askHand(conn)
+	if err != nil {
+		o.Log.Debug("no socket is handed over", "err", err)
+	} else {
+		keeper.waitGone(ctx, o.Finish+2*o.grace())
 	}
-	return s
+	if held != nil && held.addr != o.Listen {
+		held.close()
+		held = nil
+	}
+	return held, func() {
+		held.close()
+		_ = conn.Close()
+	}
 }
 
-func (o Options) askHand(ctx context.Context) (*socket, error) {
-	var d net.Dialer
-	ctx, cancel := context.WithTimeout(ctx, handTimeout)
-	defer cancel()
-	conn, err := d.DialContext(ctx, "unix", o.run("keeper.sock"))
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close() //nolint:errcheck // everything was read
+func (o Options) askHand(conn net.Conn) (*socket, error) {
 	if err := conn.SetDeadline(time.Now().Add(handTimeout)); err != nil {
 		return nil, err
 	}

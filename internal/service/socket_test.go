@@ -31,7 +31,7 @@ func greet(ctx context.Context, finish <-chan struct{}, l net.Listener) {
 			break
 		}
 		open.Go(func() {
-			defer c.Close() //nolint:errcheck // the other side tells
+			defer c.Close() // the other side tells
 			line, _ := bufio.NewReader(c).ReadString('\n')
 			if line == "slow\n" {
 				select {
@@ -51,7 +51,7 @@ func greeted(addr, line string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.Close() //nolint:errcheck // everything was read
+	defer c.Close() // everything was read
 	if err := errors.Join(c.SetDeadline(time.Now().Add(20*time.Second)), write(c, line)); err != nil {
 		return "", err
 	}
@@ -193,7 +193,7 @@ func TestFinishIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // it says nothing
+	defer c.Close() // it says nothing
 	eventually(t, "it is taken", func() bool { v, err := greeted(o.Listen, "now"); return v == "v1" && err == nil })
 	o.Version, o.Finish = "v2", 100*time.Millisecond
 	t.Setenv("SERVICE_TEST_VERSION", "v2")
@@ -205,4 +205,47 @@ func TestFinishIsBounded(t *testing.T) {
 		t.Errorf("took %v", d)
 	}
 	eventually(t, "the new one answers", func() bool { v, err := greeted(o.Listen, "now"); return v == "v2" && err == nil })
+}
+
+// A command that is interrupted while it waits for what is open does not wait any more, and leaves services behind.
+func TestInterruptedReplacement(t *testing.T) {
+	o := newGreeter(t)
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", o.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() // it says nothing, and so is never finished with
+	eventually(t, "it is taken", func() bool { v, err := greeted(o.Listen, "now"); return v == "v1" && err == nil })
+	o.Version, o.Finish = "v2", time.Minute
+	t.Setenv("SERVICE_TEST_VERSION", "v2")
+	ctx, interrupt := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer interrupt()
+	if changed, err := Start(ctx, o); err != nil || !changed {
+		t.Fatalf("changed %v, %v", changed, err)
+	}
+	if v, err := greeted(o.Listen, "now"); v != "v2" || err != nil {
+		t.Errorf("answered %q, %v", v, err)
+	}
+}
+
+// A command that is killed while it waits leaves services behind as well: the keeper that finishes sees to it.
+func TestKilledReplacement(t *testing.T) {
+	o := newGreeter(t)
+	before, _ := Read(o)
+	o.Finish = time.Minute
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "unix", o.run("keeper.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := o.askHand(conn)
+	if err != nil || held == nil {
+		t.Fatalf("%v, %v", held, err)
+	}
+	held.close()
+	_ = conn.Close()
+	eventually(t, "another keeper runs", func() bool {
+		s, err := Read(o)
+		return err == nil && s.Running && s.Keeper.PID != before.Keeper.PID
+	})
+	eventually(t, "it answers", func() bool { v, err := greeted(o.Listen, "now"); return v == "v1" && err == nil })
 }

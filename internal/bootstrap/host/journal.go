@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
@@ -69,14 +70,15 @@ func (b *state) files(home string) map[string][]byte {
 func (s *session) capture(ctx context.Context) (state, error) {
 	home := s.order.Home
 	b := state{Current: pointsTo(home)}
-	var errs [4]error
+	var errs [3]error
 	b.Settings, errs[0] = readFile(s.path("node.json"))
 	b.CA, errs[1] = readFile(s.path("ca.pem"))
 	b.Credentials, errs[2] = readFile(s.path("agent", "node.creds"))
-	b.Unit, errs[3] = s.record()
-	if err := errors.Join(errs[:]...); err != nil || b.Unit == nil {
+	records, err := s.records(ctx)
+	if err := errors.Join(append(errs[:], err)...); err != nil || len(records) == 0 {
 		return b, err
 	}
+	b.Unit = &records[0]
 	d, err := s.open(*b.Unit)
 	if err != nil {
 		return b, err
@@ -89,17 +91,57 @@ func (s *session) capture(ctx context.Context) (state, error) {
 	return b, err
 }
 
-// record is nil where nothing was installed.
-func (s *session) record() (*unitRecord, error) {
+// records are the units that are installed: the one of the record, or none. Where the record is damaged, or nothing that is
+// written down is to be relied on, they are all that are found.
+func (s *session) records(ctx context.Context) ([]unitRecord, error) {
 	data, err := readFile(s.path("unit.json"))
-	if data == nil {
+	if err != nil {
 		return nil, err
 	}
 	var r unitRecord
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, nil //nolint:nilerr // a damaged one is as good as none
+	damaged := false
+	if data != nil {
+		err := json.Unmarshal(data, &r)
+		if err == nil {
+			_, err = s.open(r)
+		}
+		damaged = err != nil
 	}
-	return &r, nil
+	switch {
+	case damaged || s.forced:
+		return s.found(ctx, append([]unitRecord{r}, s.stray...)), nil
+	case data == nil:
+		return nil, nil
+	}
+	return []unitRecord{r}, nil
+}
+
+// found looks for units of this home, of every kind and of those that may be more.
+func (s *session) found(ctx context.Context, more []unitRecord) []unitRecord {
+	var out []unitRecord
+	for _, kind := range unit.Kinds() {
+		r := unitRecord{Kind: kind}
+		if kind == plan.UnitRunit {
+			spec, err := s.Unit.Fill()
+			if err != nil {
+				continue // then there is none either
+			}
+			r.ServiceDir = spec.ServiceDir
+		}
+		more = append(more, r)
+	}
+	for _, r := range more {
+		d, err := s.open(r)
+		if err != nil || slices.Contains(out, r) {
+			continue
+		}
+		text, err := d.Installed()
+		status, _ := d.Status(ctx) // a system that cannot be asked has none
+		if err != nil || text != nil || status.Loaded || status.Wanted || status.Running {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 func (s *session) open(r unitRecord) (unit.Driver, error) {

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
@@ -13,81 +16,150 @@ import (
 
 // stop ends the agent and keeps everything.
 func (s *session) stop(ctx context.Context) error {
-	return s.withUnit(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
+	return s.withUnits(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
 		return status.Wanted || status.Running, d.Stop(ctx)
 	})
 }
 
-// uninstall takes the unit away and, to purge, all that was installed.
+// uninstall takes the unit away and, to purge, all that was installed. A purge that is forced goes on where a unit cannot
+// be removed; that it is left is the error then.
 func (s *session) uninstall(ctx context.Context) error {
-	err := s.withUnit(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
+	var left []int // agents of such units
+	unitErr := s.withUnits(ctx, func(d unit.Driver, status unit.Status) (bool, error) {
 		there, err := d.Installed()
-		if err != nil {
-			return false, err
+		if err == nil {
+			err = d.Remove(ctx)
 		}
-		return there != nil || status.Loaded, d.Remove(ctx)
+		if err != nil && status.PID > 0 {
+			left = append(left, status.PID)
+		}
+		return there != nil || status.Loaded, err
 	})
-	if err != nil {
-		return err
+	if unitErr != nil && !s.forced {
+		return unitErr
 	}
 	s.at("removed")
-	if err := restore(s.path("unit.json"), nil); err != nil {
+	err := pointToNothing(s.order.Home, s.order.Purge) // so that nobody starts those again
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended
+	}
+	if err == nil {
+		err = restore(s.path("unit.json"), nil)
+	}
+	if err != nil {
 		return s.failed(plan.StepUnit, err)
 	}
 	if !s.order.Purge {
 		return nil
 	}
-	if err := s.purge(); err != nil {
+	others, err := s.purge()
+	if err != nil {
 		return s.failed(plan.StepCommit, err)
 	}
-	s.settled(plan.StepCommit, true, "purged")
-	return nil
+	s.settled(plan.StepCommit, true, s.purged(others))
+	return unitErr
 }
 
-// withUnit does something with the unit, if there is one; do says whether it changed anything.
-func (s *session) withUnit(ctx context.Context, do func(unit.Driver, unit.Status) (bool, error)) error {
-	s.talk.step(plan.StepUnit, plan.StateRunning, "")
-	r, err := s.record()
-	if err == nil && r == nil {
-		s.settled(plan.StepUnit, false, "nothing is installed")
+// pointToNothing takes current away before a purge.
+func pointToNothing(home string, purge bool) error {
+	if !purge {
 		return nil
 	}
-	var d unit.Driver
-	var status unit.Status
-	if err == nil {
-		d, err = s.open(*r)
-	}
-	if err == nil {
-		status, err = d.Status(ctx)
-	}
-	changed := false
-	if err == nil {
+	return pointTo(home, "")
+}
+
+// withUnits does something with each unit that there is; do says whether it changed anything.
+func (s *session) withUnits(ctx context.Context, do func(unit.Driver, unit.Status) (bool, error)) error {
+	s.talk.step(plan.StepUnit, plan.StateRunning, "")
+	records, err := s.records(ctx)
+	changed, detail := false, "nothing is installed"
+	for i, r := range records {
 		s.done.Unit = r.Kind
-		changed, err = do(d, status)
+		if i == 0 {
+			detail = string(r.Kind)
+		} else {
+			detail += ", " + string(r.Kind)
+		}
+		one, failed := s.withUnit(ctx, r, do)
+		changed = changed || one
+		if err = errors.Join(err, failed); err != nil && !s.forced {
+			break
+		}
 	}
 	if err != nil {
 		return s.failed(plan.StepUnit, err)
 	}
-	s.settled(plan.StepUnit, changed, string(r.Kind))
+	s.settled(plan.StepUnit, changed, detail)
 	return nil
 }
 
-// purge removes what a home holds of ours, and the home itself where nothing else is in it. The lock, which is held, goes
-// last. What a controller of the same home has there stays.
-func (s *session) purge() error {
-	names := []string{"current", "versions", "node.json", "ca.pem", "cache"}
+func (s *session) withUnit(ctx context.Context, r unitRecord, do func(unit.Driver, unit.Status) (bool, error)) (bool, error) {
+	d, err := s.open(r)
+	if err != nil {
+		return false, err
+	}
+	status, err := d.Status(ctx)
+	if err != nil && !s.forced {
+		return false, err
+	}
+	return do(d, status)
+}
+
+// ownFiles are what an installation puts at the top of a home, which it writes under a hidden name first.
+var ownFiles = []string{"install.json", "unit.json", "node.json", "ca.pem"}
+
+// purge removes what a home holds of ours, and the home itself where nothing else is in it; left is what else there is.
+// The lock, which is held, goes last. What a controller of the same home has there stays.
+func (s *session) purge() (left []string, err error) {
+	names := append([]string{"current", ".current.new", "versions", "cache"}, ownFiles...)
 	if _, err := os.Stat(s.path("local.json")); errors.Is(err, fs.ErrNotExist) {
 		names = append(names, "agent", "log", "run", "spill")
 	}
+	entries, err := os.ReadDir(s.order.Home)
+	if err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
+	}
+	for _, e := range entries {
+		if isTemporary(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
 	for _, name := range append(names, "lock") {
 		if err := os.RemoveAll(s.path(name)); err != nil {
-			return fmt.Errorf("purge: %w", err)
+			return nil, fmt.Errorf("purge: %w", err)
 		}
 	}
-	if left, err := os.ReadDir(s.order.Home); err == nil && len(left) == 0 {
-		if err := os.Remove(s.order.Home); err != nil {
-			return fmt.Errorf("purge: %w", err)
-		}
+	if entries, err = os.ReadDir(s.order.Home); err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
 	}
-	return nil
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if len(left) > 0 {
+		return left, nil
+	}
+	if err := os.Remove(s.order.Home); err != nil {
+		return nil, fmt.Errorf("purge: %w", err)
+	}
+	return nil, nil
+}
+
+// isTemporary says that a name is of a file that was being written when its writer was killed.
+func isTemporary(name string) bool {
+	return slices.ContainsFunc(ownFiles, func(own string) bool {
+		digits, ok := strings.CutPrefix(name, "."+own+".")
+		return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+	})
+}
+
+// purged tells of what a purge left.
+func (s *session) purged(left []string) string {
+	const most = 8
+	switch {
+	case len(left) == 0:
+		return "purged"
+	case len(left) > most:
+		left = append(left[:most:most], fmt.Sprintf("and %d more", len(left)-most))
+	}
+	return fmt.Sprintf("purged; left in %s: %s", s.order.Home, strings.Join(left, ", "))
 }

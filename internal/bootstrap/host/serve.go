@@ -51,7 +51,7 @@ type Options struct {
 	Python func(ctx context.Context, r PythonRequest) (changed bool, err error)
 	// Checks looks at the node for plan.Check; nil finds nothing.
 	Checks func(ctx context.Context, home string) []plan.Finding
-	// Unit says how services are installed; its Home and Password are those of the order.
+	// Unit says how services are installed; its Home, Password and Sudo are those of the order.
 	Unit unit.Spec
 	Log  *slog.Logger // nil means silence
 
@@ -112,13 +112,16 @@ type session struct {
 	done  plan.FromHost // the last word
 	// unlock lets go of the home; nil while it is not held.
 	unlock func()
+	// forced says that a journal is not to be gone back by: all that may be of ours is to go. stray are units it names.
+	forced bool
+	stray  []unitRecord
 }
 
 func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	s.Unit.Home, s.Unit.Password = s.order.Home, s.order.Password
+	s.Unit.Home, s.Unit.Password, s.Unit.Sudo = s.order.Home, s.order.Password, new(unit.Sudo)
 	if s.order.Action == plan.Check {
 		return s.look(ctx)
 	}
@@ -203,6 +206,18 @@ func (s *session) begin(ctx context.Context) error {
 			s.talk.step(plan.StepLock, plan.StateChanged, "went back from an installation that was cut short")
 			return nil
 		}
+		err = noWayBack(err)
+	}
+	if err != nil && s.order.Action == plan.Uninstall && s.order.Purge {
+		s.forced = true
+		if j != nil {
+			s.stray = append(s.stray, j.Next)
+			if j.Before.Unit != nil {
+				s.stray = append(s.stray, *j.Before.Unit)
+			}
+		}
+		s.talk.step(plan.StepLock, plan.StateOK, err.Error())
+		return nil
 	}
 	if err != nil {
 		s.unlock()
@@ -210,6 +225,14 @@ func (s *session) begin(ctx context.Context) error {
 	}
 	s.talk.step(plan.StepLock, plan.StateOK, "")
 	return nil
+}
+
+// noWayBack is the error of an undo, with what may be done about it.
+func noWayBack(err error) error {
+	e := *cluster.AsError(err)
+	e.Message = "go back from an installation that was cut short: " + e.Message
+	e.Hint = "give the password of sudo with --ask-sudo where it was installed with sudo; else `mlxctl down --purge` for that host, then install it anew"
+	return &e
 }
 
 // failed tells of a step that went wrong, and returns why.

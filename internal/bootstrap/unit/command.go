@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,7 +62,8 @@ func command(ctx context.Context, stdin string, args ...string) (string, error) 
 	if err == nil {
 		return out.String(), nil
 	}
-	f := &failed{command: strings.Join(args[:min(len(args), 4)], " "), code: -1, said: said.line(), err: err}
+	name, _, _ := strings.Cut(strings.Join(args[:min(len(args), 4)], " "), "\n")
+	f := &failed{command: name, code: -1, said: said.line(), err: err}
 	if cmd.ProcessState != nil {
 		f.code = cmd.ProcessState.ExitCode()
 	}
@@ -96,13 +98,74 @@ func (s Spec) root(ctx context.Context, args ...string) error {
 }
 
 func (s Spec) rootOutput(ctx context.Context, args ...string) (string, error) {
+	return s.rootWith(ctx, "", args...)
+}
+
+// rootWith also gives the command something on its standard input. Before it may stand the password, where sudo did not
+// want one.
+func (s Spec) rootWith(ctx context.Context, stdin string, args ...string) (string, error) {
 	switch {
 	case s.euid == 0:
-		return command(ctx, "", args...)
+		return command(ctx, stdin, args...)
 	case s.Password == "":
-		return command(ctx, "", append([]string{"sudo", "-n", "--"}, args...)...)
+		return command(ctx, stdin, append([]string{"sudo", "-n", "--"}, args...)...)
 	}
-	return command(ctx, s.Password+"\n", append([]string{"sudo", "-S", "-p", "", "--"}, args...)...)
+	if err := s.validate(ctx); err != nil {
+		return "", err
+	}
+	return command(ctx, s.Password+"\n"+stdin, append([]string{"sudo", "-S", "-p", "", "--"}, args...)...)
+}
+
+// Sudo remembers whether sudo takes the password: each try of a wrong one is a failed login, and a few of them lock the
+// account.
+type Sudo struct {
+	asked bool
+	err   error
+}
+
+// validate asks sudo about the password once.
+func (s Spec) validate(ctx context.Context) error {
+	if s.Sudo == nil || s.Sudo.asked {
+		return s.Sudo.refusal()
+	}
+	_, err := command(ctx, s.Password+"\n", "sudo", "-S", "-p", "", "-v")
+	if ctx.Err() != nil {
+		return err // it did not say
+	}
+	s.Sudo.asked = true
+	if err != nil {
+		s.Sudo.err = cluster.Errorf(cluster.CodeUnauthorized, "sudo does not take the password of %s: %v", s.User, err).
+			WithHint("it was tried once, and is not again; --ask-sudo asks for another")
+	}
+	return s.Sudo.err
+}
+
+func (u *Sudo) refusal() error {
+	if u == nil {
+		return nil
+	}
+	return u.err
+}
+
+// textFollows is the line before the text of a file.
+const textFollows = "mlxctl: the text follows"
+
+// putScript replaces the file $2 by the text on standard input that follows the line $1, of $3 bytes, with mode $4 and
+// owner $5. The text is in no file that another process of the user could change before the superuser reads it.
+const putScript = `set -e
+while IFS= read -r line && test "$line" != "$1"; do :; done
+umask 077
+trap 'rm -f "$2.new"' EXIT
+rm -f "$2.new"
+cat >"$2.new"
+test "$(wc -c <"$2.new")" -eq "$3"
+test -z "$5" || chown "$5" "$2.new"
+chmod "$4" "$2.new"
+mv -f "$2.new" "$2"`
+
+// put replaces a file, whole or not at all, with run as the right to.
+func put(run func(stdin string, args ...string) error, path, mode, owner string, text []byte) error {
+	return run(textFollows+"\n"+string(text), "sh", "-c", putScript, "put", textFollows, path, strconv.Itoa(len(text)), mode, owner)
 }
 
 // mayRoot says why there is no superuser to be had.
@@ -111,12 +174,6 @@ func (s Spec) mayRoot(ctx context.Context) error {
 		return cluster.Errorf(cluster.CodeUnauthorized, "no sudo for %s: %v", s.User, err)
 	}
 	return nil
-}
-
-// stage writes a file for install(1) to take as the superuser.
-func (s Spec) stage(name string, data []byte) (string, error) {
-	path := filepath.Join(s.Home, "run", name)
-	return path, writeFile(path, data, 0o600)
 }
 
 // writeFile replaces a file, whole or not at all, and on the disk when it returns.

@@ -140,16 +140,12 @@ func (l *launchd) Install(ctx context.Context, text []byte) error {
 	if !l.isDaemon() {
 		return writeFile(l.path, text, 0o644)
 	}
-	staged, err := l.stage("unit.plist", text)
-	if err != nil {
+	// launchd takes a file of root alone, and at boot all whose names end in .plist.
+	asRoot := func(stdin string, args ...string) error {
+		_, err := l.rootWith(ctx, stdin, args...)
 		return err
 	}
-	defer func() { _ = removeFile(staged) }()
-	// launchd takes a file of root alone, and at boot all whose names end in .plist.
-	if err := l.root(ctx, "install", "-o", "root", "-g", "wheel", "-m", "0644", staged, l.path+".new"); err != nil {
-		return fmt.Errorf("install unit: %w", err)
-	}
-	if err := l.root(ctx, "mv", "-f", l.path+".new", l.path); err != nil {
+	if err := put(asRoot, l.path, "0644", "root:wheel", text); err != nil {
 		return fmt.Errorf("install unit: %w", err)
 	}
 	return nil
@@ -216,7 +212,7 @@ func (l *launchd) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	e := cluster.Errorf(cluster.CodeInternal, "start the service: %v", err)
+	e := cluster.Errorf(cluster.CodeOf(err), "start the service: %v", err)
 	switch codeOf(err) {
 	case launchdRefused:
 		return e.WithHint("launchd does not like %s, or has it already: `plutil -lint %s`, `launchctl print-disabled %s`", l.path, l.path, l.domains[0])
@@ -236,6 +232,9 @@ func (l *launchd) bootout(ctx context.Context) error {
 		}
 		// It ends in its own time, also where it says that it ends already: whether it did is seen by its absence.
 		ending := l.control(ctx, "bootout", service)
+		if cluster.CodeOf(ending) == cluster.CodeUnauthorized {
+			return ending
+		}
 		err := await(ctx, endWait, "the service did not end", func() (bool, error) {
 			_, err := command(ctx, "", "launchctl", "print", service)
 			return err != nil, nil

@@ -80,10 +80,14 @@ func (r *runit) control(ctx context.Context, args ...string) error {
 }
 
 func (r *runit) ask(ctx context.Context, args ...string) (string, error) {
+	return r.askWith(ctx, "", args...)
+}
+
+func (r *runit) askWith(ctx context.Context, stdin string, args ...string) (string, error) {
 	if r.asRoot {
-		return r.rootOutput(ctx, args...)
+		return r.rootWith(ctx, stdin, args...)
 	}
-	return command(ctx, "", args...)
+	return command(ctx, stdin, args...)
 }
 
 func (r *runit) Text() ([]byte, error) {
@@ -107,11 +111,6 @@ func (r *runit) Text() ([]byte, error) {
 func (r *runit) Installed() ([]byte, error) { return readFile(filepath.Join(r.dir, "run")) }
 
 func (r *runit) Install(ctx context.Context, text []byte) error {
-	staged, err := r.stage("unit.run", text)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = removeFile(staged) }()
 	// A service is picked up as soon as its folder is there, so the folder comes whole, and down.
 	folder := r.dir
 	if _, err := os.Stat(r.dir); err != nil {
@@ -122,15 +121,18 @@ func (r *runit) Install(ctx context.Context, text []byte) error {
 			}
 		}
 	}
-	run := filepath.Join(folder, "run")
-	steps := [][]string{{"install", "-m", "0755", staged, run + ".new"}, {"mv", "-f", run + ".new", run}}
-	if folder != r.dir {
-		steps = append(steps, []string{"mv", folder, r.dir})
+	run := func(stdin string, args ...string) error {
+		_, err := r.askWith(ctx, stdin, args...)
+		return err
 	}
-	for _, args := range steps {
-		if err := r.control(ctx, args...); err != nil {
-			return fmt.Errorf("install unit: %w", err)
-		}
+	if err := put(run, filepath.Join(folder, "run"), "0755", "", text); err != nil {
+		return fmt.Errorf("install unit: %w", err)
+	}
+	if folder == r.dir {
+		return nil
+	}
+	if err := r.control(ctx, "mv", folder, r.dir); err != nil {
+		return fmt.Errorf("install unit: %w", err)
 	}
 	return nil
 }

@@ -58,6 +58,8 @@ type Spec struct {
 	UserHome string
 	// Password is for sudo, where it wants one. It goes to its standard input.
 	Password string
+	// Sudo is shared by the drivers that are opened with the same password; nil is one of each driver's own.
+	Sudo *Sudo
 	// ServiceDir is the folder of services of runit; empty means that of SVDIR, then /etc/service.
 	ServiceDir string
 
@@ -78,6 +80,9 @@ func (s Spec) Fill() (Spec, error) {
 		if home := os.Getenv("HOME"); filepath.IsAbs(home) {
 			s.UserHome = home
 		}
+	}
+	if s.Sudo == nil {
+		s.Sudo = new(Sudo)
 	}
 	if s.ServiceDir == "" {
 		s.ServiceDir = os.Getenv("SVDIR")
@@ -190,9 +195,14 @@ func Choose(ctx context.Context, kind plan.UnitKind, s Spec) (Driver, error) {
 	return nil, cluster.Errorf(cluster.CodeUnsupported, "nothing here can run the agent: %v", errors.Join(why...))
 }
 
+// Kinds are all that there are, best first on their platform.
+func Kinds() []plan.UnitKind {
+	return []plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitLaunchAgent, plan.UnitRunit, plan.UnitSystemd, plan.UnitKeeper}
+}
+
 // Worse says that a kind is less than another one of the same platform.
 func Worse(a, b plan.UnitKind) bool {
-	order := []plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitLaunchAgent, plan.UnitRunit, plan.UnitSystemd, plan.UnitKeeper}
+	order := Kinds()
 	return slices.Index(order, a) > slices.Index(order, b)
 }
 

@@ -51,12 +51,13 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 
 	failing := map[int][]string{
 		noSSH: {"has no ssh", "remote login"}, changedKey: {"host key of", "changed", "ssh-keygen -r"},
-		fullDisk: {"free on", "free some there"}, filtered: {"multicast is filtered", "name it by its address"}, clock: {"clock of", "48h"},
+		fullDisk: {"free on", "free some there"}, filtered: {"multicast is filtered", "name it by its address"}, clock: {"clock of", "ahead of this one"},
 	}
 	serving := map[int][]string{
 		noSudo: {"no sudo on", "as an administrator there"}, denied: {"the controller dials it", "local network"},
 	}
 	r := s.up(partial)
+	t.Logf("up says\n%s\n%s", r.err, r.out)
 	s.serve(h[fine], h[denied], h[noSudo])
 	s.idle(h[noSSH], h[changedKey], h[fullDisk], h[filtered], h[clock])
 	for _, hosts := range []map[int][]string{failing, serving} {

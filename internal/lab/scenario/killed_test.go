@@ -36,7 +36,7 @@ func TestUpKilledAtAnyStep(t *testing.T) {
 	t.Logf("MLXCTL_LAB_SEED=%d", n)
 	random := rand.New(rand.NewPCG(n, 0))
 	s.watchPrograms()
-	for round := range 8 {
+	for round := range 6 {
 		events := random.IntN(56) // three hosts tell of some fifty
 		delay := time.Duration(random.IntN(200)) * time.Millisecond
 		t.Logf("round %d: killed %v after %d events", round, delay, events)
