@@ -48,8 +48,9 @@ type fakeNet struct {
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
 	sightings []foundMac
-	keys      []string // that were signed
-	damaged   error    // of the list of nodes
+	live      map[cluster.NodeID]string // keys that nodes prove to have
+	keys      []string                  // that were signed
+	damaged   error                     // of the list of nodes
 }
 
 // fakeMac is one machine.
@@ -389,6 +390,16 @@ func (f *fakeNet) Remove(id cluster.NodeID) error {
 	return nil
 }
 
+// liveKey is what a node answers that is asked for its key.
+func (f *fakeNet) liveKey(_ context.Context, _ string, _ *trust.Authority, node cluster.NodeID) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if key := f.live[node]; key != "" {
+		return key, nil
+	}
+	return "", cluster.Errorf(cluster.CodeTimeout, "it does not answer")
+}
+
 // services starts those of this machine.
 func (f *fakeNet) services(_ context.Context, _ *upOptions, cfg *config.Config, _ *iostreams.Progress) (localState, error) {
 	if _, err := trust.Init(trustDir(f.home), "lab"); err != nil {
@@ -450,6 +461,7 @@ func (f *fakeNet) runContext(ctx context.Context, answers string, args ...string
 			installer: func(installerOptions) (installer, error) { return f, nil },
 			roster:    func(string) admitted { return f },
 			services:  f.services,
+			liveKey:   f.liveKey,
 		},
 	}
 	code := runWith(ctx, d, args)

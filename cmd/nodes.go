@@ -81,6 +81,7 @@ type fleet struct {
 	roster    admitted
 	client    clusterClient // nil where the cluster cannot be reached
 	password  string        // for sudo, where a host wants one
+	strays    []roster.Node // that the command takes as well, though they are not in the list
 }
 
 // openFleet takes the lock and makes what the command works with. Close must be called.

@@ -322,6 +322,9 @@ func TestRotationRefusesWhoIsNotInTheList(t *testing.T) {
 	s.await(t, one.ID, cluster.NodeReady)
 	s.await(t, stray.ID, cluster.NodeReady)
 	key := stray.PublicKey
+	if live, err := s.rotation(t).liveKey(t.Context(), stray.ID); err != nil || live != key {
+		t.Errorf("it lives with %q, %v; want %q", live, err, key)
+	}
 	results, err := s.rotation(t).nodeKeys(t.Context())
 	if err != nil || len(results) != 2 || results[0].State != rotatedDone || results[1].State != rotatedRefused || stray.PublicKey != key {
 		t.Errorf("got %+v, %v", results, err)

@@ -1,14 +1,14 @@
 package cmd
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/nats-io/jwt/v2"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
@@ -23,11 +23,15 @@ func (f *fakeNet) isRevoked(key string) bool {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	claims, err := jwt.DecodeAccountClaims(string(data))
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(string(data), ".")[1])
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	_, is := claims.Revocations[key]
+	var claims struct{ Nats struct{ Revocations map[string]int64 } }
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		f.t.Fatal(err)
+	}
+	_, is := claims.Nats.Revocations[key]
 	return is
 }
 
@@ -225,5 +229,33 @@ func TestMacsWithoutHostNamesAreSeveral(t *testing.T) {
 	slices.Sort(hosts)
 	if !slices.Equal(hosts, []string{"192.0.2.10", "192.0.2.11"}) {
 		t.Errorf("%v", hosts)
+	}
+}
+
+// A node that has a key and is not in the list can be thrown out, and one in the list loses every key that it has.
+func TestNodeThatIsNotInTheListIsThrownOut(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	var keys []string
+	for range 2 {
+		key, _, err := trust.NewUserKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	f.nodes = append(f.nodes, cluster.Node{ID: "n-stray", Name: "stray", State: cluster.NodeReady}, cluster.Node{ID: "n-mute", Name: "mute", State: cluster.NodeReady})
+	f.live = map[cluster.NodeID]string{"n-stray": keys[0], "n-mini": keys[1]}
+	wants(t, "stray", f.run("", "nodes", "rm", "stray", "--yes"), 0, "removed: 1")
+	if !f.isRevoked(keys[0]) || f.logged("forget n-stray") != 1 || f.logged("uninstall") != 0 {
+		t.Errorf("%v", f.log)
+	}
+	wants(t, "mute", f.run("", "nodes", "rm", "mute", "--yes"), exitFailed, "mute: it does not answer; mend: `mlxctl keys rotate signing`")
+	listed := f.admitted[0].Key
+	wants(t, "mini", f.run("", "nodes", "rm", "mini", "--yes"), 0, "removed: 1")
+	if !f.isRevoked(listed) || !f.isRevoked(keys[1]) {
+		t.Error("a key of mini is good")
 	}
 }

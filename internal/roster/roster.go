@@ -244,5 +244,9 @@ func replace(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(path)) // the new name has to outlive a loss of power, too
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what for
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
