@@ -27,7 +27,9 @@ func (f *fakeNet) isRevoked(key string) bool {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	var claims struct{ Nats struct{ Revocations map[string]int64 } }
+	var claims struct {
+		Nats struct{ Revocations map[string]int64 }
+	}
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		f.t.Fatal(err)
 	}
