@@ -49,6 +49,9 @@ type fakeNet struct {
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
 	sightings []foundMac
+	live      map[cluster.NodeID]string // keys that nodes prove to have
+	keys      []string                  // that were signed
+	damaged   error                     // of the list of nodes
 }
 
 // fakeMac is one machine.
@@ -67,6 +70,9 @@ type fakeMac struct {
 	nameless              bool     // its name cannot be resolved
 	wheels                int      // packages that are sent to it
 	unit                  bootplan.UnitKind
+	hardware              string         // hashed
+	poses                 cluster.NodeID // that it says to be in the end
+	dies                  func()         // once its key was signed
 	runs                  bool
 	starts                int
 }
@@ -146,7 +152,7 @@ func (f *fakeNet) Probe(_ context.Context, targets []target) []*foundHost {
 		h := &foundHost{target: t}
 		out = append(out, h)
 		f.probed = append(f.probed, t)
-		m := f.hosts[t.Host]
+		m := f.hostAt(t)
 		if m == nil || (m.nameless && len(t.Addresses) == 0) {
 			h.Findings = []bootplan.Finding{{Check: "ssh-reach", State: bootplan.FindingFail, Message: t.Host + " does not answer on port 22", Fix: "is it on?"}}
 			continue
@@ -157,9 +163,18 @@ func (f *fakeNet) Probe(_ context.Context, targets []target) []*foundHost {
 		}
 		if m.keyState == keyKnown && h.failure() == nil || slices.ContainsFunc(h.Findings, func(x bootplan.Finding) bool { return x.Check == "disk" }) {
 			h.OS, h.Arch, h.Model, h.Chip, h.Installed, h.Sudo, h.Home = "darwin", "arm64", "Mac16,10", "Apple M4", m.installed, m.sudo, "/Users/anna/.mlxctl"
+			h.Hardware = m.hardware
 		}
 	}
 	return out
+}
+
+// hostAt is what answers; by its port where several are behind one name.
+func (f *fakeNet) hostAt(t target) *fakeMac {
+	if m := f.hosts[fmt.Sprintf("%s:%d", t.Host, t.Port)]; m != nil {
+		return m
+	}
+	return f.hosts[t.Host]
 }
 
 func (f *fakeNet) Reversed(h *foundHost) bootplan.Finding {
@@ -170,10 +185,11 @@ func (f *fakeNet) Trust(hosts []*foundHost) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, h := range hosts {
-		f.hosts[h.Host].keyState = keyKnown
+		f.hostAt(h.target).keyState = keyKnown
 		f.note("trust %s", h.Host)
 		if h.Host == f.leaves {
 			delete(f.hosts, h.Host)
+			delete(f.hosts, fmt.Sprintf("%s:%d", h.Host, h.Port))
 		}
 	}
 	return nil
@@ -181,7 +197,7 @@ func (f *fakeNet) Trust(hosts []*foundHost) error {
 
 func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell func(hostEvent)) (installResult, error) {
 	f.mu.Lock()
-	m := f.hosts[h.Host]
+	m := f.hostAt(h.target)
 	f.applying++
 	f.most = max(f.most, f.applying)
 	f.note("%s %s purge=%v sudo=%q", job.Order.Action, h.Host, job.Order.Purge, job.Order.Password)
@@ -238,8 +254,14 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 		key = m.key
 	}
 	step(bootplan.StepJoin, bootplan.StateRunning)
-	if _, err := job.Sign(ctx, m.node, key, ""); err != nil {
+	if _, err := job.Sign(ctx, m.node, key, m.hardware); err != nil {
 		return installResult{}, err
+	}
+	f.mu.Lock()
+	f.keys = append(f.keys, key)
+	f.mu.Unlock()
+	if m.dies != nil {
+		m.dies()
 	}
 	if m.wheels > 0 {
 		step(bootplan.StepPython, bootplan.StateRunning)
@@ -275,7 +297,8 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m.installed, m.key, m.runs = version, key, true
-	return installResult{Node: m.node, Key: key, Changed: true, VersionID: version, Home: h.Home, Unit: bootplan.UnitKind(first(string(m.unit), string(bootplan.UnitLaunchDaemon)))}, nil
+	says := cluster.NodeID(first(string(m.poses), string(m.node)))
+	return installResult{Node: says, Key: key, Changed: true, VersionID: version, Home: h.Home, Unit: bootplan.UnitKind(first(string(m.unit), string(bootplan.UnitLaunchDaemon)))}, nil
 }
 
 // setNode is called with mu held: the controller sees an agent that was started, or that is gone.
@@ -349,7 +372,7 @@ func (c fakeLAN) Forget(_ context.Context, node cluster.NodeID) error {
 func (f *fakeNet) List() ([]roster.Node, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.admitted), nil
+	return slices.Clone(f.admitted), f.damaged
 }
 
 func (f *fakeNet) Find(name string) (roster.Node, error) {
@@ -374,6 +397,16 @@ func (f *fakeNet) Remove(id cluster.NodeID) error {
 	defer f.mu.Unlock()
 	f.admitted = slices.DeleteFunc(f.admitted, func(n roster.Node) bool { return n.ID == id })
 	return nil
+}
+
+// liveKey is what a node answers that is asked for its key.
+func (f *fakeNet) liveKey(_ context.Context, _ string, _ *trust.Authority, node cluster.NodeID) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if key := f.live[node]; key != "" {
+		return key, nil
+	}
+	return "", cluster.Errorf(cluster.CodeTimeout, "it does not answer")
 }
 
 // services starts those of this machine.
@@ -437,6 +470,7 @@ func (f *fakeNet) runContext(ctx context.Context, answers string, args ...string
 			installer: func(installerOptions) (installer, error) { return f, nil },
 			roster:    func(string) admitted { return f },
 			services:  f.services,
+			liveKey:   f.liveKey,
 		},
 	}
 	code := runWith(ctx, d, args)

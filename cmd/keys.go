@@ -150,8 +150,17 @@ func (opts *keysOptions) rotate(ctx context.Context, do func(context.Context, *r
 	}
 	ctx, cancel := bounded(ctx, c.cfg.Timeout)
 	defer cancel()
+	release, err := opts.acquireNodes(ctx, c.home)
+	if err != nil {
+		return err
+	}
+	defer release()
+	list := roster.Open(rosterPath(c.home))
+	if err := settlePending(c.home, list, c.authority); err != nil {
+		return err
+	}
 	r := &rotation{
-		authority: c.authority, roster: roster.Open(rosterPath(c.home)),
+		authority: c.authority, roster: list, own: localNode(c.home),
 		bus: func() bus.Options { return embeddedBus(c.authority, info.NATS) },
 		live: func(ctx context.Context) ([]cluster.Node, error) {
 			s, err := opts.snapshot(ctx)

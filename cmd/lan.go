@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -167,15 +166,6 @@ func operatorName() string {
 
 // localNode is the node of this machine, as its agent named it; empty before it ran.
 func localNode(home string) cluster.NodeID {
-	data, err := os.ReadFile(filepath.Join(home, "agent", "node.json"))
-	if err != nil {
-		return ""
-	}
-	var identity struct {
-		ID cluster.NodeID `json:"id"`
-	}
-	if json.Unmarshal(data, &identity) != nil {
-		return ""
-	}
-	return identity.ID
+	id, _ := localIdentity(home)
+	return id
 }

@@ -81,6 +81,7 @@ type fleet struct {
 	roster    admitted
 	client    clusterClient // nil where the cluster cannot be reached
 	password  string        // for sudo, where a host wants one
+	strays    []roster.Node // that the command takes as well, though they are not in the list
 }
 
 // openFleet takes the lock and makes what the command works with. Close must be called.
@@ -149,7 +150,7 @@ func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.Node
 	f.events.looking("reaching the nodes")
 	for _, h := range f.installer.Probe(ctx, targets) {
 		if h.Node == "" {
-			h.Node = nodeWithKey(nodes, h.Fingerprint)
+			h.Node = nodeWithKey(nodes, h)
 		}
 		out[h.Node] = h
 	}
@@ -171,6 +172,10 @@ func unreached(n roster.Node, h *foundHost) error {
 			code = cluster.CodeUnauthorized
 		}
 		return (&cluster.Error{Code: code, Message: x.Message}).WithHint("%s", x.Fix)
+	}
+	if isOtherMachine(n.Hardware, h.Hardware) {
+		return cluster.Errorf(cluster.CodeConflict, "another Mac answers in its place, with a copy of its disk").
+			WithHint("`mlxctl up` finds the node where it is now")
 	}
 	return nil
 }

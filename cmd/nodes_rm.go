@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,16 +65,22 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 		return err
 	}
 	defer closeAll()
+	authority, err := trust.Open(trustDir(cfg.Dirs.Home))
+	if err != nil {
+		return err
+	}
+	if err := settlePending(cfg.Dirs.Home, f.roster, authority); err != nil {
+		return err
+	}
 	f.dialCluster(ctx)
+	if f.strays, err = f.unlisted(ctx); err != nil {
+		return err
+	}
 	nodes, err := f.named()
 	if err != nil {
 		return err
 	}
 	if err := f.confirm(ctx, "Remove "+nodeNames(nodes)+" from the cluster, and what was installed there?"); err != nil {
-		return err
-	}
-	authority, err := trust.Open(trustDir(cfg.Dirs.Home))
-	if err != nil {
 		return err
 	}
 	items := itemsOf(nodes, f.reach(ctx, nodes), whatRemove)
@@ -108,6 +115,9 @@ func (f *fleet) named() ([]roster.Node, error) {
 			return nil, usageHint("`mlxctl down` stops its services", "%s is this machine", name)
 		}
 		n, ok := nodeOf(others, name)
+		if !ok {
+			n, ok = nodeOf(f.strays, name)
+		}
 		if !ok {
 			_, err := f.roster.Find(name)
 			return nil, noSuchNode(name, others, err)
@@ -184,7 +194,16 @@ func (f *fleet) confirm(ctx context.Context, question string) error {
 
 // remove takes one node out of the cluster.
 func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planItem) (failed error) {
-	err := unreached(*p.node, p.host)
+	key, err := f.keyNow(ctx, authority, p.Node)
+	if p.node.By == byNobody {
+		if err != nil {
+			e := *cluster.AsError(err)
+			return e.WithHint("`mlxctl keys rotate signing` ends all that was signed for nodes that are not in the list")
+		}
+		p.done = "thrown out"
+		return f.revoke(ctx, authority, p, key)
+	}
+	err = unreached(*p.node, p.host) // a node that does not say what its key is has the one in the list
 	if err != nil && !f.force {
 		return f.orForce(err) // while it goes on as it is
 	}
@@ -212,7 +231,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		}
 		left = oneLine(err.Error())
 	}
-	if err := f.revoke(ctx, authority, p); err != nil {
+	if err := f.revoke(ctx, authority, p, key); err != nil {
 		return err
 	}
 	p.done = "removed"
@@ -230,10 +249,14 @@ func (f *fleet) orForce(err error) error {
 	return e.WithHint("%s", strings.TrimPrefix(e.Hint+"; or --force takes it out all the same", "; "))
 }
 
-// revoke has a node be nobody: its key, its place in the list, its line in the controller.
-func (f *fleet) revoke(ctx context.Context, authority *trust.Authority, p *planItem) error {
-	if p.node.Key != "" {
-		if _, _, err := authority.Revoke(p.node.Key); err != nil {
+// revoke has a node be nobody: its keys, its place in the list, its line in the controller. It may live with another key than
+// that in the list.
+func (f *fleet) revoke(ctx context.Context, authority *trust.Authority, p *planItem, live string) error {
+	for _, key := range slices.Compact([]string{p.node.Key, live}) {
+		if key == "" {
+			continue
+		}
+		if _, _, err := authority.Revoke(key); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package cmd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ const (
 	rotatedDone    = "renewed"
 	rotatedMissing = "unreachable" // it has what it had
 	rotatedFailed  = "failed"      // it was asked, and is not back
+	rotatedRefused = "refused"     // it was not admitted; nothing is signed for it
 )
 
 // rotated is what came of one node, and its shape in JSON.
@@ -45,7 +47,7 @@ type rotated struct {
 type member struct {
 	id   cluster.NodeID
 	name string
-	node *roster.Node // as it was admitted; nil for one that is not in the roster, as the controller's own
+	node *roster.Node // as it was admitted; nil for one that is not in the roster, as the controller's own may be
 }
 
 // rotation replaces keys while everything runs. It speaks to nodes as a controller does: whoever has the cluster's
@@ -53,6 +55,7 @@ type member struct {
 type rotation struct {
 	authority *trust.Authority
 	roster    *roster.Roster
+	own       cluster.NodeID // of the controller's machine, which need not be in the roster
 	bus       func() bus.Options
 	live      func(context.Context) ([]cluster.Node, error)
 	log       *slog.Logger
@@ -280,8 +283,14 @@ func (r *rotation) newKey(ctx context.Context, conn *bus.Conn, m member) (string
 	if m.node == nil {
 		return had.Next, nil
 	}
-	m.node.Key = had.Next
-	return had.Next, r.roster.Put(*m.node)
+	err = r.roster.Update(m.id, func(n *roster.Node) { n.Key = had.Next })
+	if err != nil { // a key that is not in the list could not be taken from it
+		if _, _, revokeErr := r.authority.Revoke(had.Next); revokeErr != nil {
+			err = errors.Join(err, revokeErr)
+		}
+		return "", err
+	}
+	return had.Next, nil
 }
 
 func rejoin(ctx context.Context, conn *bus.Conn, id cluster.NodeID, q bus.RejoinRequest) (bus.RejoinReply, error) {
@@ -292,6 +301,14 @@ func rejoin(ctx context.Context, conn *bus.Conn, id cluster.NodeID, q bus.Rejoin
 	return reply, err
 }
 
+// admitted is nil for a node for which something may be signed.
+func (r *rotation) admitted(m member) error {
+	if m.node != nil || (m.id == r.own && m.id != "") {
+		return nil
+	}
+	return cluster.Errorf(cluster.CodeUnauthorized, "it is not in the list of nodes").WithHint("`mlxctl up` admits it")
+}
+
 // each does something with all members at a time.
 func (r *rotation) each(ctx context.Context, members []member, do func(context.Context, member) error) []rotated {
 	results := make([]rotated, len(members))
@@ -300,8 +317,12 @@ func (r *rotation) each(ctx context.Context, members []member, do func(context.C
 	for i, m := range members {
 		group.Go(func() error {
 			results[i] = rotated{Node: m.id, Name: m.name, State: rotatedDone}
-			err := do(ctx, m)
-			if err == nil {
+			err := r.admitted(m)
+			if err != nil {
+				results[i].Error, results[i].State = cluster.AsError(err), rotatedRefused
+				return nil
+			}
+			if err = do(ctx, m); err == nil {
 				return nil
 			}
 			results[i].Error, results[i].State = cluster.AsError(err), rotatedFailed
@@ -332,11 +353,11 @@ func (r *rotation) await(ctx context.Context, conn *bus.Conn, result *rotated, i
 	}
 }
 
-// without are the names of those that have no new credentials.
+// without are the names of those that should have new credentials and do not.
 func without(results []rotated) []string {
 	var out []string
 	for _, r := range results {
-		if r.State != rotatedDone {
+		if r.State != rotatedDone && r.State != rotatedRefused {
 			out = append(out, cmp.Or(r.Name, string(r.Node)))
 		}
 	}

@@ -31,6 +31,7 @@ type trustSite struct {
 	authority *trust.Authority
 	server    *bus.Server
 	roster    *roster.Roster
+	own       cluster.NodeID
 	*controller.Controller
 }
 
@@ -81,6 +82,9 @@ func (s *trustSite) identity(t *testing.T, name string, admit bool) *agent.Ident
 	}
 	if err := id.Join(s.authority.SignAgent); err != nil {
 		t.Fatal(err)
+	}
+	if name == "own" {
+		s.own = id.ID
 	}
 	if admit {
 		if err := s.roster.Put(roster.Node{ID: id.ID, Name: name, Key: id.PublicKey, By: "ssh"}); err != nil {
@@ -150,7 +154,7 @@ func (s *trustSite) rotation(t *testing.T) *rotation {
 		t.Fatal(err)
 	}
 	return &rotation{
-		authority: a, roster: s.roster, bus: func() bus.Options { return embeddedBus(a, []string{s.server.URL()}) }, log: testLog(t),
+		authority: a, roster: s.roster, own: s.own, bus: func() bus.Options { return embeddedBus(a, []string{s.server.URL()}) }, log: testLog(t),
 		live: func(context.Context) ([]cluster.Node, error) { return s.Snapshot().Nodes, nil },
 	}
 }
@@ -306,6 +310,59 @@ func TestNodeKeysAreReplacedUnderLoad(t *testing.T) {
 			t.Errorf("the former key of %s is believed: %v, %v", name, c, err)
 		}
 	}
+}
+
+// Nothing is signed for a node that was not admitted, and what was signed for it ends with the key that did.
+func TestRotationRefusesWhoIsNotInTheList(t *testing.T) {
+	t.Parallel()
+	s := newTrustSite(t)
+	one, stray := s.identity(t, "one", true), s.identity(t, "stray", false)
+	s.agent(t, one, "one")
+	s.agent(t, stray, "stray")
+	s.await(t, one.ID, cluster.NodeReady)
+	s.await(t, stray.ID, cluster.NodeReady)
+	key := stray.PublicKey
+	if live, err := s.rotation(t).liveKey(t.Context(), stray.ID); err != nil || live != key {
+		t.Errorf("it lives with %q, %v; want %q", live, err, key)
+	}
+	results, err := s.rotation(t).nodeKeys(t.Context())
+	if err != nil || len(results) != 2 || results[0].State != rotatedDone || results[1].State != rotatedRefused || stray.PublicKey != key {
+		t.Errorf("got %+v, %v", results, err)
+	}
+	if results, err = s.rotation(t).signing(t.Context(), false); err != nil || len(results) != 2 || results[1].State != rotatedRefused {
+		t.Errorf("got %+v, %v", results, err)
+	}
+	s.await(t, one.ID, cluster.NodeReady)
+	s.await(t, stray.ID, cluster.NodeDown)
+}
+
+// A node that is taken out while its key is replaced stays out.
+func TestNodeThatIsRemovedDuringARotationStaysOut(t *testing.T) {
+	t.Parallel()
+	s := newTrustSite(t)
+	one := s.identity(t, "one", true)
+	s.agent(t, one, "one")
+	s.await(t, one.ID, cluster.NodeReady)
+	r := s.rotation(t)
+	members, err := r.members(t.Context())
+	if err != nil || len(members) != 1 {
+		t.Fatalf("%+v, %v", members, err)
+	}
+	if err := s.roster.Remove(one.ID); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := r.dial(t.Context(), r.authority.SignController)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := r.newKey(t.Context(), conn, members[0]); cluster.CodeOf(err) != cluster.CodeNoNode {
+		t.Errorf("error is %v", err)
+	}
+	if nodes, err := s.roster.List(); err != nil || len(nodes) != 0 {
+		t.Errorf("the roster has %+v, %v", nodes, err)
+	}
+	s.await(t, one.ID, cluster.NodeDown)
 }
 
 // A node may not have another one thrown out by what it says of its keys.

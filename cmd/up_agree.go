@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -59,21 +62,17 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	}
 	u.events.looking("looking at hosts whose keys are trusted now")
 	defer u.events.endLooking()
-	var again []target
-	for _, h := range hosts {
-		again = append(again, h.target)
+	fresh, err := u.judgedAnew(hosts, u.probeEach(ctx, hosts))
+	if err != nil {
+		return nil, err
 	}
-	fresh := u.judgedAnew(u.installer.Probe(ctx, again))
 	var out []*planItem
 	isNews := false
 	for _, p := range items {
 		if p.needsKey() && p.isInstall() {
-			now := fresh[p.host.Fingerprint]
+			now := fresh[p.host]
 			if now == nil {
-				now = fresh[p.host.label()] // it did not answer again
-			}
-			if now == nil {
-				continue // this machine, under a name of another
+				continue // this machine, or a host that is there already, under a name of another
 			}
 			isNews = isNews || now.What != p.What || now.Reason != p.Reason
 			p = now
@@ -86,20 +85,46 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	return out, u.events.planned(out)
 }
 
-// judgedAnew judges hosts whose keys were agreed to; the result is by key, or by label for one that shows none now.
-func (u *upRun) judgedAnew(hosts []*foundHost) map[string]*planItem {
-	j := u.judge()
-	fresh := map[string]*planItem{}
-	for _, h := range mergeHosts(hosts, j.nodes) {
-		if h.IsSelf {
+// probeEach looks at hosts again, each for itself, so that what is found is told to be of which: several may have one name.
+func (u *upRun) probeEach(ctx context.Context, hosts []*foundHost) []*foundHost {
+	out := make([]*foundHost, len(hosts))
+	var group errgroup.Group
+	group.SetLimit(u.cluster.parallel)
+	for i, h := range hosts {
+		group.Go(func() error {
+			if found := u.installer.Probe(ctx, []target{h.target}); len(found) > 0 {
+				out[i] = found[0]
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // none of them gives an error
+	return out
+}
+
+// judgedAnew judges hosts whose keys were agreed to, as they are now; the result is by what they were. Of those that turn out
+// to be one, the first has it.
+func (u *upRun) judgedAnew(were, now []*foundHost) (map[*foundHost]*planItem, error) {
+	j, err := u.judge()
+	if err != nil {
+		return nil, err
+	}
+	fresh := map[*foundHost]*planItem{}
+	isTold := map[*foundHost]bool{}
+	merged := mergeHosts(slices.DeleteFunc(slices.Clone(now), func(h *foundHost) bool { return h == nil }), j.nodes)
+	for i, was := range were {
+		n := slices.IndexFunc(merged, func(h *foundHost) bool { return now[i] != nil && (h == now[i] || isOneHost(h, now[i])) })
+		if n < 0 || merged[n].IsSelf || isTold[merged[n]] {
 			continue
 		}
+		h := merged[n]
+		isTold[h] = true
 		p := j.item(h)
 		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
 		p.isSeen = h.Source == sourceBonjour && p.isAuth
-		fresh[first(h.Fingerprint, h.label())] = p
+		fresh[was] = p
 	}
-	return fresh
+	return fresh, nil
 }
 
 // askSudo asks once for a password, where it was wanted and a host needs one.

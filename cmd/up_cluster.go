@@ -173,7 +173,11 @@ func (u *upRun) run(ctx context.Context) error {
 	if err := u.undrainInterrupted(ctx); err != nil {
 		return err
 	}
-	items := u.judge().items(seen)
+	j, err := u.judge()
+	if err != nil {
+		return err
+	}
+	items := j.items(seen)
 	if err := u.events.plan(items, false); err != nil {
 		return err
 	}
@@ -318,6 +322,9 @@ func (u *upRun) start(ctx context.Context) error {
 	if u.authority, err = trust.Open(trustDir(home)); err != nil {
 		return err
 	}
+	if err := settlePending(home, u.roster, u.authority); err != nil {
+		return err
+	}
 	l, _, err := readLocal(home)
 	if err != nil {
 		return err
@@ -350,7 +357,10 @@ func startServices(ctx context.Context, opts *upOptions, cfg *config.Config, pro
 func (u *upRun) preview(ctx context.Context, seen found) ([]*planItem, error) {
 	home := u.cfg.Dirs.Home
 	own := &planItem{Name: hostName(), Node: localNode(home), Address: "this machine", Source: "local", KeyState: "-", State: "down", What: whatStart, isSelf: true}
-	j := u.judge()
+	j, err := u.judge()
+	if err != nil {
+		return nil, err
+	}
 	if info, err := u.readInfo(home); err == nil && info != nil {
 		own.State, own.What = "ready", whatNothing
 		soon, cancel := context.WithTimeout(ctx, askTimeout)
@@ -385,16 +395,16 @@ func (u *upRun) previewSettings(home string, own *planItem, j *judge) error {
 	return err
 }
 
-func (u *upRun) judge() *judge {
+func (u *upRun) judge() (*judge, error) {
 	nodes, err := u.roster.List()
 	if err != nil {
-		nodes = nil // it was read a moment ago, and errors were told then
+		return nil, err
 	}
 	j := &judge{installer: u.installer, snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}
-	return j
+	return j, nil
 }
 
 func needsYes(items []*planItem) bool {

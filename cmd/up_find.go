@@ -33,9 +33,9 @@ type search struct {
 	mu    sync.Mutex
 	known []target // that were named; guarded by mu, as is the rest
 	hosts []*foundHost
-	macs  map[string]*sighting // by host name
+	macs  map[string]*sighting // by keyOf
 	heard int                  // Macs that are probed as Bonjour told of them
-	// leftOut are such Macs that are not, by host name.
+	// leftOut are such Macs that are not, by keyOf.
 	leftOut map[string]bool
 }
 
@@ -95,7 +95,7 @@ func (u *upRun) find(ctx context.Context) (found, error) {
 	out.without = out.without[:min(len(out.without), mostHeard)]
 	out.models = map[string]string{}
 	for _, m := range s.macs {
-		out.models[strings.TrimSuffix(m.mac.HostName, ".")] = m.mac.Model
+		out.models[macHost(m.mac)] = m.mac.Model
 	}
 	return out, nil
 }
@@ -184,7 +184,7 @@ func (s *search) see(ctx context.Context, m foundMac, user string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := strings.ToLower(first(m.HostName, m.Name))
+	key := s.keyOf(m)
 	x := s.macs[key]
 	if x == nil {
 		x = &sighting{routable: make(chan struct{})}
@@ -218,10 +218,32 @@ func (s *search) see(ctx context.Context, m foundMac, user string) {
 	})
 }
 
+// keyOf tells Macs apart. One whose host name is not known is told by its name and by the addresses that it had before.
+func (s *search) keyOf(m foundMac) string {
+	if m.HostName != "" {
+		return strings.ToLower(m.HostName)
+	}
+	for key, x := range s.macs {
+		isSeen := slices.ContainsFunc(m.Addresses, func(a netip.Addr) bool { return slices.Contains(x.mac.Addresses, a) })
+		if x.mac.HostName == "" && x.mac.Name == m.Name && isSeen {
+			return key
+		}
+	}
+	return m.Name + " " + m.Addresses[0].String()
+}
+
+// macHost is what SSH is given for a Mac that Bonjour told of.
+func macHost(m foundMac) string {
+	if m.HostName == "" && len(m.Addresses) > 0 {
+		return addressTexts(m.Addresses)[0]
+	}
+	return strings.TrimSuffix(m.HostName, ".")
+}
+
 // macTarget is how a Mac is reached that Bonjour told of.
 func macTarget(m foundMac, user string) target {
 	t := target{
-		Name: m.Name, Host: strings.TrimSuffix(m.HostName, "."), Addresses: addressTexts(m.Addresses), User: user, Source: sourceBonjour,
+		Name: m.Name, Host: macHost(m), Addresses: addressTexts(m.Addresses), User: user, Source: sourceBonjour,
 	}
 	if m.Port != 22 {
 		t.Port = m.Port
@@ -311,7 +333,7 @@ func (s *search) unreached() []foundMac {
 
 func (s *search) isReached(m foundMac) bool {
 	return slices.ContainsFunc(s.hosts, func(h *foundHost) bool {
-		isSame := isSameName(h.Host, m.HostName)
+		isSame := m.HostName != "" && isSameName(h.Host, m.HostName)
 		for _, a := range m.Addresses {
 			isSame = isSame || h.Host == a.String() || slices.Contains(h.Addresses, a.String())
 		}
@@ -331,8 +353,8 @@ func mergeHosts(hosts []*foundHost, nodes []roster.Node) []*foundHost {
 	})
 	var out []*foundHost
 	for _, h := range hosts {
-		if h.Node == "" {
-			h.Node = nodeWithKey(nodes, h.Fingerprint)
+		if h.Node == "" || isCopyOf(nodes, h) {
+			h.Node = nodeWithKey(nodes, h)
 		}
 		i := slices.IndexFunc(out, func(x *foundHost) bool { return isOneHost(x, h) })
 		switch {
@@ -347,9 +369,22 @@ func mergeHosts(hosts []*foundHost, nodes []roster.Node) []*foundHost {
 	return out
 }
 
+// isCopyOf says that a host was reached where a node of ours is expected, and is another machine.
+func isCopyOf(nodes []roster.Node, h *foundHost) bool {
+	return slices.ContainsFunc(nodes, func(n roster.Node) bool { return n.ID == h.Node && isOtherMachine(n.Hardware, h.Hardware) })
+}
+
 // isOneHost says that two hosts are one: they show one key, they are one node of ours, or they have one name and do not both
-// show a key.
+// show a key. Copies of a disk have one key, and are told by the numbers of the machines; where those are not known yet, by
+// Bonjour, which has one name for each Mac.
 func isOneHost(a, b *foundHost) bool {
+	if isOtherMachine(a.Hardware, b.Hardware) {
+		return false
+	}
+	areTwoMacs := a.Source == sourceBonjour && b.Source == sourceBonjour && !isSameName(a.Host, b.Host)
+	if areTwoMacs && (a.Hardware == "" || b.Hardware == "") && (a.KeyState == keyNew || b.KeyState == keyNew) {
+		return false
+	}
 	if a.Fingerprint != "" && b.Fingerprint != "" {
 		return a.Fingerprint == b.Fingerprint || (a.Node != "" && a.Node == b.Node)
 	}
@@ -366,6 +401,9 @@ func joined(h, other *foundHost) *foundHost {
 	if x.Name == "" {
 		x.Name = other.Name
 	}
+	if x.Hardware == "" {
+		x.Hardware = other.Hardware
+	}
 	if x.Source == sourceBonjour {
 		x.Source = other.Source
 	}
@@ -376,13 +414,22 @@ func joined(h, other *foundHost) *foundHost {
 	return &x
 }
 
-func nodeWithKey(nodes []roster.Node, fingerprint string) cluster.NodeID {
+// nodeWithKey is the node of ours that a host is by its host key; empty where that is none, or might be several.
+func nodeWithKey(nodes []roster.Node, h *foundHost) cluster.NodeID {
+	var same []cluster.NodeID
 	for _, n := range nodes {
-		if fingerprint != "" && n.HostKey == fingerprint {
+		if h.Fingerprint == "" || n.HostKey != h.Fingerprint || isOtherMachine(n.Hardware, h.Hardware) {
+			continue
+		}
+		if n.Hardware != "" && n.Hardware == h.Hardware {
 			return n.ID
 		}
+		same = append(same, n.ID)
 	}
-	return ""
+	if len(same) != 1 {
+		return ""
+	}
+	return same[0]
 }
 
 // configWarning is what the hosts have in common: how this machine's ssh_config was read.

@@ -112,7 +112,11 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		},
 		Binary: u.installer.Binary,
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
-			return u.sign(node, key, h)
+			token, err := u.sign(node, key, h)
+			if err == nil {
+				proof.node, proof.key = node, key
+			}
+			return token, err
 		},
 		Prove: proof.run,
 	}
@@ -127,9 +131,12 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 	if err != nil {
 		return false, proof.takeBack(err)
 	}
-	p.Node = r.Node
+	p.Node = proof.node
 	p.Warnings = u.warningsAfter(h, r, proof)
-	return r.Changed, u.admit(h, r, proof)
+	if err := u.admit(h, r, proof); err != nil {
+		return r.Changed, proof.takeBack(err)
+	}
+	return r.Changed, nil
 }
 
 // warningsAfter are those that are still true of a host with the unit that runs its agent now, and with the way it is served.
@@ -147,73 +154,52 @@ func (u *upRun) warningsAfter(h *foundHost, r installResult, proof *proof) []boo
 	return oneCause(out)
 }
 
-// admit writes a node down that serves, and throws out the key that it had before.
+// admit writes a node down that serves, and throws out the key that it had before. Which node it is was settled when its
+// key was signed; what the host says afterwards does not count.
 func (u *upRun) admit(h *foundHost, r installResult, proof *proof) error {
-	n := roster.Node{ID: r.Node, Key: r.Key, By: "ssh", AddedAt: time.Now().UTC().Truncate(time.Second)}
-	former, _ := u.roster.Find(string(r.Node)) // zero for a new one
-	if former.ID == r.Node {
+	if proof.key == "" || (r.Node != "" && r.Node != proof.node) {
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(h.label())).
+			WithHint("whoever runs that host may be after another node; look at it before it is added again")
+	}
+	n := newNode(proof.node, proof.key, h)
+	former, err := u.former(proof.node)
+	if err != nil {
+		return err
+	}
+	if former.ID == proof.node {
 		n = former
 	}
-	n.Name = first(proof.name, h.Name, h.Host)
-	n.Host, n.Port, n.User, n.HostKey = h.Host, h.Port, h.User, first(h.Fingerprint, n.HostKey)
+	n.Key, n.Name = proof.key, first(proof.name, h.Name, h.Host)
+	n.Host, n.Port, n.User, n.HostKey, n.Hardware = h.Host, h.Port, h.User, first(h.Fingerprint, n.HostKey), first(h.Hardware, n.Hardware)
 	if len(h.Addresses) > 0 {
 		n.Addresses = h.Addresses
 	}
 	n.Home, n.Unit, n.Version = r.Home, string(r.Unit), r.VersionID
 	n.Settings = settingsDigest(u.settings)
 	n.Reverse = proof.reverse
-	if r.Key != "" {
-		n.Key = r.Key
-	}
-	if err := u.roster.Put(n); err != nil {
-		return err
-	}
-	if former.Key != "" && former.Key != n.Key {
+	if former.Key != "" && former.Key != n.Key { // first: once the list has the new key, nobody knows the one before
 		if _, _, err := u.authority.Revoke(former.Key); err != nil {
 			return fmt.Errorf("revoke the key that %s had before: %w", n.Name, err)
 		}
 	}
-	return nil
+	if err := u.roster.Put(n); err != nil {
+		return err
+	}
+	return settleKey(u.cfg.Dirs.Home, u.roster, u.authority, n.ID, n.Key)
 }
 
-// signing is whom this run has signed.
-type signing struct {
-	mu     sync.Mutex
-	signed map[cluster.NodeID]*foundHost // guarded by mu
-}
-
-// sign signs the key of a node, unless the node is another machine: a cloned disk must not be two nodes with one id.
-func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, error) {
-	if node == localNode(u.cfg.Dirs.Home) {
-		return "", clonedNode(h, node, hostName())
-	}
-	u.signing.mu.Lock()
-	defer u.signing.mu.Unlock()
-	if other := u.signing.signed[node]; other != nil && other != h {
-		return "", clonedNode(h, node, other.label())
-	}
-	if known, err := u.roster.Find(string(node)); err == nil && known.ID == node && known.Key != key && !isSameHost(&known, h) {
-		return "", clonedNode(h, node, known.Name)
-	}
-	token, err := u.authority.SignAgent(key, node)
+// former is a node as it is in the list; zero where it is not.
+func (u *upRun) former(id cluster.NodeID) (roster.Node, error) {
+	nodes, err := u.roster.List()
 	if err != nil {
-		return "", err
+		return roster.Node{}, err
 	}
-	if u.signing.signed == nil {
-		u.signing.signed = map[cluster.NodeID]*foundHost{}
+	for _, n := range nodes {
+		if n.ID == id {
+			return n, nil
+		}
 	}
-	u.signing.signed[node] = h
-	return token, nil
-}
-
-// isSameHost says that a node of the list is this host, by the one thing that a clone of its home does not prove.
-func isSameHost(n *roster.Node, h *foundHost) bool {
-	return n.HostKey != "" && n.HostKey == h.Fingerprint
-}
-
-func clonedNode(h *foundHost, node cluster.NodeID, other string) error {
-	return cluster.Errorf(cluster.CodeConflict, "%s says that it is node %s, which is %s: its disk is a clone", printer.Clean(h.label()), printer.Clean(string(node)), printer.Clean(other)).
-		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again; or `mlxctl nodes rm %s` if that Mac is no more", printer.Clean(h.label()), printer.Clean(other))
+	return roster.Node{}, nil
 }
 
 // proof is what shows that a node serves.
@@ -221,6 +207,9 @@ type proof struct {
 	u    *upRun
 	host *foundHost
 	hold *hold
+
+	node cluster.NodeID // whose key was signed in this installation; empty before that
+	key  string
 
 	restarted atomic.Bool // the host's side started the agent anew
 	name      string      // as the node calls itself
@@ -231,6 +220,9 @@ type proof struct {
 // run waits until the controller sees the node run the version, and has it answer. The host keeps the installation only
 // when this returns nil.
 func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, link bootplan.Link) error {
+	if node != p.node {
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(p.host.label()))
+	}
 	if link.Reverse || link.State == bootplan.LinkDenied {
 		if err := p.dialBack(node); err != nil {
 			return err
@@ -310,9 +302,12 @@ func (p *proof) dialBack(node cluster.NodeID) error {
 	for _, a := range addresses {
 		p.reverse = append(p.reverse, net.JoinHostPort(a, strconv.Itoa(reversePort)))
 	}
-	n, err := p.u.roster.Find(string(node))
-	if err != nil || n.ID != node {
-		n = roster.Node{ID: node, Name: h.label(), Host: h.Host, Port: h.Port, User: h.User, HostKey: h.Fingerprint, By: "ssh", AddedAt: time.Now().UTC().Truncate(time.Second)}
+	n, err := p.u.former(node)
+	if err != nil {
+		return err
+	}
+	if n.ID != node {
+		n = newNode(node, "", p.host) // its key is written down when it serves
 		p.undo = func() error { return p.u.roster.Remove(node) }
 	} else {
 		former := n
@@ -322,13 +317,19 @@ func (p *proof) dialBack(node cluster.NodeID) error {
 	return p.u.roster.Put(n)
 }
 
-// takeBack leaves the list of nodes as it was, and returns the error of the installation.
+// takeBack leaves the list of nodes as it was, has a key that was signed for nothing be worth nothing, and returns the error
+// of the installation.
 func (p *proof) takeBack(failed error) error {
-	if p.undo == nil {
+	if p.undo != nil {
+		if err := p.undo(); err != nil {
+			return fmt.Errorf("%w; and the list of nodes is wrong now: %w", failed, err)
+		}
+	}
+	if p.key == "" {
 		return failed
 	}
-	if err := p.undo(); err != nil {
-		return fmt.Errorf("%w; and the list of nodes is wrong now: %w", failed, err)
+	if err := settleKey(p.u.cfg.Dirs.Home, p.u.roster, p.u.authority, p.node, p.key); err != nil {
+		return fmt.Errorf("%w; and its key is good until `mlxctl up` is run again: %w", failed, err)
 	}
 	return failed
 }

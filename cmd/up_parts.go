@@ -12,6 +12,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/roster"
+	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 // Where a host was named, as tables and JSON say it.
@@ -182,6 +183,8 @@ type parts struct {
 	finder    func() macFinder
 	installer func(installerOptions) (installer, error)
 	roster    func(path string) admitted
+	// liveKey is the key that a node which is up proves to have been signed for it.
+	liveKey func(ctx context.Context, home string, authority *trust.Authority, node cluster.NodeID) (string, error)
 	// services starts those of this machine and proves them; the caller closes the connection.
 	services func(ctx context.Context, opts *upOptions, cfg *config.Config, progress *iostreams.Progress) (localState, error)
 }

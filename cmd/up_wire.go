@@ -18,6 +18,7 @@ func (d *deps) wiredParts() parts {
 		finder:    func() macFinder { return bonjourFinder{d} },
 		installer: d.newSSHInstaller,
 		roster:    func(path string) admitted { return roster.Open(path) },
+		liveKey:   d.liveKey,
 		services:  startServices,
 	}
 }

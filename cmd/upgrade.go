@@ -129,6 +129,9 @@ func (r *rollout) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := settlePending(home, r.roster, authority); err != nil {
+		return err
+	}
 	settings, err := nodeSettings(authority, l)
 	if err != nil {
 		return err

@@ -169,6 +169,29 @@ func TestHostThatDoesNotSpeakAsItShould(t *testing.T) {
 	}
 }
 
+// Whoever had one node signed cannot be another by saying so.
+func TestHostThatSaysItIsAnotherNode(t *testing.T) {
+	t.Parallel()
+	b, h, f := ready(t)
+	for in, says := range map[string]string{
+		plan.TypeStep: "says it is another node", plan.TypeLinked: "says it is another node", plan.TypeDone: "says it is another node",
+		"unsigned": "had no key signed",
+	} {
+		job := testJob(t, f, "poses:"+in)
+		job.Order.Home += in
+		r, err := b.Apply(t.Context(), h, job, nil)
+		if cluster.CodeOf(err) != cluster.CodeUnauthorized || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: error is %v", in, err)
+		}
+		if in != "unsigned" && (r.Node != "n1" || r.Key != "UKEY") {
+			t.Errorf("%s: result is %+v", in, r)
+		}
+		if in != plan.TypeDone && recorded(t, job, "aborted") == "" {
+			t.Errorf("%s: it was not told to undo everything", in)
+		}
+	}
+}
+
 func TestWhatWeDoNotAgreeToIsUndone(t *testing.T) {
 	t.Parallel()
 	b, h, f := ready(t)

@@ -62,6 +62,8 @@ func hostSide(in io.Reader, out, errs io.Writer) int {
 		_, _ = s.hear()
 		s.say(plan.FromHost{Type: plan.TypeKey, Node: "n2", Key: "UOTHER"})
 		return s.last()
+	case "poses":
+		return s.pose(arg)
 	case "wants":
 		s.ask()
 		s.say(plan.FromHost{Type: plan.TypeNeed, Folder: s.order.Home + "/w", Files: []plan.File{{Name: arg}}})
@@ -152,6 +154,30 @@ func (s *standIn) install() int {
 	s.step(plan.StepCommit, plan.StateChanged)
 	s.record("committed", s.order.Password)
 	s.say(plan.FromHost{Type: plan.TypeDone, Node: "n1", Unit: plan.UnitKeeper, Changed: true})
+	return 0
+}
+
+// pose does all that it is asked to, and says in one message that it is node n2.
+func (s *standIn) pose(in string) int {
+	linked := plan.FromHost{Type: plan.TypeLinked, Unit: plan.UnitKeeper, Link: &plan.Link{State: plan.LinkConnected, Node: "n1", Version: "v"}}
+	if in == "unsigned" {
+		s.say(linked)
+		return s.last()
+	}
+	s.say(plan.FromHost{Type: plan.TypeKey, Node: "n1", Key: "UKEY"})
+	_, _ = s.hear()
+	switch in {
+	case plan.TypeStep:
+		s.say(plan.FromHost{Type: plan.TypeStep, Step: plan.StepUnit, State: plan.StateOK, Node: "n2"})
+		return s.last()
+	case plan.TypeLinked:
+		linked.Node = "n2"
+		s.say(linked)
+		return s.last()
+	}
+	s.say(linked)
+	_, _ = s.hear()
+	s.say(plan.FromHost{Type: plan.TypeDone, Node: "n2", Unit: plan.UnitKeeper})
 	return 0
 }
 

@@ -199,6 +199,19 @@ func (a *apply) converse(ctx context.Context, d *duplex, lines <-chan heard) err
 
 // answer does what a message asks for. What fails here has the host undo everything; its last word is still waited for.
 func (a *apply) answer(ctx context.Context, m *plan.FromHost) (*plan.ToHost, error) {
+	if a.failure == nil && a.isOther(m) {
+		step := m.Step
+		if step == "" {
+			step = plan.StepIdentity
+		}
+		answer, err := a.abort(ctx, step, cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", a.h.Label()).
+			WithHint("whoever runs that host may be after another node; look at it before it is added again"))
+		if m.Type == plan.TypeDone && err == nil {
+			a.done(m)
+			err = errOver
+		}
+		return answer, err
+	}
 	switch m.Type {
 	case plan.TypeStep:
 		a.heardStep(m)
@@ -222,6 +235,12 @@ func (a *apply) answer(ctx context.Context, m *plan.FromHost) (*plan.ToHost, err
 	return nil, nil //nolint:nilnil // nothing to say
 }
 
+// isOther says that a host speaks of another node than that whose key it had signed. Were it believed, its word would be
+// enough to take the place of any node.
+func (a *apply) isOther(m *plan.FromHost) bool {
+	return a.signed && m.Type != plan.TypeKey && m.Node != "" && m.Node != a.result.Node
+}
+
 func (a *apply) heardStep(m *plan.FromHost) {
 	if m.State == plan.StateChanged {
 		a.result.Changed = true
@@ -241,7 +260,7 @@ func (a *apply) done(m *plan.FromHost) {
 	if m.Unit != "" {
 		a.result.Unit = m.Unit
 	}
-	if m.Node != "" {
+	if m.Node != "" && !a.signed {
 		a.result.Node = m.Node
 	}
 	if len(m.Log) > 0 {
@@ -278,6 +297,9 @@ func (a *apply) sign(ctx context.Context, m *plan.FromHost) (*plan.ToHost, error
 func (a *apply) prove(ctx context.Context, m *plan.FromHost) (*plan.ToHost, error) {
 	if m.Link == nil || a.failure != nil || a.committed {
 		return a.abort(ctx, plan.StepLink, cluster.Errorf(cluster.CodeInternal, "%s does not say how its agent stands", a.h.Label()))
+	}
+	if a.job.Sign != nil && !a.signed {
+		return a.abort(ctx, plan.StepLink, cluster.Errorf(cluster.CodeUnauthorized, "%s says that its agent is up, and had no key signed for it", a.h.Label()))
 	}
 	a.result.Link = m.Link
 	if m.Unit != "" {

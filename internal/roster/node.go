@@ -19,9 +19,11 @@ type Node struct {
 	User      string   `json:"user,omitempty"`
 	// HostKey is the SHA256 fingerprint of its SSH host key: the same Mac under three names is one Mac.
 	HostKey string `json:"host_key,omitempty"`
-	Home    string `json:"home,omitempty"` // the node's folder there
-	Unit    string `json:"unit,omitempty"` // plan.UnitKind
-	Version string `json:"version,omitempty"`
+	// Hardware is the hash of the machine's own number: a copy of its disk has its host key, too, but not this.
+	Hardware string `json:"hardware,omitempty"`
+	Home     string `json:"home,omitempty"` // the node's folder there
+	Unit     string `json:"unit,omitempty"` // plan.UnitKind
+	Version  string `json:"version,omitempty"`
 	// Reverse lists addresses, host and port, on which the controller dials the agent; empty where the agent dials.
 	Reverse []string `json:"reverse,omitempty"`
 	// Drained is the command that emptied it for a while and has yet to undo that; empty where none did. One that a person

@@ -172,6 +172,18 @@ func put(nodes []Node, n Node) ([]Node, error) {
 	return nodes, nil
 }
 
+// Update changes a node as it is now. The error has CodeNoNode when it is not there any more; then nothing is written.
+func (r *Roster) Update(id cluster.NodeID, change func(*Node)) error {
+	return r.change(func(nodes []Node) ([]Node, error) {
+		i := slices.IndexFunc(nodes, func(n Node) bool { return n.ID == id })
+		if i < 0 {
+			return nil, cluster.Errorf(cluster.CodeNoNode, "node %s is not in the list any more", id).WithHint("`mlxctl nodes` lists them")
+		}
+		change(&nodes[i])
+		return nodes, nil
+	})
+}
+
 // Remove takes a node off the list. It is no error when it was not there.
 func (r *Roster) Remove(id cluster.NodeID) error {
 	return r.change(func(nodes []Node) ([]Node, error) {
@@ -241,5 +253,9 @@ func replace(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(path)) // the new name has to outlive a loss of power, too
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what for
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }

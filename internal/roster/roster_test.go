@@ -178,3 +178,19 @@ func TestChangesAtTheSameTimeAllCount(t *testing.T) {
 		t.Errorf("the list has %v", got)
 	}
 }
+
+func TestUpdateChangesOnlyWhatIsThere(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	put(t, r, node("n1", "one"))
+	if err := r.Update("n1", func(n *roster.Node) { n.Key = "Unew" }); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Find("n1"); err != nil || n.Key != "Unew" || n.Name != "one" {
+		t.Errorf("%+v, %v", n, err)
+	}
+	err := r.Update("n2", func(*roster.Node) { t.Error("changed a node that is not there") })
+	if nodes, _ := r.List(); cluster.CodeOf(err) != cluster.CodeNoNode || len(nodes) != 1 {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+}
