@@ -18,7 +18,8 @@ import (
 // newAgent is the process that runs models on this machine; the keeper runs it.
 func newAgent(d *deps) *cobra.Command {
 	dm := &daemon{name: "agent"}
-	cmd := dm.command(d, "Run models on this machine", serveUnit)
+	cmd := dm.command(d, "Join this Mac to a cluster with a token, or leave it", serveUnit)
+	cmd.Hidden = false // what runs models is not for people, what is below it is
 	cmd.AddCommand(newAgentJoin(d, nil), newAgentLeave(d, nil), newAgentHost(d))
 	return cmd
 }

@@ -70,7 +70,7 @@ func readLocal(home string) (*localSettings, string, error) {
 	var l localSettings
 	if err := json.Unmarshal(data, &l); err != nil {
 		return nil, "", cluster.Errorf(cluster.CodeInvalid, "%s is damaged: %v", localPath(home), err).
-			WithHint("`mlxctl down --purge`, then `mlxctl up --local`, makes it anew")
+			WithHint("`mlxctl down --purge`, then `mlxctl up`, makes it anew")
 	}
 	sum := sha256.Sum256(data)
 	return &l, hex.EncodeToString(sum[:8]), nil
@@ -344,5 +344,5 @@ func notRunning(home string) error {
 		return cluster.Errorf(cluster.CodeUnreachable, "the controller of this machine is not ready").
 			WithHint("wait a moment; `mlxctl logs controller` says what it does")
 	}
-	return cluster.Errorf(cluster.CodeUnreachable, "%s", s).WithHint("start one with `mlxctl up --local`")
+	return cluster.Errorf(cluster.CodeUnreachable, "%s", s).WithHint("start one with `mlxctl up`, or `mlxctl up --local` for this machine alone")
 }

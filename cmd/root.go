@@ -157,7 +157,7 @@ func newRoot(d *deps) *cobra.Command {
 		Short: "One inference service out of many Macs",
 		Long: `mlxctl turns the Macs of a team into one inference service: models run where there is room, and every
 program that speaks the OpenAI API can use them.`,
-		Example: `  mlxctl up --local
+		Example: `  mlxctl up
   mlxctl run tiny "Count from 1 to 20."
   eval "$(mlxctl env)"`,
 		Version:       d.build.Version,

@@ -88,7 +88,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
 	opts.cluster.addUp(f)
 	f.String("name", "", "the cluster's name, when it is first made")
 	f.String("http-addr", "", "where the gateway listens (default "+defaultHTTPAddr+", or the next free port)")
-	f.String("nats-addr", "", "where the embedded NATS listens (default "+defaultNATSAddr+", or the next free port)")
+	f.String("nats-addr", "", "where the embedded NATS listens (default "+openNATSAddr+", with --local "+defaultNATSAddr+", or the next free port)")
 	f.String("nats-url", "", "use a NATS of your own")
 	f.String("nats-creds", "", "credentials file for it")
 	f.String("nats-ca", "", "its certificate authority, PEM")

@@ -179,7 +179,7 @@ func nobody(subject string) *cluster.Error {
 		return e
 	case len(part) > 2 && part[0] == "mlx" && part[1] == "api":
 		return cluster.Errorf(cluster.CodeUnreachable, "nobody answers as the controller: none is connected to the bus").
-			WithHint("`mlxctl up --local` starts one")
+			WithHint("`mlxctl up` starts one")
 	default:
 		return cluster.Errorf(cluster.CodeUnreachable, "nobody answers on %s", subject)
 	}

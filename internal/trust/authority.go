@@ -181,7 +181,7 @@ func Open(dir string) (*Authority, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		if taken, _ := hasEntries(dir); !taken {
 			return nil, cluster.Errorf(cluster.CodeConflict, "no cluster identity in %s", dir).
-				WithHint("`mlxctl up --local` makes one")
+				WithHint("`mlxctl up` makes one")
 		}
 	}
 	if err != nil {
