@@ -54,7 +54,7 @@ func TestUpExplainsWhatIsBroken(t *testing.T) {
 		fullDisk: {"free on", "free some there"}, filtered: {"multicast is filtered", "name it by its address"}, clock: {"clock of", "ahead of this one"},
 	}
 	serving := map[int][]string{
-		noSudo: {"no sudo on", "as an administrator there"}, denied: {"the controller dials it", "local network"},
+		noSudo: {"no sudo on", "an administrator of that machine"}, denied: {"the controller dials it", "local network"},
 	}
 	r := s.up(partial)
 	t.Logf("up says\n%s\n%s", r.err, r.out)
