@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 )
@@ -106,10 +105,8 @@ func TestDownStopsEverything(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != 0 || !r.Purged || len(r.Hosts) != 2 || r.Hosts[0].Serves {
 		t.Errorf("%+v, %v", out, err)
 	}
-	for _, name := range []string{"trust", "roster.json", bootstrap.KnownHostsFile, "local.json"} {
-		if _, err := os.Stat(filepath.Join(f.home, name)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is left: %v", name, err)
-		}
+	if left, err := os.ReadDir(f.home); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left are %v, %v", left, err)
 	}
 	if studio.installed != "" {
 		t.Error("studio keeps what was installed")
