@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -37,11 +36,11 @@ func (c *Controller) Ask(ctx context.Context, q *cluster.Aside) (*cluster.AsideR
 	d := &dispatch{
 		c: c, req: req, record: c.ledger.begin(c.now(), req), emit: func(cluster.Chunk) error { return nil }, leave: cancel,
 	}
-	d.try = func(ctx context.Context, p cluster.Placement) outcome {
+	try := func(ctx context.Context, p cluster.Placement) outcome {
 		reply = cluster.AsideReply{}
 		return d.ask(ctx, p, q, &reply)
 	}
-	if err := d.finish(typed(ctx, d.run(ctx))); err != nil {
+	if err := d.finish(typed(ctx, d.run(ctx, try))); err != nil {
 		return nil, err
 	}
 	return &reply, nil
@@ -49,29 +48,19 @@ func (c *Controller) Ask(ctx context.Context, q *cluster.Aside) (*cluster.AsideR
 
 // ask tries it on one node.
 func (d *dispatch) ask(ctx context.Context, p cluster.Placement, q *cluster.Aside, reply *cluster.AsideReply) outcome {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stream, detach, err := d.c.openStream(ctx, cancel, p.Node, bus.VerbAside, rand.Text(), bus.AsideRequest{Aside: *q, Model: p.Model})
-	if err != nil {
-		return outcome{err: err}
-	}
-	defer detach()
-	defer func() { _ = stream.Close() }() // it gives no error
-	limit := d.c.o.Deadlines.FirstToken
-	late := timeoutError(p.Node, "node %s did not answer within %s", d.c.nameOf(p.Node), limit)
-	timer := time.AfterFunc(limit, func() { cancel(late) })
-	defer timer.Stop()
-	for {
-		var piece cluster.AsideReply
-		err := stream.Next(ctx, &piece)
-		if errors.Is(err, io.EOF) {
-			return outcome{}
-		}
-		if err != nil {
-			stream.Cancel()
-			err = d.why(ctx, err, p.Node)
-			return outcome{err: err, final: errors.Is(err, late)}
-		}
-		reply.Add(&piece)
-	}
+	body := bus.AsideRequest{Aside: *q, Model: p.Model}
+	return d.exchange(ctx, p, bus.VerbAside, rand.Text(), body, "node %s did not answer within %s",
+		func(ctx context.Context, stream *bus.Stream, _ watch) error {
+			for {
+				var piece cluster.AsideReply
+				err := stream.Next(ctx, &piece)
+				if errors.Is(err, io.EOF) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				reply.Add(&piece)
+			}
+		})
 }

@@ -19,22 +19,31 @@ type outcome struct {
 
 // attempt tries the request on one node.
 func (d *dispatch) attempt(ctx context.Context, p cluster.Placement) outcome {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	id := rand.Text() // it is part of subjects
 	body := bus.InferRequest{Request: *d.req, Model: p.Model, Attempt: cluster.AttemptID(id)}
-	stream, detach, err := d.c.openStream(ctx, cancel, p.Node, bus.VerbInfer, id, body)
+	return d.exchange(ctx, p, bus.VerbInfer, id, body, "node %s gave no first token within %s",
+		func(ctx context.Context, stream *bus.Stream, w watch) error { return d.relay(ctx, stream, p.Node, w) })
+}
+
+// exchange asks one node something and has read follow what comes. says is told, with the node's name and the limit, when
+// the first piece is late: the limit holds until read moves the timer of its watch.
+func (d *dispatch) exchange(
+	ctx context.Context, p cluster.Placement, verb, id string, body any, says string,
+	read func(context.Context, *bus.Stream, watch) error,
+) outcome {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, detach, err := d.c.openStream(ctx, cancel, p.Node, verb, id, body)
 	if err != nil {
 		return outcome{err: err}
 	}
 	defer detach()
 	defer func() { _ = stream.Close() }() // it gives no error
 	limit := d.c.o.Deadlines.FirstToken
-	late := timeoutError(p.Node, "node %s gave no first token within %s", d.c.nameOf(p.Node), limit)
+	late := timeoutError(p.Node, says, d.c.nameOf(p.Node), limit)
 	first := time.AfterFunc(limit, func() { cancel(late) })
 	defer first.Stop()
-	err = d.relay(ctx, stream, p.Node, watch{cancel, first})
-	if err != nil {
+	if err = read(ctx, stream, watch{cancel, first}); err != nil {
 		stream.Cancel()
 		err = d.why(ctx, err, p.Node)
 	}

@@ -42,13 +42,12 @@ func (c *Controller) Dispatch(ctx context.Context, req *cluster.Request, emit fu
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &dispatch{c: c, req: &own, record: c.ledger.begin(c.now(), &own), emit: emit, leave: cancel}
-	d.try = d.attempt
 	if c.shared.Enabled() {
 		if key, ok := c.answerKey(&own); ok {
 			return d.share(ctx, key)
 		}
 	}
-	return d.finish(typed(ctx, d.run(ctx)))
+	return d.finish(typed(ctx, d.run(ctx, d.attempt)))
 }
 
 // bound returns a context that ends with the time for the request.
@@ -89,7 +88,6 @@ type dispatch struct {
 	record *record
 	emit   func(cluster.Chunk) error
 	leave  context.CancelCauseFunc // ends it: the client is gone
-	try    func(context.Context, cluster.Placement) outcome
 
 	ticket   ticket
 	last     *cluster.Error // of the last attempt
@@ -97,15 +95,15 @@ type dispatch struct {
 	crashes  int
 }
 
-// run tries until one succeeds, or no other would.
-func (d *dispatch) run(ctx context.Context) error {
+// run tries one node after another until one succeeds, or no other would.
+func (d *dispatch) run(ctx context.Context, try func(context.Context, cluster.Placement) outcome) error {
 	d.ticket.req = d.req
 	for {
 		placement, err := d.place(ctx)
 		if err != nil {
 			return d.explain(err)
 		}
-		out := d.try(ctx, placement)
+		out := try(ctx, placement)
 		isBusy := cluster.CodeOf(out.err) == cluster.CodeBusy
 		left := d.c.placer.release(placement, isBusy)
 		if out.err == nil {

@@ -60,8 +60,7 @@ func (d *dispatch) lead(ctx context.Context, emit func(cluster.Chunk)) error {
 		emit(c)
 		return nil
 	}}
-	leader.try = leader.attempt
-	return leader.finish(typed(ctx, leader.run(ctx)))
+	return leader.finish(typed(ctx, leader.run(ctx, leader.attempt)))
 }
 
 func (d *dispatch) emitTo(ctx context.Context) func(cluster.Chunk) error {
