@@ -243,6 +243,19 @@ func (d *deps) ownCluster() (*ownCluster, error) {
 	return &ownCluster{cfg: cfg, home: home, local: local, authority: authority}, nil
 }
 
+// runningCluster is ownCluster, where its controller is ready, and what that says of itself.
+func (d *deps) runningCluster() (*ownCluster, *controllerInfo, error) {
+	c, err := d.ownCluster()
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := d.readInfo(c.home)
+	if err == nil && info == nil {
+		err = notRunning(c.home)
+	}
+	return c, info, err
+}
+
 // hostsOf are the hosts of URLs, for people.
 func hostsOf(urls []string) string {
 	var out []string

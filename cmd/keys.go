@@ -137,16 +137,9 @@ func (opts *keysOptions) rotate(ctx context.Context, do func(context.Context, *r
 	if err != nil {
 		return err
 	}
-	c, err := opts.ownCluster()
+	c, info, err := opts.runningCluster()
 	if err != nil {
 		return err
-	}
-	info, err := opts.readInfo(c.home)
-	if err != nil {
-		return err
-	}
-	if info == nil {
-		return notRunning(c.home)
 	}
 	ctx, cancel := bounded(ctx, c.cfg.Timeout)
 	defer cancel()

@@ -73,16 +73,9 @@ func runTokenCreate(ctx context.Context, opts *tokenOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := opts.ownCluster()
+	c, _, err := opts.runningCluster()
 	if err != nil {
 		return err
-	}
-	info, err := opts.readInfo(c.home)
-	if err != nil {
-		return err
-	}
-	if info == nil {
-		return notRunning(c.home)
 	}
 	if !isOnNetwork(c.local.NATSAddr) || c.local.EnrolAddr == "" {
 		return cluster.Errorf(cluster.CodeConflict, "no other Mac can reach this cluster: it listens on %s only", c.local.NATSAddr).
