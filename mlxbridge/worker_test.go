@@ -278,11 +278,36 @@ func TestWorkerRefusesBrokenModels(t *testing.T) {
 
 func TestLaunchIsCancelledWhileItLoads(t *testing.T) {
 	t.Parallel()
-	launcher := enginetest.RealLauncher(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // importing takes longer
+	launcher, spec := enginetest.RealLauncher(t), enginetest.Tiny(t)
+	dir := filepath.Join(t.TempDir(), "model")
+	if err := os.CopyFS(dir, os.DirFS(spec.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	// Whoever reads a pipe waits until it is written: a load that never ends, and that says when it has begun.
+	spec.Dir = dir
+	pipe := filepath.Join(dir, "tokenizer.json")
+	if err := os.Remove(pipe); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := launcher.Launch(ctx, enginetest.Tiny(t))
-	mustCode(t, err, cluster.CodeTimeout)
+	launched := make(chan error, 1)
+	go func() {
+		_, err := launcher.Launch(ctx, spec)
+		launched <- err
+	}()
+	waitFor(t, "the worker reads its tokenizer", func() bool {
+		f, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			t.Cleanup(func() { _ = f.Close() })
+		}
+		return err == nil || len(launched) > 0
+	})
+	cancel()
+	mustCode(t, <-launched, cluster.CodeCancelled)
 }
 
 func TestPoolOnRealWorkers(t *testing.T) {

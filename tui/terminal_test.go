@@ -37,6 +37,8 @@ func newTerminal(t *testing.T, w, h int) *terminal {
 		}
 	})
 	term.must("-f", "/dev/null", "new-session", "-d", "-x", strconv.Itoa(w), "-y", strconv.Itoa(h), "sh")
+	// What is typed before the prompt shows twice, and not at the start of a line.
+	term.waitFor("the shell's prompt", func(s string) bool { s = strings.TrimSpace(s); return s == "$" || s == "#" })
 	return term
 }
 
