@@ -1,7 +1,7 @@
 // Command up leaves a lab standing, to try mlxctl by hand, says how to get in, and removes it again.
 //
 //	go run ./internal/lab/up -hosts 8 -binary bin/mlxctl
-//	go run ./internal/lab/up -down
+//	go run ./internal/lab/up -down [FOLDER...]
 //	go run ./internal/lab/up -check     says on standard error if this machine cannot have a lab
 package main
 
@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	binary := flags.String("binary", "", "what the operator's host has as mlxctl")
 	cache := flags.String("cache", prepared(), "cache folder of mlxctl whose Python environment every host has; \"\" for blank hosts")
 	wheels := flags.String("wheels", "", "folder of wheels that the operator's host has as /opt/wheels")
-	down := flags.Bool("down", false, "remove the labs that stand")
+	down := flags.Bool("down", false, "remove the labs that stand, or those in the folders named")
 	check := flags.Bool("check", false, "only say if this machine cannot have a lab")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		}
 		return err
 	case *down:
-		gone, err := lab.Remove(ctx)
+		gone, err := lab.Remove(ctx, flags.Args()...)
 		for _, dir := range gone {
 			_, _ = fmt.Fprintln(out, "removed", dir)
 		}
