@@ -34,7 +34,7 @@ func roles() map[string]func(args []string) error {
 				if err := durable.Write(args[0], content(i), 0o600); err != nil {
 					return err
 				}
-				fmt.Println(i)
+				fmt.Fprintln(os.Stdout, i)
 			}
 		},
 		// half is a writer that never comes to its end.
@@ -77,7 +77,7 @@ func roles() map[string]func(args []string) error {
 type saying struct{}
 
 func (saying) Read([]byte) (int, error) {
-	fmt.Println("half")
+	fmt.Fprintln(os.Stdout, "half")
 	return 0, io.EOF
 }
 

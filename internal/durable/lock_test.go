@@ -23,7 +23,7 @@ func hold(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("held")
+	fmt.Fprintln(os.Stdout, "held")
 	_, err = io.Copy(io.Discard, os.Stdin)
 	l.Release()
 	return err

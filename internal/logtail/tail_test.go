@@ -22,6 +22,7 @@ type log struct {
 }
 
 func newLog(t *testing.T) *log {
+	t.Helper()
 	dir := t.TempDir()
 	return &log{t, dir, filepath.Join(dir, "x.log")}
 }
