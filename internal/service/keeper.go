@@ -20,8 +20,8 @@ const (
 	mostBackoff  = 10 * time.Second
 	healthyAfter = 30 * time.Second
 	// waitFor is the longest pause between two starts of a child during which its connections wait. One that keeps dying is
-	// not worth waiting for.
-	waitFor = time.Second
+	// not worth waiting for, but for the time that a command takes to put the version before back.
+	waitFor = 2 * time.Second
 )
 
 // Spawn starts a keeper in a session of its own, its output in the keeper's log. It does not wait for it: the channel
@@ -68,6 +68,7 @@ type keeper struct {
 // Keep runs the children until ctx ends, the home is no longer desired, or the home is gone; then it ends them. It
 // returns ErrRunning where another keeper holds the home.
 func Keep(ctx context.Context, o Options) error {
+	o.Version = o.versionOfCopy()
 	if err := o.makeDirs(); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (k *keeper) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.rec = record{Process: self(), Version: k.o.Version, Settings: k.o.Settings, Since: time.Now().UTC()}
+	k.rec = record{Process: self(), Version: k.o.Version, Settings: k.o.Settings, Exe: k.o.Exe, Since: time.Now().UTC()}
 	for _, c := range k.o.Children {
 		k.rec.Children = append(k.rec.Children, Proc{Name: c.Name, Since: k.rec.Since})
 	}
