@@ -258,16 +258,19 @@ func (k *keeper) runOnce(ctx context.Context, i int, finish <-chan struct{}) err
 	return err
 }
 
-// finish lets a child finish what is open with it, for as long as the hand allows.
+// finish lets a child finish what is open with it, for as long as the hand allows. In the second half of that time it begins
+// nothing new.
 func (k *keeper) finish(ctx context.Context, lifeline *os.File, p *os.Process, ended <-chan error) error {
-	_, _ = lifeline.Write([]byte{1}) // it may have ended by itself
-	limit := time.NewTimer(k.hand.most)
-	defer limit.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	case <-limit.C:
+	for _, most := range []time.Duration{k.hand.most / 2, k.hand.most - k.hand.most/2} {
+		_, _ = lifeline.Write([]byte{1}) // it may have ended by itself
+		limit, cancel := context.WithTimeout(ctx, most)
+		select {
+		case err := <-ended:
+			cancel()
+			return err
+		case <-limit.Done():
+			cancel()
+		}
 	}
 	return k.end(p, ended)
 }
