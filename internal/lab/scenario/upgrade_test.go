@@ -153,7 +153,9 @@ func TestUpgradeOfServicesIsTakenBack(t *testing.T) {
 }
 
 // agentThat is a program whose agent on a node does something else; everything else of it is as it should be.
-func agentThat(does string) string { return programThat(`len(os.Args) == 2 && os.Args[1] == "agent"`, does) }
+func agentThat(does string) string {
+	return programThat(`len(os.Args) == 2 && os.Args[1] == "agent"`, does)
+}
 
 // programThat does something else where a condition is true.
 func programThat(isSo, does string) string {
