@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func markOf() (version, broken string) {
 	if err != nil {
 		return version, ""
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	const most = 100
 	info, err := f.Stat()
 	if err != nil {
@@ -133,7 +134,7 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 		}
 		env := h.env
 		if c.broken != "" { // other settings, too
-			h.env = append(env[:len(env):len(env)], "MLXCTL_LOG_LEVEL=debug")
+			h.env = append(slices.Clip(env), "MLXCTL_LOG_LEVEL=debug")
 		}
 		r := h.run(args...)
 		h.env = env

