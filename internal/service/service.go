@@ -28,6 +28,9 @@ type Options struct {
 	Home string
 	// Exe is the binary that is keeper and children alike; Arg0 is what it is called, so that a process list reads well.
 	Exe, Arg0 string
+	// Versions is the folder in which Start makes a copy of Exe, which is then what runs: a binary that is replaced changes
+	// nothing that runs, and the version before can be started again. Empty means that Exe itself runs.
+	Versions string
 	// KeepArgs make Exe a keeper.
 	KeepArgs []string
 	// Env is added to what keeper and children inherit: they run in Home, where a relative path means another place.
@@ -63,6 +66,7 @@ type Status struct {
 	Running  bool   `json:"running"` // a keeper lives
 	Version  string `json:"version,omitempty"`
 	Settings string `json:"-"`
+	Exe      string `json:"-"` // what keeper and children run
 	Keeper   Proc   `json:"keeper"`
 	Children []Proc `json:"children,omitempty"`
 }
@@ -72,6 +76,7 @@ type record struct {
 	Process  process   `json:"process"`
 	Version  string    `json:"version"`
 	Settings string    `json:"settings"`
+	Exe      string    `json:"exe"`
 	Since    time.Time `json:"since"`
 	Children []Proc    `json:"children"`
 	// Former is the keeper before this one, until its session is known to be gone.
@@ -118,7 +123,8 @@ func Acquire(ctx context.Context, o Options) (release func(), err error) {
 }
 
 // Start makes sure that a keeper of this version with these settings runs. The caller holds Acquire's lock. changed is
-// false when everything was as it should be.
+// false when everything was as it should be. Where the copy of the binary cannot be made, what runs goes on. With Exe, Version
+// and Settings of a Status it goes back to what ran then.
 func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := o.makeDirs(); err != nil {
 		return false, err
@@ -129,6 +135,9 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	}
 	if s.Running && s.Version == o.Version && s.Settings == o.Settings {
 		return false, writeDesired(o)
+	}
+	if o, err = o.withCopy(); err != nil {
+		return false, err
 	}
 	var held *socket
 	if s.Running || s.Keeper.PID != 0 {
@@ -145,7 +154,13 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := writeDesired(o); err != nil {
 		return false, err
 	}
-	return true, o.launch(ctx, held)
+	if err := o.launch(ctx, held); err != nil {
+		return true, err
+	}
+	if err := o.prune(o.Exe, s.Exe); err != nil {
+		o.Log.Warn("cannot remove copies of old versions", "err", err)
+	}
+	return true, nil
 }
 
 func writeDesired(o Options) error {
@@ -265,7 +280,7 @@ func Read(o Options) (Status, error) {
 	if err != nil || rec == nil {
 		return s, err
 	}
-	s.Version, s.Settings = rec.Version, rec.Settings
+	s.Version, s.Settings, s.Exe = rec.Version, rec.Settings, rec.Exe
 	s.Keeper = Proc{Name: "keeper", PID: rec.Process.PID, Since: rec.Since}
 	s.Children = rec.Children
 	s.Running = rec.Process.alive()
