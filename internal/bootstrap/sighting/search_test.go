@@ -118,10 +118,10 @@ func TestMacIsReachedAtItsBestAddress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{keys: map[string]string{"mini.local": "M", "linked.local": "L"}}
-		scan := func(ctx context.Context, o bonjour.ScanOptions) ([]bonjour.Mac, error) {
+		scan := func(_ context.Context, o bonjour.ScanOptions) ([]bonjour.Mac, error) {
 			o.Found(mac("mini", "fe80::1%en7"))
 			o.Found(mac("linked", "fe80::2%en7"))
-			time.Sleep(100 * time.Millisecond) // of the bubble's clock
+			<-time.After(100 * time.Millisecond) // of the bubble's clock
 			o.Found(mac("mini", "fe80::1%en7", "192.0.2.10"))
 			synctest.Wait()
 			o.Found(mac("mini", "2001:db8::1", "fe80::1%en7", "192.0.2.10"))
