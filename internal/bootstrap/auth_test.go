@@ -52,7 +52,7 @@ func TestKeyWithAPassphraseIsAskedForOnce(t *testing.T) {
 	n.knows(t, f.known(), g.known())
 	ask := &answers{give: []string{"wrong", "open sesame"}}
 	n.options.Ask = ask
-	for _, h := range n.open(t).Probe(t.Context(), []bootstrap.Target{f.target(), g.target()}, nil) {
+	for _, h := range together(t, n.open(t), f.target(), g.target()) {
 		if !h.Ready() {
 			t.Errorf("host is %+v", h)
 		}

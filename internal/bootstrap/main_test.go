@@ -289,18 +289,18 @@ func ready(tb testing.TB) (*bootstrap.Bootstrap, *bootstrap.Host, *far) {
 // one probes one target, which must work.
 func one(tb testing.TB, b *bootstrap.Bootstrap, t bootstrap.Target) *bootstrap.Host {
 	tb.Helper()
-	hosts := b.Probe(tb.Context(), []bootstrap.Target{t}, nil)
-	if len(hosts) != 1 || !hosts[0].Ready() {
-		tb.Fatalf("probe found %+v", hosts[0])
+	h := b.Probe(tb.Context(), t)
+	if !h.Ready() {
+		tb.Fatalf("probe found %+v", h)
 	}
-	return hosts[0]
+	return h
 }
 
 // failing probes one target, which must have the finding.
 func failing(tb testing.TB, b *bootstrap.Bootstrap, t bootstrap.Target, check string) plan.Finding {
 	tb.Helper()
-	hosts := b.Probe(tb.Context(), []bootstrap.Target{t}, nil)
-	for _, f := range hosts[0].Findings {
+	h := b.Probe(tb.Context(), t)
+	for _, f := range h.Findings {
 		if f.Check == check && f.State == plan.FindingFail {
 			if f.Fix == "" || strings.Contains(f.Message, "\n") {
 				tb.Errorf("finding is %+v, want one line and a mend", f)
@@ -308,8 +308,20 @@ func failing(tb testing.TB, b *bootstrap.Bootstrap, t bootstrap.Target, check st
 			return f
 		}
 	}
-	tb.Fatalf("findings are %+v, want a failed %s", hosts[0].Findings, check)
+	tb.Fatalf("findings are %+v, want a failed %s", h.Findings, check)
 	return plan.Finding{}
+}
+
+// together probes targets at the same time.
+func together(tb testing.TB, b *bootstrap.Bootstrap, targets ...bootstrap.Target) []*bootstrap.Host {
+	tb.Helper()
+	hosts := make([]*bootstrap.Host, len(targets))
+	var wg sync.WaitGroup
+	for i, t := range targets {
+		wg.Go(func() { hosts[i] = b.Probe(tb.Context(), t) })
+	}
+	wg.Wait()
+	return hosts
 }
 
 func has(tb testing.TB, text string, parts ...string) {

@@ -49,8 +49,8 @@ func TestInside(t *testing.T) {
 	f.listen, f.port = "10.99.0.1", 22
 	f.start(t)
 	b := n.open(t)
-	h := b.Probe(t.Context(), []bootstrap.Target{{Host: "10.99.0.1"}}, nil)[0]
-	if !h.Self || h.Failed() || h.Ready() || h.Key.Fingerprint != "" {
+	h := b.Probe(t.Context(), bootstrap.Target{Host: "10.99.0.1"})
+	if !h.Self || h.Failure() != nil || h.Ready() || h.Key.Fingerprint != "" {
 		t.Errorf("this machine is %+v", h)
 	}
 	has(t, failing(t, b, bootstrap.Target{Host: "10.98.0.7"}, bootstrap.CheckReach).Message, "no route to 10.98.0.7")

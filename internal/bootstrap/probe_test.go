@@ -96,9 +96,9 @@ func TestProbeStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	hosts := b.Probe(ctx, []bootstrap.Target{{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port}}, nil)
-	if !hosts[0].Failed() || time.Since(began) > 3*time.Second {
-		t.Errorf("after %v: %+v", time.Since(began), hosts[0])
+	h := b.Probe(ctx, bootstrap.Target{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port})
+	if h.Failure() == nil || time.Since(began) > 3*time.Second {
+		t.Errorf("after %v: %+v", time.Since(began), h)
 	}
 }
 
@@ -115,45 +115,21 @@ func TestFirstAddressThatAnswersWins(t *testing.T) {
 	}
 }
 
-func TestOneHostUnderSeveralNamesIsOne(t *testing.T) {
+// Each look at a host ends the connection of the one before, and none of them fails by that.
+func TestOneHostIsLookedAtBySeveralAtOnce(t *testing.T) {
 	t.Parallel()
 	n := newNear(t)
-	f, other := newFar(t, n.key(t, "")), newFar(t)
-	n.knows(t, f.known("127.0.0.1", "attic.local", "localhost"))
-	bonjour, named, otherTarget := f.target(), f.target(), other.target()
-	bonjour.Host, bonjour.Addresses, bonjour.Source, bonjour.Node = "attic.local", []string{"127.0.0.1"}, bootstrap.SourceBonjour, "n7"
-	third := f.target()
-	third.Host = "localhost"
-	heard := 0
-	hosts := n.open(t).Probe(t.Context(), []bootstrap.Target{bonjour, otherTarget, named, named, third}, func(*bootstrap.Host) { heard++ })
-	if len(hosts) != 2 || heard != 4 {
-		t.Fatalf("%d hosts, heard of %d, want 2 and 4", len(hosts), heard)
-	}
-	h := hosts[0]
-	if h.Host != "127.0.0.1" || h.Source != bootstrap.SourceCommandLine || h.Node != "n7" || len(h.Targets()) != 4 || len(h.Addresses) != 1 {
-		t.Errorf("host is %+v", h)
-	}
-	if hosts[1].Key.State != bootstrap.KeyNew {
-		t.Errorf("other host is %+v", hosts[1])
-	}
-}
-
-func TestCopiesOfOneDiskAreTwoHosts(t *testing.T) {
-	t.Parallel()
-	host := func(name, fingerprint, hardware string) *bootstrap.Host {
-		return &bootstrap.Host{
-			Target: bootstrap.Target{Host: name}, Key: bootstrap.HostKey{Fingerprint: fingerprint}, Facts: bootstrap.Facts{Hardware: hardware},
+	f := newFar(t, n.key(t, ""))
+	n.knows(t, f.known())
+	b := n.open(t)
+	hosts := together(t, b, f.target(), f.target(), f.target(), f.target())
+	for _, h := range hosts {
+		if !h.Ready() {
+			t.Errorf("host is %+v", h)
 		}
 	}
-	hosts := bootstrap.Merge([]*bootstrap.Host{
-		host("a", "SHA256:x", "1"), host("b", "SHA256:x", "2"), host("c", "SHA256:x", ""), host("d", "", ""), host("e", "", ""), host("f", "SHA256:y", ""),
-	})
-	var names []string
-	for _, h := range hosts {
-		names = append(names, h.Host)
-	}
-	if got := strings.Join(names, " "); got != "a b d e f" || len(hosts[0].Also) != 1 {
-		t.Errorf("hosts are %s, the first also %+v", got, hosts[0].Also)
+	if _, err := b.Check(t.Context(), hosts[0], plan.Order{}); err != nil {
+		t.Errorf("the first of them cannot be reached any more: %v", err)
 	}
 }
 
@@ -167,8 +143,8 @@ func TestThisMachineIsLeftOut(t *testing.T) {
 		t.Skip("needs /etc/machine-id")
 	}
 	n.options.Hardware = self
-	h := n.open(t).Probe(t.Context(), []bootstrap.Target{f.target()}, nil)[0]
-	if !h.Self || h.Ready() || h.Failed() || h.Findings[0].State != plan.FindingSkip {
+	h := n.open(t).Probe(t.Context(), f.target())
+	if !h.Self || h.Ready() || h.Failure() != nil || h.Findings[0].State != plan.FindingSkip {
 		t.Errorf("host is %+v", h)
 	}
 }
@@ -184,8 +160,7 @@ func TestManyHostsAtOnce(t *testing.T) {
 		lines, targets = append(lines, f.known()), append(targets, f.target())
 	}
 	n.knows(t, lines...)
-	n.options.Parallel = 2
-	for i, h := range n.open(t).Probe(t.Context(), targets, nil) {
+	for i, h := range together(t, n.open(t), targets...) {
 		if !h.Ready() || h.Port != targets[i].Port {
 			t.Errorf("host %d is %+v", i, h)
 		}
