@@ -54,6 +54,7 @@ func arrows() map[string][]string {
 		"internal/controller/api": {words},
 		"internal/doctor":         {words, "internal/bootstrap/plan"},
 		"internal/enrol":          {words, "internal/roster", "internal/trust"},
+		"internal/freeport":       {},
 		"internal/gateway":        {words, "internal/gateway/openai", "internal/gateway/wire"},
 		"internal/gateway/openai": {words, "internal/gateway/wire"},
 		"internal/gateway/wire":   {words},
