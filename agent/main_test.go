@@ -21,6 +21,7 @@ import (
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/library"
 	"github.com/mlxctl/mlxctl/internal/trust"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
@@ -29,6 +30,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const node = cluster.NodeID("mini-1")
+
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // site is a cluster's bus.
 type site struct {
@@ -42,7 +46,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &site{authority: authority, addr: "127.0.0.1:0"}
+	return &site{authority: authority, addr: freeport.Addr(t)}
 }
 
 // start starts the server, again at the same address.
@@ -61,7 +65,7 @@ func (s *site) start(t *testing.T) (stop func()) {
 	}
 	s.addr = server.Addr()
 	stop = sync.OnceFunc(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
 			t.Error(err)
@@ -223,7 +227,7 @@ func push[T any](t *testing.T, ch chan T, decode func(any) error) {
 // wait returns the first that fits.
 func wait[T any](t *testing.T, ch <-chan T, what string, fits func(T) bool) T {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case v := <-ch:
@@ -231,7 +235,7 @@ func wait[T any](t *testing.T, ch <-chan T, what string, fits func(T) bool) T {
 				return v
 			}
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -303,7 +307,7 @@ func (s *site) agent(t *testing.T, script enginetest.Script, change func(*agent.
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			return errors.New("Run does not end")
 		}
 	})
@@ -328,11 +332,11 @@ func pair(t *testing.T, script enginetest.Script, change func(*agent.Options)) (
 // open opens a stream with the agent.
 func (c *controller) open(verb string, body any) (*bus.Stream, error) {
 	id := rand.Text()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	stream, err := c.conn.OpenStream(ctx, bus.StreamCall{
 		Subject: bus.CommandSubject(node, verb), Reply: bus.ReplySubject(node, id), Control: bus.ControlSubject(node),
-		ID: id, Body: body,
+		ID: id, Body: body, Gap: patience,
 	})
 	if err == nil {
 		c.t.Cleanup(func() { _ = stream.Close() })
@@ -359,7 +363,7 @@ func (c *controller) infer(q bus.InferRequest) (string, error) {
 }
 
 func (c *controller) read(stream *bus.Stream) (string, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	var text strings.Builder
 	finished := false
@@ -388,7 +392,7 @@ func (c *controller) load(q bus.LoadRequest) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for {
 		var chunk cluster.Chunk
@@ -406,7 +410,7 @@ func (c *controller) load(q bus.LoadRequest) error {
 }
 
 func (c *controller) request(verb string, in, out any) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	return c.conn.Request(ctx, bus.CommandSubject(node, verb), in, out)
 }

@@ -143,7 +143,7 @@ func TestRejoinOfCredentialsThatOthersKeep(t *testing.T) {
 	s.start(t)
 	c := s.controller(t)
 	s.agent(t, enginetest.Script{}, nil)
-	c.ask()
+	wait(t, c.hello, "hello, after which it listens", always)
 	if _, err := c.rejoin(node, bus.RejoinRequest{}); cluster.CodeOf(err) != cluster.CodeUnsupported {
 		t.Errorf("got %v", err)
 	}
