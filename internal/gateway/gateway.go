@@ -36,7 +36,7 @@ type Options struct {
 	MaxConnections int
 	Times          Times
 	// Finish, when it is closed, has Serve answer what is open to its end, however long that takes, take no more connections
-	// than those of the next second, and return nil; nil: never.
+	// than those of Times.Round, and return nil; nil: never.
 	Finish <-chan struct{}
 	Log    *slog.Logger // nil: silent
 }
@@ -50,6 +50,9 @@ type Times struct {
 	Body      time.Duration // for its body: 60 s
 	Write     time.Duration // for a client to take what is written: 30 s
 	Idle      time.Duration // of a connection before its first request and between two: 2 min
+	// Round is what clients that keep their connections get to learn, with an answer, that theirs is closed after it, once
+	// Options.Finish is closed. One that was idle throughout is closed, as any idle one may be: 1 s.
+	Round time.Duration
 	// Grace is what requests under way get when Serve ends; a second later all connections are closed: 4 s.
 	Grace time.Duration
 }
@@ -65,6 +68,7 @@ func (t *Times) fill() {
 		{&t.Body, time.Minute},
 		{&t.Write, 30 * time.Second},
 		{&t.Idle, 2 * time.Minute},
+		{&t.Round, time.Second},
 		{&t.Grace, 4 * time.Second},
 	} {
 		if *f.value <= 0 {

@@ -19,9 +19,6 @@ const (
 	lastWords = time.Second
 	// lastBytes is what the server gets to hand written answers to the system.
 	lastBytes = 250 * time.Millisecond
-	// lastRound is what clients that keep their connections get to learn, with an answer, that theirs is closed after it. One
-	// that was idle throughout is closed, as any idle one may be.
-	lastRound = time.Second
 )
 
 // Serve answers requests that come in on l until ctx ends or Options.Finish is closed, and closes l. When ctx ends, requests under way have Times.Grace to
@@ -47,7 +44,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	select {
 	case <-ctx.Done():
 	case <-g.o.Finish:
-		finish(ctx, srv, requests)
+		finish(ctx, srv, requests, g.o.Times.Round)
 	case err = <-failed:
 		err = fmt.Errorf("serve http on %s: %w", l.Addr(), err)
 	}
@@ -68,9 +65,9 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // finish serves what is open to its end, or until ctx ends.
-func finish(ctx context.Context, srv *http.Server, requests *gate) {
+func finish(ctx context.Context, srv *http.Server, requests *gate, most time.Duration) {
 	requests.last.Store(true)
-	round := time.NewTimer(lastRound)
+	round := time.NewTimer(most)
 	defer round.Stop()
 	select {
 	case <-round.C:
