@@ -19,6 +19,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/reach"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
@@ -26,6 +27,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const node = cluster.NodeID("mini-1")
+
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // site is a cluster's bus.
 type site struct {
@@ -51,7 +55,7 @@ func newSite(tb testing.TB, addr string) *site {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
 			tb.Error(err)
@@ -151,7 +155,7 @@ func newDialer(tb testing.TB, o reach.Options) *reach.Dialer {
 // await returns the first link that fits.
 func (e *end) await(tb testing.TB, what string, fits func(plan.Link) bool) plan.Link {
 	tb.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case l := <-e.links:
@@ -159,7 +163,7 @@ func (e *end) await(tb testing.TB, what string, fits func(plan.Link) bool) plan.
 				return l
 			}
 		case <-deadline:
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -180,7 +184,7 @@ type wire struct {
 
 func newWire(tb testing.TB, to string) *wire {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", freeport.Addr(tb)) // where an impostor listens after it
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -279,16 +283,8 @@ func impostor(tb testing.TB, addr string) (at string, callers func() int) {
 	}
 }
 
-// nobody is an address where nothing listens.
-func nobody(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	_ = l.Close()
-	return l.Addr().String()
-}
+// nobody is an address where nothing listens: no other test gets that port.
+const nobody = "127.0.0.1:1"
 
 func ports(addrs ...string) []netip.AddrPort {
 	var out []netip.AddrPort
@@ -300,13 +296,13 @@ func ports(addrs ...string) []netip.AddrPort {
 
 func eventually(tb testing.TB, what string, is func() bool) {
 	tb.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-deadline:
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

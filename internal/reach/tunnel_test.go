@@ -58,7 +58,7 @@ func tunnels(tb testing.TB, t *reach.Tunnels) (end func()) {
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			tb.Error("the tunnels do not end")
 		}
 	})
@@ -85,7 +85,7 @@ func TestControllerCalls(t *testing.T) {
 	cable := newWire(t, e.dialer.ReverseAddr())
 	// The first address is another service, the second nobody: the third is the node.
 	end := tunnels(t, &reach.Tunnels{
-		Targets: to(node, plainService(t), nobody(t), cable.addr()), Bus: s.server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() },
+		Targets: to(node, plainService(t), nobody, cable.addr()), Bus: s.server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() },
 	})
 	l := e.await(t, "connected", in(plan.LinkConnected))
 	if !l.Reverse || l.Error != "" {
@@ -164,7 +164,9 @@ func TestOnlyWhoNeedsItIsCalled(t *testing.T) {
 func TestStrangersCall(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "127.0.0.1:0")
-	e := s.reversed(t)
+	o := s.options().WithProof(time.Hour) // nobody is hung up on for being slow
+	o.Reverse = "127.0.0.1:0"
+	e := s.agent(t, o, s.agentKey(t, node))
 	addr := e.dialer.ReverseAddr()
 	var silent []net.Conn
 	defer func() {
@@ -184,7 +186,7 @@ func TestStrangersCall(t *testing.T) {
 		call()
 	}
 	oldest := silent[0]
-	_ = oldest.SetReadDeadline(time.Now().Add(1500 * time.Millisecond)) // before the time to prove anything is over
+	_ = oldest.SetReadDeadline(time.Now().Add(patience))
 	hello, err := io.ReadAll(oldest)
 	if err != nil && !isClosed(err) {
 		t.Errorf("the oldest is not hung up on: %v", err)
@@ -203,7 +205,7 @@ func TestStrangersCall(t *testing.T) {
 	tunnels(t, &reach.Tunnels{Targets: to(node, addr), Bus: s.server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() }})
 	e.await(t, "connected among strangers", in(plan.LinkConnected))
 	late := call()
-	_ = late.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = late.SetReadDeadline(time.Now().Add(patience))
 	if heard, err := io.ReadAll(late); len(heard) > 0 || (err != nil && !isClosed(err)) {
 		t.Errorf("who calls while there is a connection hears %q, %v", heard, err)
 	}
