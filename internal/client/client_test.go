@@ -3,7 +3,6 @@ package client_test
 import (
 	"context"
 	"errors"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,7 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 15 * time.Second
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // site is a cluster's bus; nobody answers there but whom a test makes.
 type site struct {
@@ -140,19 +140,13 @@ func nothing(cluster.Chunk) error { return nil }
 func TestDialErrors(t *testing.T) {
 	t.Parallel()
 	s, other := newSite(t), newSite(t)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := "tls://" + closed.Addr().String()
-	_ = closed.Close()
 	for _, tt := range []struct {
 		name   string
 		change func(*client.Options)
 		code   cluster.Code
 	}{
 		{"no name", func(o *client.Options) { o.Name = "" }, cluster.CodeInvalid},
-		{"nobody there", func(o *client.Options) { o.Bus.URLs = []string{free} }, cluster.CodeUnreachable},
+		{"nobody there", func(o *client.Options) { o.Bus.URLs = []string{"tls://127.0.0.1:1"} }, cluster.CodeUnreachable},
 		{"credentials of another cluster", func(o *client.Options) {
 			o.Bus.Credentials = other.options(t, "me").Bus.Credentials
 		}, cluster.CodeUnauthorized},
@@ -253,8 +247,8 @@ func TestQuestionsTimeOutAndAreCancelled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.client(t, func(o *client.Options) { o.Timeout = 100 * time.Millisecond }).Info(t.Context())
-	code(t, err, cluster.CodeTimeout, "within 100ms")
+	_, err = s.client(t, func(o *client.Options) { o.Timeout = 2 * time.Second }).Info(t.Context())
+	code(t, err, cluster.CodeTimeout, "within 2s")
 	<-asked
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -281,9 +275,9 @@ func TestCancelReachesTheController(t *testing.T) {
 	err := s.client(t, nil).Generate(ctx, ask(), func(cluster.Chunk) error { cancel(); return nil })
 	code(t, err, cluster.CodeCancelled, "cancelled")
 	select {
-	case err := <-why:
-		code(t, err, cluster.CodeCancelled, "")
-	case <-time.After(2 * time.Second):
+	case err := <-why: // and not that it found out by itself, after a while
+		code(t, err, cluster.CodeCancelled, "the reader cancelled the stream")
+	case <-time.After(patience):
 		t.Error("the controller goes on")
 	}
 }
