@@ -117,8 +117,15 @@ func TestGoesBack(t *testing.T) {
 					next = n.binary(c.version)
 				}
 				order := n.order(next)
-				order.Gate, order.Settings.LogLevel = 2*time.Second, "debug"
-				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) { o.decide = time.Second })
+				order.Settings.LogLevel = "debug"
+				if c.linked == "" { // it never gets as far as to be agreed to
+					order.Gate = 5 * time.Second
+				}
+				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) {
+					if c.linked == "silent" {
+						o.decide = 3 * time.Second
+					}
+				})
 				e := out.done.Error
 				if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.says) || out.done.Changed {
 					t.Errorf("done: %+v, %+v", out.done, e)
