@@ -45,6 +45,7 @@ type fakeNet struct {
 	most     int // orders at the same time
 	gate     chan struct{}
 	applies  func() // when a host is given an order
+	looked   func() // after a look at the cluster; called with mu held
 	probed   []target
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
@@ -329,6 +330,9 @@ func (c fakeLAN) Snapshot(context.Context) (*cluster.Snapshot, error) {
 		if s.Nodes[i].State == cluster.NodeReady && c.f.drained[s.Nodes[i].ID] {
 			s.Nodes[i].State = cluster.NodeDraining
 		}
+	}
+	if c.f.looked != nil && c.f.running {
+		c.f.looked()
 	}
 	return s, nil
 }

