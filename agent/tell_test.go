@@ -7,6 +7,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
@@ -117,10 +118,10 @@ func TestHelloComesAtEachConnect(t *testing.T) {
 	s := newSite(t)
 	s.start(t)
 	c := s.controller(t)
-	cable := newCable(t, s.addr)
-	s.agent(t, enginetest.Script{}, func(o *agent.Options) { o.Bus.URLs = []string{"tls://" + cable.addr()} })
+	cable := bustest.NewCable(t, s.addr)
+	s.agent(t, enginetest.Script{}, func(o *agent.Options) { o.Bus.URLs = []string{"tls://" + cable.Addr()} })
 	first := wait(t, c.hello, "hello", always)
-	cable.cut()
+	cable.Cut()
 	if second := wait(t, c.hello, "hello after the connection was cut", always); second.Boot != first.Boot {
 		t.Errorf("the boot is %q, was %q", second.Boot, first.Boot)
 	}

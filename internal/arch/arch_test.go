@@ -47,6 +47,7 @@ func arrows() map[string][]string {
 		"internal/bootstrap/plan": {words},
 		"internal/bootstrap/unit": {words, "internal/bootstrap/plan", "internal/service"},
 		"internal/bus":            {words},
+		"internal/bus/bustest":    {words, "internal/bus", "internal/freeport", "internal/trust"},
 		"internal/client":         {words, "internal/bus", "internal/controller/api"},
 		"internal/cluster":        {},
 		"internal/config":         {words},

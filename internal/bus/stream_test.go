@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
@@ -150,7 +151,7 @@ func TestCancelReachesTheHandlerAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	never := bus.Clocks{Alive: time.Hour, Silence: time.Hour, Absent: time.Hour} // no other word ends it
-	agent, controller := dial(t, s.over(s.server.URL(), s.agentCredentials(t, "n1")).WithClocks(never)), s.controller(t)
+	agent, controller := bustest.Dial(t, s.over(s.Server.URL(), s.Agent(t, "n1")).WithClocks(never)), s.controller(t)
 	ended := make(chan error, 1)
 	serve(t, agent, "n1", 8, func(ctx context.Context, _ func(any) error, w *bus.StreamWriter) error {
 		for w.Send(count{1}) == nil { // it waits for room
@@ -181,7 +182,7 @@ func TestAnUnwantedStreamIsCancelled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	controller := s.controller(t)
-	agent := s.raw(t, s.agentCredentials(t, "n1"))
+	agent := s.raw(t, s.Agent(t, "n1"))
 	opens, words := make(chan *nats.Msg, 4), make(chan *nats.Msg, 4)
 	for subject, ch := range map[string]chan *nats.Msg{bus.CommandSubject("n1", bus.VerbInfer): opens, bus.ControlSubject("n1") + ".*": words} {
 		if _, err := agent.ChanSubscribe(subject, ch); err != nil {

@@ -102,7 +102,7 @@ func TestNodeThatDiesUnderFiftyStreamsTakesOnlyItsOwn(t *testing.T) {
 	line := s.cable(t)
 	hold := make(chan struct{})
 	script := enginetest.Script{Hold: hold}
-	s.agent(t, "a", line.url(), script, 64)
+	s.agent(t, "a", line.URL(), script, 64)
 	s.agent(t, "b", "", script, 64)
 	c.ready(t, "a", "b")
 	for _, id := range []cluster.NodeID{"a", "b"} { // no node is preferred while the other loads
@@ -132,7 +132,7 @@ func TestNodeThatDiesUnderFiftyStreamsTakesOnlyItsOwn(t *testing.T) {
 		})
 	}
 	wait(t, "all streams begin", all)
-	line.cut()
+	line.Set(false)
 	c.snapshot(t, "its streams have ended", func(s *cluster.Snapshot) bool { return s.Totals.Failed == count/2 })
 	close(hold)
 	wg.Wait()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller"
 )
@@ -17,7 +18,7 @@ func TestNodeLostBeforeTheFirstTokenIsReplacedSilently(t *testing.T) {
 	c := s.controller(t, nil)
 	line := s.cable(t)
 	begun := make(chan struct{}, 8)
-	s.node(t, "a", script{url: line.url(), infer: func(ctx context.Context, q *bus.InferRequest, w *bus.StreamWriter) error {
+	s.node(t, "a", script{url: line.URL(), infer: func(ctx context.Context, q *bus.InferRequest, w *bus.StreamWriter) error {
 		begun <- struct{}{}
 		return silence(ctx, q, w)
 	}})
@@ -25,7 +26,7 @@ func TestNodeLostBeforeTheFirstTokenIsReplacedSilently(t *testing.T) {
 	c.ready(t, "a", "b")
 	got := c.background(t, ask("one two"))
 	wait(t, "the attempt begins", begun)
-	line.cut()
+	line.Set(false)
 	a := wait(t, "the answer", got)
 	if a.err != nil || a.text != "one two" || a.node != "b" {
 		t.Errorf("got %q of %q, %v", a.text, a.node, a.err)
@@ -38,13 +39,13 @@ func TestNodeLostAfterTheFirstTokenIsATypedErrorSoon(t *testing.T) {
 	s := newSite(t)
 	c := s.controller(t, func(o *controller.Options) { o.Deadlines.Gap = time.Hour }) // it is not silence that tells
 	line := s.cable(t)
-	s.node(t, "a", script{url: line.url(), infer: first})
+	s.node(t, "a", script{url: line.URL(), infer: first})
 	other := s.node(t, "b", script{models: []cluster.Model{{Name: "other"}}})
 	c.ready(t, "a", "b")
 	events := c.Events(t.Context())
 	got := c.background(t, ask("x"))
 	c.streaming(t, 1)
-	line.cut()
+	line.Set(false)
 	a := wait(t, "the error", got)
 	code(t, a.err, cluster.CodeNodeLost, "mac-a", "its connection closed")
 	names(t, a.err, "a")
@@ -71,7 +72,7 @@ func TestConnectionThatIsBackSoonGoesOn(t *testing.T) {
 	c := s.controller(t, func(o *controller.Options) { *o = o.WithLinger(patience) }) // until it is back
 	line := s.cable(t)
 	let := make(chan struct{})
-	n := s.node(t, "a", script{url: line.url(), infer: func(_ context.Context, q *bus.InferRequest, w *bus.StreamWriter) error {
+	n := s.node(t, "a", script{url: line.URL(), infer: func(_ context.Context, q *bus.InferRequest, w *bus.StreamWriter) error {
 		if err := w.Send(cluster.Chunk{Text: "one ", Tokens: []int{1}}); err != nil {
 			return err
 		}
@@ -81,9 +82,9 @@ func TestConnectionThatIsBackSoonGoesOn(t *testing.T) {
 	c.ready(t, "a")
 	got := c.background(t, ask("two three"))
 	c.streaming(t, 1)
-	line.cut()
+	line.Set(false)
 	suspect := c.node(t, "a", "suspect", func(n cluster.Node) bool { return n.State != cluster.NodeReady })
-	line.mend()
+	line.Set(true)
 	if suspect.State != cluster.NodeSuspect {
 		t.Errorf("the node is %s, want suspect", suspect.State)
 	}
@@ -185,12 +186,8 @@ func TestNodeWhoseAgentDoesNotListenIsSuspected(t *testing.T) {
 	// It says that it is there, over another connection than the one it would listen on.
 	o := s.agentBus(t, "a")
 	o.WaitForConnect = true
-	conn, err := bus.Dial(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := bustest.Dial(t, o)
 	n := &node{t: t, id: "a", boot: "1", script: script{models: []cluster.Model{tiny()}}, conn: conn}
-	t.Cleanup(func() { _ = conn.Close() })
 	n.hello()
 	n.beat()
 	c.ready(t, "a")
@@ -234,11 +231,11 @@ func TestAgentThatStartsAgainEndsItsStreams(t *testing.T) {
 	s := newSite(t)
 	c := s.controller(t, nil)
 	line := s.cable(t)
-	s.node(t, "a", script{url: line.url(), infer: first})
+	s.node(t, "a", script{url: line.URL(), infer: first})
 	c.ready(t, "a")
 	got := c.background(t, ask("x"))
 	c.streaming(t, 1)
-	line.cut()
+	line.Set(false)
 	next := s.node(t, "a", script{}) // before the old one is given up
 	code(t, wait(t, "the error", got).err, cluster.CodeNodeLost, "mac-a")
 	c.ready(t, "a")

@@ -93,7 +93,7 @@ func TestLoadEndsWithItsNodeAndItsClient(t *testing.T) {
 	c := s.controller(t, nil)
 	line := s.cable(t)
 	begun, why := make(chan struct{}, 4), make(chan error, 4)
-	s.node(t, "a", script{url: line.url(), load: func(ctx context.Context, _ *bus.LoadRequest, _ *bus.StreamWriter) error {
+	s.node(t, "a", script{url: line.URL(), load: func(ctx context.Context, _ *bus.LoadRequest, _ *bus.StreamWriter) error {
 		begun <- struct{}{}
 		<-ctx.Done()
 		why <- context.Cause(ctx)
@@ -115,7 +115,7 @@ func TestLoadEndsWithItsNodeAndItsClient(t *testing.T) {
 	code(t, wait(t, "who asked leaves", done), cluster.CodeCancelled)
 	code(t, wait(t, "the node hears of it", why), cluster.CodeCancelled)
 	done = load(t.Context())
-	line.cut()
+	line.Set(false)
 	code(t, wait(t, "the node is lost", done), cluster.CodeNodeLost, "mac-a")
 }
 

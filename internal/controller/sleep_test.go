@@ -14,6 +14,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/library"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -31,7 +32,7 @@ func TestLaptopSleepsAndReturns(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	c := s.controller(t, nil)
-	order, err := json.Marshal(sleeperOrder{filepath.Dir(s.authority.APIKeyPath()), s.server.URL()})
+	order, err := json.Marshal(sleeperOrder{filepath.Dir(s.Authority.APIKeyPath()), s.Server.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func TestSleepingAgent(t *testing.T) {
 	a := agent.New(agent.Options{
 		Bus: bus.Options{
 			URLs: []string{order.URL}, RootCAs: authority.CAPool(), ServerName: authority.ServerName(), HandshakeFirst: true,
-			Credentials: credentials(t, func(pub string) (string, error) { return authority.SignAgent(pub, "laptop") }),
+			Credentials: bustest.Credentials(t, func(pub string) (string, error) { return authority.SignAgent(pub, "laptop") }),
 		},
 		ID: "laptop", Name: "mac-laptop", Home: t.TempDir(), Library: lib, Monitor: mac{},
 		Launcher: enginetest.NewLauncher(enginetest.Script{TokensPerSecond: 200}), Grace: -1,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -80,8 +81,9 @@ func TestMovingHost(t *testing.T) {
 	} {
 		run(line)
 	}
-	s := newSite(t, "10.77.0.1:0")
-	order, err := json.Marshal(movingOrder{filepath.Dir(s.authority.APIKeyPath()), s.server.URL()})
+	s := &site{bustest.Prepare(t)}
+	s.Server = s.Start(t, "10.77.0.1:0", nil)
+	order, err := json.Marshal(movingOrder{filepath.Dir(s.Authority.APIKeyPath()), s.Server.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,8 +140,8 @@ func TestMovingNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{authority: authority}
-	e := s.agent(t, s.options(), s.agentKey(t, node), order.URL)
+	s := &site{&bustest.Site{Authority: authority}}
+	e := s.agent(t, s.options(), s.Agent(t, node), order.URL)
 	sub, err := e.conn.ServeStreams(bus.CommandSubject(node, bus.VerbInfer), bus.ControlSubject(node), 4,
 		func(ctx context.Context, _ func(any) error, w *bus.StreamWriter) error {
 			tick := time.NewTicker(2 * time.Millisecond)
