@@ -43,10 +43,7 @@ type rig struct {
 
 func (s *site) controller(t *testing.T, change func(*controller.Options)) *rig {
 	t.Helper()
-	conn, err := bus.Dial(t.Context(), s.Inside(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := bustest.Reached(t, func() (*bus.Conn, error) { return bus.Dial(t.Context(), s.Inside(t)) })
 	o := controller.Options{Conn: conn, Server: s.Server, Cluster: "attic", Version: "1.2.3", HTTP: "http://x"}
 	o.Deadlines.Accept, o.Deadlines.Gap = patience, patience // slow machines are not what tests are about
 	if testing.Verbose() {
