@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import THINK, TINY
-from harness import Driver, Process, answer, ask, ask_frame
+from harness import PATIENCE, Driver, Process, answer, ask, ask_frame
 from test_engine import count
 
 from mlxworker import channels, constraint, grammar, processors, template
@@ -293,7 +293,7 @@ def test_a_matcher_made_ahead_is_not_made_again(tiny: Model, monkeypatch: pytest
     jobs: queue.Queue[Job] = queue.Queue()
     made = ask("r", QUESTION, grammar=regex("[xyz]{3}"))
     Tokenizing(tiny, jobs.put).submit(Job("r", made.source, made))
-    job = jobs.get(timeout=30)
+    job = jobs.get(timeout=PATIENCE)
     tiny.grammars._compiled.clear()  # as many others do that come meanwhile
     monkeypatch.setattr(grammar.Grammars, "_compile", lambda *_: pytest.fail("compiled again"))
 

@@ -15,7 +15,7 @@ from typing import Any
 import hybrid
 import mlx.core as mx
 import pytest
-from harness import Driver, Process, ask_frame
+from harness import PATIENCE, Driver, Process, ask_frame
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
 from mlxworker import entryfile, model, protocol, sharing, spill
@@ -40,14 +40,14 @@ def disk(driver: Driver) -> Spill:
 
 
 def settle(driver: Driver) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while disk(driver)._under_way or disk(driver)._restoring:
         assert time.monotonic() < until
         disk(driver).poll(wait=True)
 
 
 def ended(driver: Driver) -> Driver:
-    driver.engine.close(10)
+    driver.engine.close(PATIENCE)
     return driver
 
 
@@ -134,7 +134,7 @@ def test_while_one_is_read_others_go_on(tiny: Model, tmp_path: Path, monkeypatch
 
     def slow(file: Path, identity: str, whole: bool) -> Any:
         if whole:
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
         return read(file, identity, whole)
 
     monkeypatch.setattr(entryfile, "read", slow)
@@ -166,7 +166,7 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
     answered: list[Path] = []
 
     def hung(file: Path, identity: str, whole: bool) -> None:
-        gate.wait(20)
+        gate.wait(PATIENCE)
         answered.append(file)
         raise OSError("too late")
 
