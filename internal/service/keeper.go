@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // ErrRunning says that another keeper holds the home.
@@ -57,7 +59,7 @@ func (o Options) spawn(held *socket) (<-chan error, error) {
 // keeper runs the children of one home.
 type keeper struct {
 	o    Options
-	lock *lock
+	lock *durable.FileLock
 	hand hand
 
 	mu     sync.Mutex
@@ -78,14 +80,14 @@ func Keep(ctx context.Context, o Options) error {
 	// A status that looks at the lock holds it for an instant, so one refusal says nothing.
 	lockCtx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	l, err := lockWithin(lockCtx, o.run("keeper.lock"))
+	l, err := durable.Lock(lockCtx, o.run("keeper.lock"))
 	if err != nil {
 		if lockCtx.Err() != nil {
 			return ErrRunning
 		}
 		return err
 	}
-	defer l.release()
+	defer l.Release()
 	k := &keeper{o: o, lock: l, hand: hand{finish: make(chan struct{})}, socket: inherited(o.Inherit, o.Listen)}
 	defer k.dropSocket()
 	if err := k.takeOver(ctx); err != nil {
@@ -137,7 +139,7 @@ func (k *keeper) takeOver(ctx context.Context) error {
 // isWanted says that the services should run and that this home is still the one that was locked.
 func (k *keeper) isWanted() bool {
 	_, err := os.Stat(k.o.run("desired"))
-	return err == nil && k.lock.isStill(k.o.run("keeper.lock"))
+	return err == nil && k.lock.Holds()
 }
 
 func (k *keeper) runChildren(ctx context.Context) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // Child is one process that the keeper runs.
@@ -114,11 +115,11 @@ func Acquire(ctx context.Context, o Options) (release func(), err error) {
 	if err := o.makeDirs(); err != nil {
 		return nil, err
 	}
-	l, err := lockWithin(ctx, o.run("op.lock"))
+	l, err := durable.Lock(ctx, o.run("op.lock"))
 	if err != nil {
 		return nil, err
 	}
-	return l.release, nil
+	return l.Release, nil
 }
 
 // Start makes sure that a keeper of this version with these settings runs. The caller holds Acquire's lock. changed is
@@ -163,7 +164,7 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 }
 
 func writeDesired(o Options) error {
-	return writeAtomic(o.run("desired"), []byte("up\n"))
+	return durable.Write(o.run("desired"), []byte("up\n"), 0o600)
 }
 
 // launch starts a keeper and waits until one holds the home's lock.
@@ -307,5 +308,5 @@ func (o Options) writeRecord(rec *record) error {
 	if err != nil {
 		return fmt.Errorf("encode keeper's record: %w", err)
 	}
-	return writeAtomic(o.run("keeper.json"), append(data, '\n'))
+	return durable.Write(o.run("keeper.json"), append(data, '\n'), 0o600)
 }
