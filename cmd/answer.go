@@ -72,7 +72,7 @@ func (a *answer) take(c cluster.Chunk) error {
 	case printer.JSON:
 		a.text.WriteString(c.Text)
 		a.reasoning.WriteString(c.Reasoning)
-		a.collect(c.ToolCalls)
+		a.calls.Add(c.ToolCalls...)
 		return nil
 	case formatLines:
 		return a.writeLine(&c)
@@ -96,7 +96,7 @@ func (a *answer) writeLine(c *cluster.Chunk) error {
 }
 
 func (a *answer) write(c *cluster.Chunk) error {
-	a.collect(c.ToolCalls)
+	a.calls.Add(c.ToolCalls...)
 	if err := a.think(c.Reasoning); err != nil || c.Text == "" {
 		return err
 	}
@@ -110,14 +110,14 @@ func (a *answer) write(c *cluster.Chunk) error {
 
 // writeCalls ends an answer in text with a line for each call.
 func (a *answer) writeCalls() error {
-	for i := range a.calls {
+	for _, call := range a.whole() {
 		if a.wrote && !a.endsLine {
 			if _, err := io.WriteString(a.opts.streams.Out, "\n"); err != nil {
 				return err
 			}
 		}
 		a.wrote, a.endsLine = true, true
-		if err := printer.Line(a.opts.streams.Out, &a.calls[i]); err != nil {
+		if err := printer.Line(a.opts.streams.Out, &call); err != nil {
 			return err
 		}
 	}
@@ -150,8 +150,8 @@ func (a *answer) finish(err error) error {
 	if a.format == printer.JSON {
 		line := a.line(a.text.String())
 		line.Reasoning = a.reasoning.String()
-		if len(a.calls) > 0 {
-			line.ToolCalls = a.calls
+		if calls := a.whole(); len(calls) > 0 {
+			line.ToolCalls = calls
 		}
 		if err := printer.Object(a.opts.streams.Out, printer.JSON, line); err != nil {
 			return err

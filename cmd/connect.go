@@ -27,8 +27,10 @@ type feed interface {
 	Next(ctx context.Context) (*cluster.Snapshot, []cluster.Event, error)
 }
 
-// logQuery says which lines of a node's log are wanted.
+// logQuery says which lines of a node's log are wanted, or what is known of a request.
 type logQuery struct {
+	Request cluster.RequestID // instead of all else
+
 	Node   cluster.NodeID
 	Source string // "agent", or "worker-" and a model
 	Follow bool
