@@ -101,7 +101,7 @@ func TestNodeThatDiesUnderFiftyStreamsTakesOnlyItsOwn(t *testing.T) {
 	c := s.controller(t, func(o *controller.Options) { o.Deadlines.Gap = time.Hour }) // it is not silence that tells
 	line := s.cable(t)
 	hold := make(chan struct{})
-	script := enginetest.Script{Hold: hold}
+	script := enginetest.Script{TokensPerSecond: 200, Hold: hold}
 	s.agent(t, "a", line.URL(), script, 64)
 	s.agent(t, "b", "", script, 64)
 	c.ready(t, "a", "b")
