@@ -60,7 +60,7 @@ func newTokenCreate(d *deps, runF func(context.Context, *tokenOptions) error) *c
 the controller listens for joins only while a token is good. Whoever has it can join: hand it over as you would a password.`,
 		Example: `  mlxctl token create
   mlxctl token create --ttl 1h | ssh mini mlxctl agent join -`,
-		Annotations: exits("0", "1", "2", "7"),
+		Annotations: exits("0", "1", "2", "6", "7"),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, objectFormats()...)
@@ -133,7 +133,7 @@ func newTokenList(d *deps, runF func(context.Context, *tokenOptions) error) *cob
 	}
 	opts := &tokenOptions{deps: d}
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List join tokens", Args: between(0, 0, ""),
+		Use: "list", Aliases: []string{"ls"}, Short: "List join tokens", Args: between(0, 0, ""), Annotations: exits("0", "1", "2", "6", "7"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, listFormats()...)
@@ -168,7 +168,7 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 				if t.IsExpired(now) {
 					return ""
 				}
-				return printer.Age(t.ExpiresAt.Sub(now))
+				return timeLeft(t.ExpiresAt.Sub(now))
 			}},
 			{Header: "AGE", Right: true, Value: func(t tokenItem) string { return printer.Age(now.Sub(t.CreatedAt)) }},
 			{Header: "NODE", Value: func(t tokenItem) string {
@@ -180,6 +180,18 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 		},
 	}
 	return list.Print(opts.streams, out, items)
+}
+
+// timeLeft is printer.Age rounded up: what ends in 4m59s has 5m left.
+func timeLeft(d time.Duration) string {
+	unit := time.Hour
+	switch {
+	case d < time.Minute:
+		unit = time.Second
+	case d < time.Hour:
+		unit = time.Minute
+	}
+	return printer.Age(d + unit - 1)
 }
 
 func tokenState(t *trust.Token, now time.Time) string {
@@ -199,7 +211,8 @@ func newTokenRemove(d *deps, runF func(context.Context, *tokenOptions) error) *c
 	opts := &tokenOptions{deps: d}
 	cmd := &cobra.Command{
 		Use: "rm ID", Aliases: []string{"remove"}, Short: "Take a join token back", Args: exactly(1, "the token's id"),
-		Long: "rm has a token be good for nobody. A node that joined with it stays; `mlxctl nodes rm` removes that.",
+		Annotations: exits("0", "1", "2", "6", "7"),
+		Long:        "rm has a token be good for nobody. A node that joined with it stays; `mlxctl nodes rm` removes that.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.id = args[0]
 			return runF(cmd.Context(), opts)
@@ -213,7 +226,11 @@ func runTokenRemove(_ context.Context, opts *tokenOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := c.authority.RemoveToken(opts.id); err != nil {
+	err = c.authority.RemoveToken(opts.id)
+	if cluster.CodeOf(err) == cluster.CodeInvalid {
+		return &noSuchError{cluster.AsError(err)}
+	}
+	if err != nil {
 		return err
 	}
 	return opts.say("token %s is good for nobody any more", opts.id)
