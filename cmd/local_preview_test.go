@@ -52,7 +52,7 @@ func TestSettingsAreTakenOverByUp(t *testing.T) {
 	if now := h.pid("controller"); now != pid {
 		t.Error("the preview started the services again")
 	}
-	if r := h.run("config", "set", "models.idle_ttl", ""); r.code != 0 || r.err != "" {
+	if r := h.run("config", "set", "models.idle_ttl", "30m"); r.code != 0 || r.err != "" {
 		t.Errorf("taken back: %+v", r)
 	}
 }
