@@ -13,6 +13,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/enrol"
 	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -41,7 +42,8 @@ type tokenResult struct {
 type tokenItem struct {
 	trust.Token
 
-	State string `json:"state"` // good, used or expired
+	State    string `json:"state"`               // good, used or expired
+	NodeName string `json:"node_name,omitempty"` // of the node that joined with it, while it is one
 }
 
 func newToken(d *deps, runF func(context.Context, *tokenOptions) error) *cobra.Command {
@@ -153,10 +155,20 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 	if err != nil {
 		return err
 	}
+	nodes, err := roster.Open(rosterPath(c.home)).List()
+	if err != nil {
+		return err
+	}
 	now := time.Now()
 	var items []tokenItem
 	for _, t := range tokens {
-		items = append(items, tokenItem{t, tokenState(&t, now)})
+		item := tokenItem{Token: t, State: tokenState(&t, now)}
+		if t.Used != nil {
+			if n, ok := nodeOf(nodes, string(t.Used.Node)); ok {
+				item.NodeName = n.Name
+			}
+		}
+		items = append(items, item)
 	}
 	list := printer.List[tokenItem]{
 		Name:  func(t tokenItem) string { return t.ID },
@@ -175,7 +187,7 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 				if t.Used == nil {
 					return ""
 				}
-				return string(t.Used.Node)
+				return first(t.NodeName, string(t.Used.Node))
 			}},
 		},
 	}
