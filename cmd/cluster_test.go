@@ -33,7 +33,7 @@ func TestStraightLine(t *testing.T) {
 	if r := h.run("run", "tiny", countTo(300)); r.code != 0 || r.out != want || r.err != "" {
 		t.Errorf("run: %+v", r)
 	}
-	if r := h.runWith("Count from 1\nto 5.", "run", "tiny", "--stats"); r.code != 0 || !strings.Contains(r.err, "tokens") {
+	if r := h.runWith("Count from 1\nto 5.", "run", "tiny", "--stats"); r.code != 0 || !strings.HasSuffix(r.err, " on "+h.up.Nodes[0].Name+"\n") {
 		t.Errorf("run from stdin: %+v", r)
 	}
 	if s := h.stream(t.Context(), body("tiny", countTo(300), `,"stream":true`), nil); s.text != want || s.finish != "stop" || !s.done || s.err != nil {
@@ -57,7 +57,7 @@ func TestStraightLine(t *testing.T) {
 		want string
 	}{
 		{[]string{"ps", "-o", "name"}, "tiny\n"},
-		{[]string{"nodes", "-o", "name"}, string(h.up.Nodes[0].ID) + "\n"},
+		{[]string{"nodes", "-o", "name"}, h.up.Nodes[0].Name + "\n"},
 		{[]string{"models", "-o", "name"}, "tiny\n"},
 		{[]string{"env", "--shell", "sh"}, "export OPENAI_BASE_URL='" + h.up.BaseURL + "'\nexport OPENAI_API_KEY='" + h.up.APIKey + "'\n"},
 		{[]string{"top"}, "tiny"},

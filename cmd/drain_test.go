@@ -95,11 +95,19 @@ func TestDrainOfARealNode(t *testing.T) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if r := h.run("run", "tiny", countTo(3)); r.code != exitCapacity || !strings.Contains(r.err, "draining") {
+		if r := h.run("run", "tiny", countTo(3)); r.code != exitCapacity || !strings.Contains(r.err, "draining") || !strings.Contains(r.err, "mlxctl undrain "+node) {
 			t.Errorf("%s: %+v", when, r)
 		}
 	}
 	refused("drained")
+	for what, r := range map[string]result{"nodes": h.run("nodes", "--no-headers"), "top": h.run("top", "--once")} {
+		if r.code != 0 || !strings.Contains(r.out, " drained ") {
+			t.Errorf("%s of a node that is empty: %+v", what, r)
+		}
+	}
+	if s := h.snapshot(); !s.Nodes[0].Drained {
+		t.Errorf("JSON does not say that it is empty: %+v", s.Nodes[0])
+	}
 	pid := h.pid("agent")
 	h.kill(pid)
 	h.await("the agent is back", func() bool {

@@ -130,7 +130,7 @@ func idle(r cluster.Replica, now time.Time) string {
 
 func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) error {
 	list := printer.List[cluster.Node]{
-		Name:    func(n cluster.Node) string { return string(n.ID) },
+		Name:    func(n cluster.Node) string { return n.Name },
 		Empty:   "no nodes; run `mlxctl up`",
 		Columns: nodeColumns(s.At),
 	}
@@ -140,7 +140,7 @@ func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) erro
 func nodeColumns(now time.Time) []printer.Column[cluster.Node] {
 	return []printer.Column[cluster.Node]{
 		{Header: "NAME", Value: func(n cluster.Node) string { return n.Name }},
-		{Header: "STATE", Value: func(n cluster.Node) string { return string(n.State) }},
+		{Header: "STATE", Value: func(n cluster.Node) string { return n.StateName() }},
 		{Header: "CHIP", Value: func(n cluster.Node) string { return n.Hardware.Chip }},
 		{Header: "MEM", Right: true, Value: func(n cluster.Node) string { return bytesOrNone(n.Hardware.MemoryBytes) }},
 		{Header: "FREE", Right: true, Value: func(n cluster.Node) string { return reading(n.Load.MemoryFreeBytes, printer.Bytes) }},

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func newNodesRm(d *deps, runF func(context.Context, *fleetOptions) error) *cobra
 		Long: `rm lets a node finish what it answers, removes its agent over SSH, and revokes its key. With --force a node that
 cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told.`,
 		Example:     "  mlxctl nodes rm studio-2\n  mlxctl nodes rm lost-laptop --force --yes",
-		Annotations: exits("0", "1", "2", "3", "4", "6", "130"), ValidArgsFunction: completeNodes(d),
+		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.names = args
 			return runF(cmd.Context(), opts)
@@ -97,7 +98,14 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 
 // settle reads the settings of a command for nodes of the cluster of this home.
 func (opts *fleetOptions) settle() (*config.Config, error) {
-	return opts.clusterConfig(opts.cmd, &opts.cluster)
+	cfg, err := opts.clusterConfig(opts.cmd, &opts.cluster)
+	if err != nil {
+		return nil, err
+	}
+	if l, _, err := readLocal(cfg.Dirs.Home); err != nil || l == nil {
+		return nil, cmp.Or(err, notRunning(cfg.Dirs.Home))
+	}
+	return cfg, nil
 }
 
 // named finds the nodes of the command line in the list.

@@ -52,8 +52,9 @@ type Node struct {
 	ID       NodeID    `json:"id"`
 	Name     string    `json:"name"`
 	State    NodeState `json:"state"`
-	Reason   string    `json:"reason,omitempty"` // why it is not ready, in one line
-	Version  string    `json:"version"`          // of the agent
+	Drained  bool      `json:"drained,omitempty"` // draining, and nothing is left to finish
+	Reason   string    `json:"reason,omitempty"`  // why it is not ready, in one line
+	Version  string    `json:"version"`           // of the agent
 	Hardware Hardware  `json:"hardware"`
 	Load     Load      `json:"load"`
 	// BudgetBytes is what the agent lets models use in all; PlannedBytes is how much of it its replicas have claimed.

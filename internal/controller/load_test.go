@@ -139,7 +139,13 @@ func TestUnload(t *testing.T) {
 			return cluster.Errorf(cluster.CodeConflict, "model busy has 2 requests")
 		},
 	})
-	c.ready(t, "a", "b", "c")
+	s.node(t, "d", script{ // its heartbeat is older than what it did
+		replicas: []cluster.Replica{{Model: "gone", State: cluster.ReplicaReady}},
+		unload: func(*bus.UnloadRequest) error {
+			return cluster.Errorf(cluster.CodeNoModel, "model gone is not loaded here")
+		},
+	})
+	c.ready(t, "a", "b", "c", "d")
 	me := s.client(t, "me")
 	nodes, err := me.Unload(t.Context(), api.UnloadRequest{Model: "tiny", Force: true})
 	if err != nil || !slices.Equal(nodes, []cluster.NodeID{"a", "b"}) {
@@ -152,6 +158,15 @@ func TestUnload(t *testing.T) {
 	}
 	if nodes, err = me.Unload(t.Context(), api.UnloadRequest{Model: folder + "/", Node: "b"}); err != nil || !slices.Equal(nodes, []cluster.NodeID{"b"}) {
 		t.Errorf("a folder: unloaded on %q, %v", nodes, err)
+	}
+	for want, q := range map[string]api.UnloadRequest{
+		"model gone is not in memory on any node":   {Model: "gone"},
+		"model gone is not in memory on node mac-d": {Model: "gone", Node: "d"},
+	} {
+		_, err := me.Unload(t.Context(), q)
+		if e := cluster.AsError(err); e == nil || e.Code != cluster.CodeNoModel || e.Message != want || e.Hint == "" {
+			t.Errorf("%q: %v", want, err)
+		}
 	}
 	for name, bad := range map[string]struct {
 		q    api.UnloadRequest

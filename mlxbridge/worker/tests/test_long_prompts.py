@@ -215,7 +215,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(tiny: Model, f
         rows.make_row(tiny, ask_frame(id="x", **fields))
 
     assert e.value.code == "context_exceeded"
-    claim = "the prompt has more than 8192 tokens, the model's context is 8192 for prompt and answer"
+    claim = "the prompt has more than 8192 tokens: the model's context of 8192 has to hold prompt and answer"
     assert e.value.message == claim
 
 
