@@ -159,7 +159,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err := checkName(cfg, before); err != nil {
 		return false, err
 	}
-	status, err := service.Read(opts.services(home, digest, opts.log()))
+	status, err := service.Settled(ctx, opts.services(home, digest, opts.log()))
 	if err != nil {
 		return false, err
 	}
