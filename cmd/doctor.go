@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -18,11 +19,11 @@ import (
 	"github.com/mlxctl/mlxctl/internal/printer"
 )
 
-const (
-	// hostTimeout bounds the look at one Mac: contact by SSH, which may have to wake it, and a worker's answer there.
-	hostTimeout = 3 * time.Minute
-	thisMac     = "this Mac"
-)
+// hostTimeout bounds the look at one Mac: contact by SSH, which may have to wake it, and a worker's answer there.
+const hostTimeout = 3 * time.Minute
+
+// thisMac is what the operator's own machine is called.
+var thisMac = map[bool]string{true: "this Mac", false: "this machine"}[runtime.GOOS == "darwin"]
 
 type doctorOptions struct {
 	*deps
@@ -83,7 +84,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 	defer cancel()
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
-	progress.Step("looking at this Mac and at the network")
+	progress.Step("looking at this machine and at the network")
 	e := &examination{deps: opts.deps, cfg: cfg, home: homeOf(cfg)}
 	results := doctor.Run(ctx, e.local(), 0)
 	hosts := e.hosts()
@@ -94,7 +95,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 	} else {
 		results = nil
 	}
-	progress.Step("looking at %d Macs", len(hosts))
+	progress.Step("looking at %s", countOf(len(hosts), "host"))
 	results = append(results, doctor.Run(ctx, e.each(hosts), 0)...)
 	progress.Close()
 	if err := context.Cause(ctx); err != nil {

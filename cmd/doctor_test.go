@@ -148,7 +148,7 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 		}
 	}
 	report.has(t, thisMac, "bonjour", plan.FindingOK, "3 other Macs answered")
-	report.has(t, thisMac, "serving", plan.FindingWarn, "no agent runs on this Mac")
+	report.has(t, thisMac, "serving", plan.FindingWarn, "no agent runs on this machine")
 	slices.Sort(p.looked)
 	if want := []string{"10.0.0.11", "lost", "mini", "studio"}; !slices.Equal(p.looked, want) {
 		t.Errorf("looked at %q, want %q: Macs that are nobody's nodes are left alone", p.looked, want)
@@ -216,7 +216,7 @@ func TestDoctorShowsOnlyWhatMattersOfOthers(t *testing.T) {
 	t.Parallel()
 	p := healthy(t)
 	p.found = map[string][]plan.Finding{"studio": {{Check: "disk", State: plan.FindingOK, Message: "90 GiB free"}}}
-	if r := p.run(); strings.Contains(r.out, "90 GiB") || !strings.Contains(r.out, "studio    serving") {
+	if r := p.run(); strings.Contains(r.out, "90 GiB") || !regexp.MustCompile(`studio +serving`).MatchString(r.out) {
 		t.Errorf("%s", r.out)
 	}
 	if r := p.run("-v"); !strings.Contains(r.out, "90 GiB") {
@@ -230,7 +230,7 @@ func TestDoctorOfThisMac(t *testing.T) {
 	report, _ := p.report()
 	report.has(t, thisMac, "version", plan.FindingOK, "v1.2.3")
 	report.has(t, thisMac, "trust", plan.FindingOK, "cluster lab, id ")
-	report.has(t, thisMac, "controller", plan.FindingFail, "no cluster runs on this Mac")
+	report.has(t, thisMac, "controller", plan.FindingFail, "no cluster runs on this machine")
 	report.has(t, thisMac, "ports", plan.FindingSkip, "never set up")
 	report.has(t, thisMac, "bus", plan.FindingOK, "the controller of lab answers in ")
 	report.has(t, thisMac, "clock", plan.FindingOK, "")

@@ -45,7 +45,7 @@ type upOptions struct {
 type upResult struct {
 	Cluster string   `json:"cluster"`
 	HTTP    string   `json:"http"`
-	BaseURL string   `json:"base_url"` // for OpenAI clients
+	BaseURL string   `json:"base_url"`          // for OpenAI clients
 	APIKey  string   `json:"api_key,omitempty"` // of the `up` that made the cluster
 	Nodes   []upNode `json:"nodes"`
 	Changed bool     `json:"changed"` // false when everything ran already
@@ -175,11 +175,12 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 		return false, err
 	}
 	l.Python, _ = opts.env(pythonVariable)
-	progress.Step("making the cluster's identity")
+	if isUnmade(home) {
+		progress.Step("making the cluster's identity")
+	}
 	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
 		return false, err
 	}
-	progress.Step("preparing Python")
 	if err := opts.engine.prepare(ctx, cfg.Dirs, func(line string) { progress.Step("%s", line) }); err != nil {
 		return false, err
 	}
@@ -189,8 +190,10 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if _, digest, err = readLocal(home); err != nil {
 		return false, err
 	}
-	progress.Step("starting controller and agent")
 	o := opts.services(home, digest, opts.log())
+	if !status.Running || status.Version != o.Version || status.Settings != o.Settings {
+		progress.Step("starting controller and agent")
+	}
 	o.Finish = opts.finish
 	return service.Start(ctx, o)
 }
@@ -239,19 +242,27 @@ func (opts *upOptions) openBus(before *localSettings, isRunning bool, progress *
 }
 
 // prove waits until this machine's node is ready and has answered a prompt through the whole path. The caller closes the
-// connection.
-func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
-	progress.Step("waiting for the controller")
+// connection. Where nothing was started, it is one step.
+func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, isStarted bool, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
+	step := func(what string) {
+		if isStarted {
+			progress.Step("%s", what)
+		}
+	}
+	if !isStarted {
+		progress.Step("seeing whether this machine answers")
+	}
+	step("waiting for the controller")
 	readyCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := opts.awaitController(readyCtx, cfg, began)
 	if err != nil {
 		return nil, nil, err
 	}
-	progress.Step("waiting for the node")
+	step("waiting for the node")
 	s, node, err := opts.awaitNode(readyCtx, cfg, c, began)
 	if err == nil && node.State == cluster.NodeReady {
-		progress.Step("answering a first prompt")
+		step("answering a first prompt")
 		testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
 		defer cancelTest()
 		err = selfTest(testCtx, c, node.ID)

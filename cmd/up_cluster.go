@@ -227,7 +227,7 @@ func (u *upRun) judge() (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
+	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly, isNamed: len(u.hosts) > 0}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}
