@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlxworker import policy
+from mlxworker.compiled import Shelf
 from mlxworker.errors import TOO_LARGE, RequestError
 from mlxworker.memory import Budget
 from mlxworker.model import Model
@@ -32,6 +33,7 @@ class Admission:
     budget: Budget
     prefix: PrefixStore
     most_padding: int  # tokens of padding that cost as much as a second lane
+    forms: Shelf  # compiled grammars, which count; those that nobody uses make room
     beside: Callable[[], int] = lambda: 0  # bytes that are in use, or promised, for something beside the rows
 
     def next_in_line(self, lanes: list[AnyLane], waiting: list[Row]) -> tuple[int, int] | None:
@@ -101,7 +103,9 @@ class Admission:
         return policy.padding(together) <= self.most_padding // 2
 
     def _make_room(self, used: int) -> bool:
-        surplus = self.budget.surplus(used + self.beside())
+        surplus = self.budget.surplus(used + self.beside() + self.forms.nbytes)
+        if surplus > 0:
+            surplus -= self.forms.release(surplus)
         if surplus > 0:
             return False
         if self.budget.limit and self.prefix.held > -surplus:

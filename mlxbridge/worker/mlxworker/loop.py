@@ -135,6 +135,7 @@ class Loop:
             if failed is not None:
                 self._tell.error(*failed)
             self._stats(engine)
+            engine.model.grammars.shelf.tidy(busy=engine.busy)
         self._writer.flush()
 
     def _is_occupied(self, engine: Engine) -> bool:
@@ -283,7 +284,7 @@ class Loop:
             if job.error is not None:
                 raise job.error
             source = protocol.Source(tokens=job.tokens, borders=job.borders)
-            row = self._need_engine().add(dataclasses.replace(job.ask, source=source, matcher=job.matcher))
+            row = self._need_engine().add(dataclasses.replace(job.ask, source=source, form=job.form))
             row.added = job.added
         except RequestError as e:
             self._tell.error(job.id, e)

@@ -109,7 +109,7 @@ class Generate:
     tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
     single_tool_call: bool = False  # the answer ends with its first
     tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
-    matcher: Any = None  # of its grammar, where it was compiled already; no frame has it
+    form: Any = None  # its compiled grammar, where there is one already; no frame has it
 
 
 def frame_id(frame: Frame) -> str:

@@ -34,7 +34,7 @@ class Job:
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     borders: tuple[int, ...] = ()
-    matcher: Any = None  # of the grammar, which may be forgotten again before this prompt's turn
+    form: Any = None  # the compiled grammar, which may be forgotten again before this prompt's turn
     error: RequestError | None = None
     added: float = field(default_factory=time.perf_counter)
 
@@ -94,7 +94,7 @@ def _tokenize(model: Model, job: Job) -> None:
         job.tokens = template.tokens_of(model, job.source)
         if job.ask is not None:
             job.borders = tuple(borders.of_prompt(model, job.source, job.tokens))
-            job.matcher = grammar.prepare(model, job.ask)
+            job.form = grammar.prepare(model, job.ask)
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
