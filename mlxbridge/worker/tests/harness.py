@@ -34,6 +34,11 @@ def ask_frame(**fields: Any) -> Generate:
     return parse_generate({"type": "gen", **fields})
 
 
+def count(first: int, last: int) -> str:
+    """Return what the test models say when they are asked to count."""
+    return ", ".join(str(n) for n in range(first, last + 1))
+
+
 @dataclass
 class Answer:
     """What came for one request."""
