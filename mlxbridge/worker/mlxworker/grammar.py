@@ -223,7 +223,7 @@ def is_slow(model: Model, ask: Generate) -> bool:
 
 
 def prepare(model: Model, ask: Generate) -> Holding | None:
-    """Return the form of a request, on any thread; None where it is free. Raises RequestError when there can be none."""
+    """Return the form of a request, on any thread; None where it is free. Raises RequestError for none."""
     grammar = demanded(model, ask)
     return model.grammars.hold(grammar) if grammar is not None else None
 
