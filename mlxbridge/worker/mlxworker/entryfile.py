@@ -195,7 +195,7 @@ def read(file: Path, identity: str, whole: bool) -> Found:
             if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
                 raise BrokenError("it is no regular file")
             return _read(f, identity, whole)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as e:
         raise BrokenError(f"it cannot be read: {e}") from e
 
 

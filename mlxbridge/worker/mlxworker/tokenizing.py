@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlxworker import borders, grammar, template
-from mlxworker.errors import BUSY, CONTEXT, INTERNAL, RequestError, describe
+from mlxworker.errors import BUSY, CONTEXT, RequestError, unforeseen
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Source
 
@@ -98,7 +98,7 @@ def _tokenize(model: Model, job: Job) -> None:
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
-        job.error = RequestError(INTERNAL, f"the prompt could not be taken in: {describe(e)}")
+        job.error = unforeseen(e, "the prompt could not be taken in")
 
 
 def _tokenize_inputs(model: Model, job: Job, ask: Embed) -> None:

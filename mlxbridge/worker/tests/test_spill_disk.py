@@ -8,6 +8,7 @@ import logging
 import os
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def test_a_folder_that_cannot_be_used(tiny: Model, tmp_path: Path, how: str, cap
     assert len(caplog.records) == 1
 
 
-ODD = {
+ODD: dict[str, Callable[[Path], None]] = {
     "a pipe": os.mkfifo,
     "a folder": Path.mkdir,
     "a device": lambda f: f.symlink_to("/dev/zero"),
