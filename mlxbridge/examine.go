@@ -32,7 +32,9 @@ func (l *WorkerLauncher) Examine(name, dir string) error {
 		return nil
 	}
 	refuse := func(why string) error {
-		return cluster.Errorf(cluster.CodeUnsupported, "model %s cannot be loaded: %s", name, why)
+		err := cluster.Errorf(cluster.CodeUnsupported, "model %s cannot be loaded: %s", name, why)
+		err.Field = "model"
+		return err
 	}
 	switch code := config.ModelFile; code {
 	case nil, "", false:

@@ -145,7 +145,7 @@ func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchS
 	e := newWorkerEngine(name, process, log, l.o.Stall, l.o.Log)
 	if err := e.shakeHands(ctx, spec); err != nil {
 		if e.wasKilled() {
-			err = &killedError{cluster.AsError(err)}
+			err = &killedError{cluster.AsError(e.Err())}
 		}
 		e.mu.Lock()
 		e.closing = true // its end is no news any more
@@ -186,6 +186,7 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 
 func (e *workerEngine) loadError(f *workerFrame) error {
 	err := cluster.Errorf(knownCode(f.Code), "model %s cannot be loaded: %s", e.name, f.Message)
+	err.Field = "model"
 	switch err.Code {
 	case cluster.CodeInternal, cluster.CodeUnsupported:
 		// A file of a package may be missing: an architecture is a file, too.
