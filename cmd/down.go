@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/durable"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
@@ -151,9 +153,15 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 // goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
-	names := []string{"trust", "agent", "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json"}
+	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json"}
 	if filepath.Dir(dirs.File) == home {
 		names = append(names, filepath.Base(dirs.File))
+	}
+	entries, _ := os.ReadDir(home) // a home that is not there has nothing to be removed
+	for _, e := range entries {
+		if of, ok := durable.PartOf(e.Name()); ok && slices.Contains(names, of) { // its writer was killed
+			names = append(names, e.Name())
+		}
 	}
 	for _, name := range append(names, "run") {
 		if err := os.RemoveAll(filepath.Join(home, name)); err != nil {

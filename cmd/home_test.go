@@ -29,6 +29,8 @@ type home struct {
 	dir string
 	env []string
 	up  upResult
+	// exe is the program; empty means this test's own binary.
+	exe string
 	// workDir is where commands run; empty means the test's own.
 	workDir string
 }
@@ -66,7 +68,7 @@ func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, exe, args...)
+	cmd := exec.CommandContext(ctx, first(h.exe, exe), args...)
 	cmd.Env, cmd.Dir = h.env, h.workDir
 	return cmd
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/host"
 	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // installHere has the host's side install the node of this machine, as an operator's side does over SSH. jwt is its key,
@@ -85,7 +86,7 @@ func (d *deps) placeBinary(home string) (version, path string, err error) {
 	if there, err := bootstrap.VersionID(d.build.Version, path); err == nil && there == version {
 		return version, path, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", "", fmt.Errorf("make folder of versions: %w", err)
 	}
 	if err := copyFile(d.exe, path, 0o755); err != nil {
@@ -95,25 +96,13 @@ func (d *deps) placeBinary(home string) (version, path string, err error) {
 }
 
 // copyFile makes a new file: a binary that runs must not be written over.
-func copyFile(from, to string, mode os.FileMode) (err error) {
+func copyFile(from, to string, mode os.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer in.Close() //nolint:errcheck // only read
-	out, err := os.CreateTemp(filepath.Dir(to), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	err = errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
-	if err == nil {
-		err = os.Rename(out.Name(), to)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(out.Name()))
-	}
-	return nil
+	return durable.WriteFrom(to, in, mode)
 }
 
 // converse is the operator's side of an installation whose node's key is signed already: jwt is what it is given,

@@ -79,7 +79,7 @@ type daemonHome struct {
 	slog  *slog.Logger
 
 	socket int             // on which the keeper listens for the gateway; 0 for none
-	finish <-chan struct{} // closed when what is open is to be finished, and nothing new begun; nil: never
+	finish <-chan struct{} // of service.Watch; nil: never
 }
 
 func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, *daemonHome) error) error {

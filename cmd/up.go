@@ -120,20 +120,12 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	began := time.Now()
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
-	changed, err := opts.start(ctx, cfg, progress)
+	state, err := opts.bringUp(ctx, cfg, progress)
 	if err != nil {
 		return err
 	}
-	if !changed {
-		if changed, err = opts.restartHung(ctx, cfg, began, progress); err != nil {
-			return err
-		}
-	}
-	c, s, err := opts.prove(ctx, cfg, began, progress)
-	if err != nil {
-		return err
-	}
-	c.Close()
+	state.client.Close()
+	s := state.snapshot
 	progress.Close()
 	e, err := opts.localEndpoint(cfg)
 	if err != nil {
@@ -141,7 +133,7 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	}
 	r := upResult{
 		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
-		Changed: changed, TookMS: time.Since(began).Milliseconds(),
+		Changed: state.changed, TookMS: time.Since(began).Milliseconds(),
 	}
 	for _, n := range s.Nodes {
 		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
@@ -315,6 +307,9 @@ func (opts *upOptions) await(ctx context.Context, cfg *config.Config, began time
 		}
 		status, err := service.Read(opts.services(home, "", nil))
 		if err != nil {
+			return err
+		}
+		if err := keepsEnding(home, name, status, began); err != nil {
 			return err
 		}
 		if !status.Desired {

@@ -338,19 +338,7 @@ func (u *upRun) start(ctx context.Context) error {
 
 // startServices starts the services of this machine and proves that they answer.
 func startServices(ctx context.Context, opts *upOptions, cfg *config.Config, progress *iostreams.Progress) (localState, error) {
-	began := time.Now()
-	var s localState
-	var err error
-	if s.changed, err = opts.start(ctx, cfg, progress); err != nil {
-		return s, err
-	}
-	if !s.changed {
-		if s.changed, err = opts.restartHung(ctx, cfg, began, progress); err != nil {
-			return s, err
-		}
-	}
-	s.client, s.snapshot, err = opts.prove(ctx, cfg, began, progress)
-	return s, err
+	return opts.bringUp(ctx, cfg, progress)
 }
 
 // preview judges without having changed anything: the services may not even run.

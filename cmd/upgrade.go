@@ -31,8 +31,8 @@ func newUpgrade(d *deps, runF func(context.Context, *upgradeOptions) error) *cob
 		Long: `upgrade goes through the nodes whose version is not that of this program: each one finishes what it answers, while
 others take what is new, is installed anew, proves that it serves, and takes requests again. A version that does not come up
 is taken back on that node by itself; the others are then left as they are, unless --keep-going is given. With --all the
-services of this machine follow last, unless --keep-controller is given: what is open is answered to its end, and what comes
-meanwhile waits, and is not refused.`,
+services of this machine follow last, unless --keep-controller is given: what is open is answered to its end, what comes
+meanwhile is answered too, or waits for seconds, and a version that does not answer is taken back as well.`,
 		Example:     "  mlxctl upgrade --all\n  mlxctl upgrade studio-2",
 		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -304,8 +304,8 @@ func (r *rollout) ownItem(isWhole bool) *planItem {
 	return p
 }
 
-// restartServices has this machine run this version. What goes through the controller is answered to its end first; what
-// comes meanwhile waits for the new one.
+// restartServices has this machine run this version, or the one before where this one does not prove itself. What goes through
+// the controller is answered to its end first; what comes meanwhile waits for the new one.
 func (r *rollout) restartServices(ctx context.Context, p *planItem) (bool, error) {
 	if p.What == whatCannot {
 		return false, cluster.Errorf(cluster.CodeConflict, "%s", p.Reason).WithHint("%s", p.Fix)

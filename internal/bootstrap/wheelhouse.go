@@ -6,23 +6,19 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 const (
 	wheelsStamp = "files.json"
-	wheelsPoll  = 100 * time.Millisecond
 	mostSaid    = 64 << 10
 )
 
@@ -119,28 +115,14 @@ func stampFolder(dir string) ([]plan.File, error) {
 }
 
 func lockFolder(ctx context.Context, root string) (release func(), err error) {
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
+	l, err := durable.Lock(ctx, filepath.Join(root, "lock"))
+	if err == nil {
+		return l.Release, nil
 	}
-	tick := time.NewTicker(wheelsPoll)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil // which unlocks it
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			_ = f.Close()
-			return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, ctx.Err()
-		}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
+	return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
 }
 
 // fetch downloads what the list names. pip checks every hash, and keeps what is there already, so that a download that was

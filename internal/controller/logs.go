@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller/api"
+	"github.com/mlxctl/mlxctl/internal/logtail"
 )
 
 func (c *Controller) serveLogs(ctx context.Context, decode func(any) error, w *bus.StreamWriter) error {
@@ -73,7 +76,17 @@ func (c *Controller) ownLog(ctx context.Context, q api.LogsRequest, line func(bu
 	if c.o.LogFile == "" {
 		return cluster.Errorf(cluster.CodeUnsupported, "this controller logs to no file")
 	}
-	return (&logFile{path: c.o.LogFile}).show(ctx, q.Tail, q.Follow, func(s string) error { return line(bus.LogLine{Text: s}) })
+	folder, name := filepath.Split(c.o.LogFile)
+	l := logtail.New(logtail.Dir(folder), name, func(text string) error { return line(bus.LogLine{Text: text}) })
+	defer l.Close()
+	err := l.Last(q.Tail, q.Follow)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cluster.Errorf(cluster.CodeInvalid, "there is no log at %s", c.o.LogFile)
+	}
+	if err != nil || !q.Follow {
+		return err
+	}
+	return logtail.Follow(ctx, l)
 }
 
 // requestLog gives what is known of a request as lines of a log.

@@ -329,6 +329,60 @@ func TestServeFinishes(t *testing.T) {
 	}
 }
 
+// While a stream outlasts a pause, whoever comes is served. When it is over Serve ends by itself, and at the last call it takes
+// nobody any more, stream or no stream.
+func TestFinishHoldsNobodyBackForLong(t *testing.T) {
+	t.Parallel()
+	const pause = 50 * time.Millisecond
+	for name, isLastCall := range map[string]bool{"the stream ends": false, "last call": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			finish, goOn := make(chan struct{}, 1), make(chan struct{})
+			var begun atomic.Bool
+			b := &backend{answer: func(ctx context.Context, r *cluster.Request, emit func(cluster.Chunk) error) error {
+				if begun.CompareAndSwap(false, true) { // the stream
+					if err := emit(cluster.Chunk{Text: "first"}); err != nil {
+						return err
+					}
+					<-goOn
+				}
+				return words(" last")(ctx, r, emit)
+			}}
+			s := start(t, gateway.Options{Backend: b, Finish: finish, Times: gateway.Times{Grace: time.Millisecond, Pause: pause}})
+			body := stream(s.ask(t.Context(), t, "POST", chatPath, askMore).Body)
+			if _, err := body.next(); err != nil {
+				t.Fatal(err)
+			}
+			finish <- struct{}{}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			for began := time.Now(); time.Since(began) < 1500*time.Millisecond; { // a second for who keeps connections, then pauses
+				resp, err := s.try(ctx, "POST", chatPath, ask)
+				if err != nil {
+					t.Fatalf("while the stream is open: %v", err)
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+					t.Errorf("while the stream is open: %d, %v", resp.StatusCode, err)
+				}
+				_ = resp.Body.Close()
+			}
+			if isLastCall {
+				close(finish)
+				refused(t, s.addr)
+			}
+			close(goOn)
+			if got := collect(t, body.r); got.failure != nil || !got.done {
+				t.Errorf("the stream that was open: %+v", got)
+			}
+			err := soon(t, s.served, "the end of Serve")
+			if s.served <- err; err != nil { // for the end of the test
+				t.Errorf("Serve: %v", err)
+			}
+			refused(t, s.addr)
+		})
+	}
+}
+
 func TestServeEndsAnswersThatDoNotFinish(t *testing.T) {
 	t.Parallel()
 	begun := make(chan struct{}, 2)

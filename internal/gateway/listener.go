@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,9 @@ type limited struct {
 	closed chan struct{}
 	once   func() error
 	times  Times
+
+	mu     sync.Mutex
+	paused chan struct{} // guarded by mu; closed when it goes on, nil while it does
 }
 
 func newLimited(l net.Listener, most int, times Times) *limited {
@@ -37,7 +42,7 @@ func (l *limited) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
+	c, err := l.acceptUnlessPaused()
 	if err != nil {
 		<-l.slots
 		return nil, err // as it is: the server asks its type whether to go on
@@ -45,6 +50,50 @@ func (l *limited) Accept() (net.Conn, error) {
 	counted := &counted{Conn: c, free: sync.OnceFunc(func() { <-l.slots }), times: l.times}
 	counted.fresh.Store(true)
 	return counted, nil
+}
+
+func (l *limited) acceptUnlessPaused() (net.Conn, error) {
+	for {
+		if paused := l.pausing(); paused != nil {
+			select {
+			case <-paused:
+			case <-l.closed:
+				return nil, net.ErrClosed
+			}
+		}
+		c, err := l.Listener.Accept()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return c, err
+		}
+	}
+}
+
+func (l *limited) pausing() chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.paused
+}
+
+// pause leaves connections in the system's queue until resume. A listener that knows no deadline takes one more.
+func (l *limited) pause() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = make(chan struct{})
+	l.setDeadline(time.Unix(1, 0))
+}
+
+func (l *limited) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setDeadline(time.Time{})
+	close(l.paused)
+	l.paused = nil
+}
+
+func (l *limited) setDeadline(t time.Time) {
+	if d, ok := l.Listener.(interface{ SetDeadline(t time.Time) error }); ok {
+		_ = d.SetDeadline(t) // it may be closed
+	}
 }
 
 // Close ends Accept too where it waits for room.

@@ -83,7 +83,7 @@ func options(home string) Options {
 	}
 	listen := os.Getenv("SERVICE_TEST_LISTEN")
 	return Options{
-		Listen: listen, Home: home, Exe: exe, Arg0: "service.test", KeepArgs: []string{"keep"},
+		Listen: listen, Home: home, Exe: exe, Versions: os.Getenv("SERVICE_TEST_VERSIONS"), Arg0: "service.test", KeepArgs: []string{"keep"},
 		Children: []Child{{Name: "one", Args: []string{kind}, Listens: listen != ""}, {Name: "two", Args: []string{kind}}},
 		Version:  "v1", Settings: "s1", Grace: time.Second,
 		Log: slog.New(slog.DiscardHandler),

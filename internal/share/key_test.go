@@ -110,7 +110,7 @@ func TestNoFieldOfARequestIsForgotten(t *testing.T) {
 // fill sets a field to something that it was not.
 func fill(t *testing.T, name string, v reflect.Value) {
 	t.Helper()
-	if raw, ok := v.Addr().Interface().(*json.RawMessage); ok {
+	if raw, ok := reflect.TypeAssert[*json.RawMessage](v.Addr()); ok {
 		*raw = json.RawMessage(`[1]`)
 		return
 	}

@@ -125,6 +125,8 @@ type session struct {
 	order plan.Order
 	talk  talk
 	done  plan.FromHost // the last word
+	// logged is how much the agent's log held before the agent was started.
+	logged int64
 	// unlock lets go of the home; nil while it is not held.
 	unlock func()
 	// forced says that a journal is not to be gone back by: all that may be of ours is to go. stray are units it names.

@@ -59,12 +59,19 @@ class Answers:
         if t.ended == Reason.STOP:
             return Reason.STOP
         row.tokens.append(t.token)
+        failed = False
         try:
-            text, stopped = row.feed(t.token) if t.ended is None else row.feed_last(t.token)
+            text, stopped = row.feed(t.token)
         except Exception as e:  # a tokenizer's own code, on what only this row holds
             row.fault = row.fault or e
             return None
+        try:
+            text += row.feed_end() if t.ended is not None and not stopped else ""
+        except Exception as e:  # as above
+            row.fault, failed = row.fault or e, True
         out.add(row, text, [t.token], detail)
+        if failed:
+            return None
         if stopped:
             return Reason.STOP
         return Reason.LENGTH if t.ended is not None else None

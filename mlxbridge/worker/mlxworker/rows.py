@@ -107,17 +107,16 @@ class Row:
         text, self.stop = self.stops.feed(text)
         return text, self.stop is not None
 
-    def feed_last(self, token: int) -> tuple[str, bool]:
-        """Do as feed with the token that the limit makes the last; what is held back comes with it.
+    def feed_end(self) -> str:
+        """Return what is held back, to go out with the token that the limit makes the last.
 
         So whoever has the token has all that came of it, and an attempt that continues after it has nothing to say.
         """
-        text, stopped = self.feed(token)
-        if not stopped:
-            pieces = self.pieces
-            text += self.flush(complete=False)
+        pieces = self.pieces
+        try:
+            return self.flush(complete=False)
+        finally:
             self.pieces = pieces + self.pieces
-        return text, stopped
 
     def flush(self, complete: bool) -> str:
         """Return the text that was held back, at the end of an answer; complete says that the model ended it."""
