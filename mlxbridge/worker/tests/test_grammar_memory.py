@@ -132,6 +132,16 @@ def test_a_row_takes_the_room_of_grammars_that_nobody_uses(tiny: Model) -> None:
     assert not tiny.grammars.is_ready(Grammar("regex", "idle"))
 
 
+def test_a_row_is_not_refused_for_the_grammars_of_those_that_wait(tiny: Model) -> None:
+    driver = Driver(tiny, memory_bytes=Driver(tiny).engine.budget.weights + 64 * MIB)
+    waits = tiny.grammars.shelf.keep(Grammar("regex", "waits"), None, 63 * MIB)
+
+    got = driver.run(ask("r", "Count from 1 to 20."), ask("s", "Count from 1 to 9."))
+
+    assert waits.form.nbytes > 63 * MIB
+    assert [(a.text, a.error) for a in got] == [(count(1, 20), None), (count(1, 9), None)]
+
+
 def gen(id_: str, pattern: str) -> dict[str, Any]:
     messages = [{"role": "user", "content": QUESTION}]
     sampling = {"temperature": 2.0, "seed": 3, "max_tokens": 400}
