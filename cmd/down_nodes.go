@@ -3,7 +3,8 @@ package cmd
 import (
 	"context"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -65,10 +66,10 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 
 // stopNode stops the agent of one other machine, or removes it.
 func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (bool, error) {
-	action := bootplan.Stop
+	action := plan.Stop
 	p.done = "stopped"
 	if opts.purge {
-		action, p.done = bootplan.Uninstall, "removed"
+		action, p.done = plan.Uninstall, "removed"
 	}
 	if err := unreached(*p.node, p.host); err != nil {
 		e := *cluster.AsError(err)
@@ -83,7 +84,7 @@ func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (b
 // withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.
 func (opts *downOptions) withoutSSH(nodes []roster.Node) (others []roster.Node, err error) {
 	for _, n := range nodes {
-		if _, ok := nodeTarget(n); ok {
+		if _, ok := sighting.OfNode(n); ok {
 			others = append(others, n)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 )
@@ -119,7 +120,7 @@ func TestSudoIsAskedToStopAndRemove(t *testing.T) {
 	for _, name := range []string{"a", "b", "free"} {
 		f.mac(name)
 	}
-	f.hosts["a.local"].sudo, f.hosts["b.local"].sudo = sudoPassword, sudoPassword
+	f.hosts["a.local"].sudo, f.hosts["b.local"].sudo = bootstrap.SudoPassword, bootstrap.SudoPassword
 	wants(t, "up", f.run("", "up", "--yes"), 0)
 	wants(t, "nobody", f.run("", "nodes", "rm", "a", "--ask-sudo", "--yes"), exitUsage, "--ask-sudo")
 	wants(t, "nobody to stop", f.run("", "down", "--ask-sudo"), exitUsage, "--ask-sudo")

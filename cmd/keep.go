@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
@@ -75,7 +75,7 @@ type daemonHome struct {
 	home  string
 	cache string
 	local *localSettings
-	node  *bootplan.Settings // of a node of another machine's cluster; nil for a service of this one
+	node  *plan.Settings // of a node of another machine's cluster; nil for a service of this one
 	slog  *slog.Logger
 
 	socket int             // on which the keeper listens for the gateway; 0 for none

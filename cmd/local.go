@@ -84,9 +84,9 @@ func (l *localSettings) write(home string) error {
 	return config.WriteFile(localPath(home), append(data, '\n'))
 }
 
-// plan decides what the services run with: flags and settings, then what they ran with before, then defaults. running
+// planServices decides what the services run with: flags and settings, then what they ran with before, then defaults. running
 // says that they run now, so that their ports are in use by themselves.
-func plan(cfg *config.Config, before *localSettings, running bool) (*localSettings, error) {
+func planServices(cfg *config.Config, before *localSettings, running bool) (*localSettings, error) {
 	l := &localSettings{
 		Name: cfg.Name, LogLevel: cfg.LogLevel, Deadlines: cfg.Deadlines, Share: cfg.Share, Models: cfg.Models,
 		NATSURL: cfg.NATSURL, NATSCreds: cfg.NATSCreds, NATSCA: cfg.NATSCA, NATSServerName: cfg.NATSServerName,

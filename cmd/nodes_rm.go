@@ -10,7 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -219,7 +220,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		}()
 	}
 	if err == nil {
-		_, err = f.order(ctx, p, bootplan.Uninstall, true)
+		_, err = f.order(ctx, p, plan.Uninstall, true)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -229,7 +230,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		if !f.force {
 			return f.orForce(err)
 		}
-		left = oneLine(err.Error())
+		left = printer.OneLine(err.Error())
 	}
 	if err := f.revoke(ctx, authority, p, key); err != nil {
 		return err
@@ -297,7 +298,7 @@ func (f *fleet) empty(ctx context.Context, p *planItem) (isOurs bool, err error)
 	if n == nil || n.State == cluster.NodeDown || n.State == cluster.NodeSuspect {
 		return false, nil
 	}
-	f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, At: time.Now()})
+	f.events.step(p, bootstrap.Event{Host: p.Name, Step: "drain", State: plan.StateRunning, At: time.Now()})
 	if n.State == cluster.NodeDraining && p.node.Drained == "" {
 		return false, f.awaitEmpty(ctx, p)
 	}
@@ -341,7 +342,7 @@ func (f *fleet) awaitEmpty(ctx context.Context, p *planItem) error {
 		if err == nil && busy == 0 {
 			return nil
 		}
-		f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, Detail: fmt.Sprintf("%d open", busy), At: time.Now()})
+		f.events.step(p, bootstrap.Event{Host: p.Name, Step: "drain", State: plan.StateRunning, Detail: fmt.Sprintf("%d open", busy), At: time.Now()})
 		select {
 		case <-limit.Done():
 			if ctx.Err() != nil {

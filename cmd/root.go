@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -53,7 +53,7 @@ type deps struct {
 	engine  engine
 	// installNode has this machine run its node in the background, with those settings and its signed key, and says how; nil
 	// leaves the start to the user.
-	installNode func(ctx context.Context, home, jwt string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error)
+	installNode func(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
 	// around is where doctor learns of other Macs; the zero value has the network and the roster.

@@ -164,7 +164,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if !opts.local {
 		before = opts.openBus(before, status.Running, progress)
 	}
-	l, err := plan(cfg, before, status.Running)
+	l, err := planServices(cfg, before, status.Running)
 	if err != nil {
 		return false, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/durable"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -38,7 +39,7 @@ type WheelsFor struct {
 // they are not there; the folder is used only once it is whole. Several processes may call it at the same time.
 func Wheelhouse(ctx context.Context, cacheDir string, w WheelsFor) (dir string, files []plan.File, err error) {
 	if !python.MatchString(w.Python) {
-		return "", nil, cluster.Errorf(cluster.CodeInvalid, "no packages can be chosen for Python %q", clean(w.Python, mostName)).
+		return "", nil, cluster.Errorf(cluster.CodeInvalid, "no packages can be chosen for Python %q", untrusted.Line(w.Python, mostName)).
 			WithHint("there: install a Python that workers can run in")
 	}
 	requirements, err := lockFor(w)
@@ -210,7 +211,7 @@ func lockFor(w WheelsFor) (string, error) {
 				condition := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), `\`))
 				var err error
 				if keep, err = holds(condition, env); err != nil {
-					return "", cluster.Errorf(cluster.CodeInternal, "read list of packages: %q: %v", clean(condition, mostDetail), err)
+					return "", cluster.Errorf(cluster.CodeInternal, "read list of packages: %q: %v", untrusted.Line(condition, mostDetail), err)
 				}
 				line = strings.TrimSpace(head)
 				if strings.HasSuffix(strings.TrimSpace(rest), `\`) {

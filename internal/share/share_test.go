@@ -17,7 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // gen is a generation that a test drives.
 type gen struct {

@@ -127,6 +127,11 @@ func (r *row) decode(ctx context.Context) error {
 		case e.script.HangAt:
 			e.hang()
 		}
+		if k == len(r.answer) && e.script.Hold != nil {
+			if err := r.held(ctx); err != nil {
+				return err
+			}
+		}
 		if err := r.waitUntil(ctx, begun.Add(e.after(k-r.first))); err != nil {
 			return err
 		}
@@ -135,6 +140,18 @@ func (r *row) decode(ctx context.Context) error {
 	}
 	r.usage.Decode = time.Since(begun)
 	return nil
+}
+
+// held waits for the script to let answers end.
+func (r *row) held(ctx context.Context) error {
+	select {
+	case <-r.engine.script.Hold:
+		return nil
+	case <-ctx.Done():
+		return contextError(ctx)
+	case <-r.engine.done:
+		return r.engine.endedBy()
+	}
 }
 
 // after is when the n-th token of a row is due.

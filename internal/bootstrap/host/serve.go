@@ -17,6 +17,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Identity is who a node is.
@@ -170,7 +171,7 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 // check refuses what cannot be right before anything is touched.
 func (s *session) check() error {
 	home := s.order.Home
-	if !filepath.IsAbs(home) || filepath.Clean(home) != home || home == "/" || strings.ContainsFunc(home, isControl) {
+	if !filepath.IsAbs(home) || filepath.Clean(home) != home || home == "/" || strings.ContainsFunc(home, untrusted.IsControl) {
 		return cluster.Invalid("home", "must be a clean absolute path")
 	}
 	if user, err := os.UserHomeDir(); err == nil && filepath.Clean(user) == home {

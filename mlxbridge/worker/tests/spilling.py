@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import Driver, ask_frame
+from harness import PATIENCE, Driver, ask_frame
 
 from mlxworker import protocol
 from mlxworker.model import Model
@@ -27,14 +27,14 @@ def disk(driver: Driver) -> Spill:
 
 
 def settle(driver: Driver) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while disk(driver)._under_way or disk(driver)._restoring:
         assert time.monotonic() < until
         disk(driver).poll(wait=True)
 
 
 def ended(driver: Driver) -> Driver:
-    driver.engine.close(10)
+    driver.engine.close(PATIENCE)
     return driver
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import THINK
 from forms import CLOSED, QUESTION, any_schema, regex, schema
-from harness import Driver, answer, ask, ask_frame, count
+from harness import PATIENCE, Driver, answer, ask, ask_frame, count
 
 from mlxworker import channels, constraint, grammar, processors, template
 from mlxworker.errors import RequestError
@@ -236,8 +236,9 @@ def test_a_matcher_made_ahead_is_not_made_again(tiny: Model, monkeypatch: pytest
     jobs: queue.Queue[Job] = queue.Queue()
     made = ask("r", QUESTION, grammar=regex("[xyz]{3}"))
     Tokenizing(tiny, jobs.put).submit(Job("r", made.source, made))
-    job = jobs.get(timeout=30)
-    tiny.grammars.shelf.tidy(busy=False, everything=True)  # as many others do that come meanwhile
+    job = jobs.get(timeout=PATIENCE)
+    assert job.form is not None
+    tiny.grammars.shelf.drop(job.form.form)  # as many others do that come meanwhile
     monkeypatch.setattr(grammar.Grammars, "_compile", lambda *_: pytest.fail("compiled again"))
 
     got = Driver(tiny).run(dataclasses.replace(made, form=job.form))[0]

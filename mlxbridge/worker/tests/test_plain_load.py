@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from harness import WORKER, Process
+from harness import PATIENCE, WORKER, Process
 from tokenizers_alike import (
     TC,
     both,
@@ -33,7 +33,7 @@ assert transformers.AutoTokenizer.from_pretrained({str(folder)!r}).encode("a") =
 assert callable(huggingface_hub.hf_hub_download)
 """
     run = subprocess.run(
-        [sys.executable, "-c", program], cwd=WORKER, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], cwd=WORKER, capture_output=True, text=True, check=False, timeout=10 * PATIENCE
     )
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())

@@ -12,7 +12,7 @@ from typing import Any
 import hybrid
 import mlx.core as mx
 import pytest
-from harness import Driver, Process
+from harness import PATIENCE, Driver, Process
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 from spilling import FILL, ROOM, disk, driver_of, ended, files, say, settle
 
@@ -99,7 +99,7 @@ def test_while_one_is_read_others_go_on(tiny: Model, tmp_path: Path, monkeypatch
 
     def slow(file: Path, identity: str, whole: bool) -> Any:
         if whole:
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
         return read(file, identity, whole)
 
     monkeypatch.setattr(entryfile, "read", slow)
@@ -131,7 +131,7 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
     answered: list[Path] = []
 
     def hung(file: Path, identity: str, whole: bool) -> None:
-        gate.wait(20)
+        gate.wait(PATIENCE)
         answered.append(file)
         raise OSError("too late")
 
