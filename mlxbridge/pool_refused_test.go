@@ -2,6 +2,7 @@ package mlxbridge_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +62,7 @@ func TestPoolTriesAgainLaterWhatCouldNotBeLoaded(t *testing.T) {
 		mustCode(t, b.askIn(t, model("m", gib), dir), cluster.CodeBadModel)
 		b.fake.SetScript(enginetest.Script{})
 		mustCode(t, b.askIn(t, model("m", gib), dir), cluster.CodeBadModel)
-		time.Sleep(11 * time.Minute)
+		pass(11 * time.Minute)
 		mustCode(t, b.askIn(t, model("m", gib), dir), "")
 	})
 }
@@ -113,9 +114,7 @@ func TestWorkerLauncherExaminesTheConfiguration(t *testing.T) {
 		if err != nil || json.Unmarshal(data, &config) != nil {
 			t.Fatal(err)
 		}
-		for k, v := range change {
-			config[k] = v
-		}
+		maps.Copy(config, change)
 		data, err = json.Marshal(config)
 		if err != nil {
 			t.Fatal(err)
