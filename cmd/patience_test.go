@@ -63,7 +63,7 @@ func TestRunsOutliveTheReplacementOfTheController(t *testing.T) {
 		err := cmd.Run()
 		said := errOut.String() // of a model that is loaded again
 		if err != nil || out.String() != enginetest.Counted(1, to) || (said != "" && !loading.MatchString(said)) {
-			return fmt.Errorf("%v: %q, %q", err, out.String(), said)
+			return errors.Join(err, fmt.Errorf("printed %q, said %q", out.String(), said))
 		}
 		return nil
 	}

@@ -51,8 +51,7 @@ type front struct {
 	most     crowd
 	log      *slog.Logger
 	said     Complaints
-	ctx      context.Context // ends with close
-	cancel   context.CancelFunc
+	quit     chan struct{} // closed by shut
 	running  sync.WaitGroup
 
 	mu      sync.Mutex
@@ -88,9 +87,7 @@ func openFront(ctx context.Context, addr string, most crowd, log *slog.Logger) (
 	case err != nil:
 		return nil, cluster.Errorf(cluster.CodeInvalid, "the bus cannot listen on %s: %v", addr, rootOf(err))
 	}
-	f := &front{listener: l, most: most, log: log, sources: make(map[netip.Addr]*source)}
-	f.ctx, f.cancel = context.WithCancel(context.Background())
-	return f, nil
+	return &front{listener: l, most: most, log: log, quit: make(chan struct{}), sources: make(map[netip.Addr]*source)}, nil
 }
 
 // serve joins connections to the server at inside until close.
@@ -102,10 +99,18 @@ func (f *front) serve(inside string) {
 // shut takes no more connections.
 func (f *front) shut() {
 	f.mu.Lock()
-	f.closed = true
+	if !f.closed {
+		f.closed = true
+		close(f.quit)
+	}
 	f.mu.Unlock()
-	f.cancel()
 	_ = f.listener.Close() // accept sees it
+}
+
+func (f *front) isShut() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
 }
 
 // close returns when nothing of it is left. The server has ended: what it had to say still goes out.
@@ -117,18 +122,14 @@ func (f *front) close() {
 func (f *front) accept() {
 	for {
 		conn, err := f.listener.Accept()
-		if f.ctx.Err() != nil {
-			if err == nil {
-				_ = conn.Close() // nothing was said
-			}
-			return
-		}
 		if err != nil {
-			f.complain("", "cannot take connections", "err", err)
 			select {
-			case <-f.ctx.Done():
+			case <-f.quit:
 				return
 			case <-time.After(acceptPause):
+			}
+			if before, ok := f.said.Say("accept", time.Now()); ok {
+				f.log.Warn("bus cannot take connections", "before", before, "err", err)
 			}
 			continue
 		}
@@ -142,7 +143,7 @@ func (f *front) accept() {
 }
 
 // thisMachine stands for all addresses of it.
-var thisMachine = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+func thisMachine() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 
 // sourceOf is whom a connection is counted for: who has an address of IPv6 has its whole network.
 func sourceOf(c net.Conn) netip.Addr {
@@ -153,7 +154,7 @@ func sourceOf(c net.Conn) netip.Addr {
 	ip := p.Addr().Unmap().WithZone("")
 	to, err := netip.ParseAddrPort(c.LocalAddr().String())
 	if ip.IsLoopback() || (err == nil && to.Addr().Unmap().WithZone("") == ip) {
-		return thisMachine
+		return thisMachine()
 	}
 	if ip.Is6() && !ip.IsLinkLocalUnicast() {
 		if net64, err := ip.Prefix(64); err == nil {
@@ -190,7 +191,9 @@ func (f *front) enter(conn net.Conn, now time.Time) *guest {
 		!s.local && f.remote >= f.most.remote && f.fresh == 0:
 		_ = conn.Close() // nothing was said
 		f.forget(s)
-		f.complain(addr.String(), "a connection was refused: too many are open", "open", len(s.open))
+		if before, ok := f.said.Say("full", now); ok {
+			f.log.Warn("bus refuses a connection: too many are open", "from", addr, "open", len(s.open), "before", before)
+		}
 		return nil
 	case !s.local && (len(s.fresh) >= f.most.silent || len(s.open) >= f.most.each), s.local && len(s.open) >= f.most.local:
 		f.evict(s)
@@ -235,7 +238,9 @@ func (f *front) loudest() *source {
 
 // evict ends the oldest connection of a source that is not proven.
 func (f *front) evict(s *source) {
-	f.complain(s.addr.String(), "a connection that did not say who it is was ended: too many of them are open", "open", len(s.fresh))
+	if before, ok := f.said.Say("fresh", time.Now()); ok {
+		f.log.Warn("bus ends a connection that did not say whose it is: too many such are open", "from", s.addr, "open", len(s.fresh), "before", before)
+	}
 	g := s.fresh[0]
 	f.remove(g)
 	if tcp, ok := g.Conn.(*net.TCPConn); ok {
@@ -279,20 +284,12 @@ func (f *front) forget(s *source) {
 	}
 }
 
-// complain logs a line a second of each kind, with whom it was about last.
-func (f *front) complain(from, what string, more ...any) {
-	if before, ok := f.said.Say(what, time.Now()); ok {
-		f.log.Warn("bus: "+what, append([]any{"from", from, "before", before}, more...)...)
-	}
-}
-
 // join copies both ways until either side ends.
 func (f *front) join(g *guest) {
-	dialer := &net.Dialer{Timeout: insideWait}
-	server, err := dialer.DialContext(f.ctx, "tcp", f.inside)
+	server, err := net.DialTimeout("tcp", f.inside, insideWait)
 	if err != nil {
-		if f.ctx.Err() == nil {
-			f.complain("", "cannot pass on a connection", "err", err)
+		if before, ok := f.said.Say("inside", time.Now()); ok && !f.isShut() {
+			f.log.Warn("bus cannot pass on a connection", "before", before, "err", err)
 		}
 		return
 	}

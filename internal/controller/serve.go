@@ -44,11 +44,11 @@ func (c *Controller) onHeartbeat(subject string, decode func(any) error) {
 	}
 	var h bus.Heartbeat
 	if err := decode(&h); err != nil {
-		c.complain(node, "could not read heartbeat", "err", err)
+		c.unreadable(node, "heartbeat", err)
 		return
 	}
 	if node != h.Node {
-		c.complain(node, "heartbeat names another node")
+		c.unreadable(node, "heartbeat", cluster.Errorf(cluster.CodeInvalid, "it names node %q", h.Node))
 		return
 	}
 	events, known := c.registry.heartbeat(c.now(), beat{
@@ -73,7 +73,7 @@ func (c *Controller) onEvent(subject string, decode func(any) error) {
 	case bus.EventHello:
 		var h bus.Hello
 		if err := decode(&h); err != nil {
-			c.complain(node, "could not read hello", "err", err)
+			c.unreadable(node, "hello", err)
 			return
 		}
 		h.Node.ID = node
@@ -81,7 +81,7 @@ func (c *Controller) onEvent(subject string, decode func(any) error) {
 	case bus.EventNews:
 		var e cluster.Event
 		if err := decode(&e); err != nil {
-			c.complain(node, "could not read news", "err", err)
+			c.unreadable(node, "news", err)
 			return
 		}
 		e.Node, e.At = node, c.now()

@@ -44,6 +44,10 @@ func (t *talk) allows(node cluster.NodeID, now time.Time) bool {
 			}
 		}
 	}
+	if a == nil && len(t.nodes) >= mostTalked {
+		node = "" // the rest share one
+		a = t.nodes[node]
+	}
 	if a == nil {
 		a = &allowance{left: talkBurst, at: now}
 		t.nodes[node] = a
@@ -62,13 +66,15 @@ func (c *Controller) heeds(node cluster.NodeID) bool {
 	if c.talk.allows(node, c.now()) {
 		return true
 	}
-	c.complain(node, "node sends too much; some of it is not read")
+	if before, ok := c.talk.said.Say(string(node)+" much", c.now()); ok {
+		c.o.Log.Warn("node sends too much; some of it is not read", "node", node, "before", before)
+	}
 	return false
 }
 
-// complain logs what a node does wrong: a line a second for each of that, however often it comes.
-func (c *Controller) complain(node cluster.NodeID, what string, more ...any) {
+// unreadable logs that something of a node makes no sense: a line a second, however much comes.
+func (c *Controller) unreadable(node cluster.NodeID, what string, err error) {
 	if before, ok := c.talk.said.Say(string(node)+" "+what, c.now()); ok {
-		c.o.Log.Warn(what, append([]any{"node", node, "before", before}, more...)...)
+		c.o.Log.Warn("could not read what a node told", "node", node, "what", what, "before", before, "err", err)
 	}
 }

@@ -180,7 +180,7 @@ func (a *Authority) sign(by nkeys.KeyPair, account, pub, label, way string, may 
 		ways = jwt.StringList{way}
 	}
 	if way == jwt.ConnectionTypeStandard {
-		claims.Limits.Subs = mostSubscriptions
+		claims.Subs = mostSubscriptions
 	}
 	claims.AllowedConnectionTypes = ways
 	token, err := claims.Encode(by)
