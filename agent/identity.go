@@ -14,6 +14,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // NewKey makes the key of a node; trust.NewUserKey is one.
@@ -59,7 +60,7 @@ type identityKey struct {
 // machine, gets another id and key, and loses the credentials that came with it. An empty hardwareID, of a machine
 // that has none, is not compared.
 func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of identity: %w", err)
 	}
 	path := filepath.Join(dir, "node.json")
@@ -72,7 +73,7 @@ func LoadIdentity(dir, hardwareID string, newKey NewKey) (*Identity, error) {
 	switch {
 	case renewed != "":
 		// The credentials go first: together with another id they would be a lie.
-		if err := os.Remove(id.CredentialsPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := durable.Remove(id.CredentialsPath); err != nil {
 			return nil, fmt.Errorf("remove credentials of another identity: %w", err)
 		}
 		if f, err = makeIdentity(hardware, newKey); err == nil {
@@ -119,22 +120,13 @@ func makeIdentity(hardware string, newKey NewKey) (identityFile, error) {
 }
 
 // writeSecret replaces a file that only its owner may read, whole or not at all.
-func writeSecret(path string, v any) (err error) {
+func writeSecret(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".node-*") // 0600
-	if err != nil {
+	if err := durable.Write(path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write identity: %w", err)
-	}
-	_, err = f.Write(append(data, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write identity: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
 }

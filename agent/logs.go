@@ -13,6 +13,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/logtail"
 	"github.com/mlxctl/mlxctl/mlxbridge"
 )
 
@@ -40,9 +41,12 @@ func (a *Agent) logs(ctx context.Context, decode func(any) error, w *bus.StreamW
 		return a.here(fmt.Errorf("open logs: %w", err))
 	}
 	defer root.Close() //nolint:errcheck // only read
-	l := &logFile{root: root, name: name + ".log", line: func(text string) error { return w.Send(bus.LogLine{Text: text}) }}
-	defer l.close()
-	err = l.show(ctx, q.Tail, q.Follow)
+	l := logtail.New(root, name+".log", func(text string) error { return w.Send(bus.LogLine{Text: text}) })
+	defer l.Close()
+	err = l.Last(q.Tail, q.Follow)
+	if err == nil && q.Follow {
+		err = logtail.Follow(ctx, l)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = cluster.Invalid("source", fmt.Sprintf("%q has no log on this node; there are: %s", q.Source, strings.Join(sources(root), ", ")))
 	}

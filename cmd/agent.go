@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/agent"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/hwmon"
 	"github.com/mlxctl/mlxctl/internal/library"
@@ -82,7 +82,7 @@ func (h *daemonHome) nodeName() string {
 }
 
 // linkOver says how the agent stands with a controller that has one place.
-func linkOver(urls []string, connected bool, err error) bootplan.Link {
+func linkOver(urls []string, connected bool, err error) plan.Link {
 	l := reach.LinkOf(connected, err)
 	if connected && len(urls) == 1 {
 		l.URL = urls[0]

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/trust"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
@@ -39,7 +39,7 @@ func copyBinary(t *testing.T, home string) string {
 }
 
 // order has the host's side on this machine do something, as an operator with this authority.
-func (h *home) order(authority *trust.Authority, o bootplan.Order, linked func(*bootplan.Link)) bootplan.FromHost {
+func (h *home) order(authority *trust.Authority, o plan.Order, linked func(*plan.Link)) plan.FromHost {
 	h.t.Helper()
 	cmd := h.command(h.t.Context(), "agent", "host")
 	cmd.Path = filepath.Join(h.dir, "versions", o.Version, "mlxctl")
@@ -57,26 +57,26 @@ func (h *home) order(authority *trust.Authority, o bootplan.Order, linked func(*
 	}
 	say := json.NewEncoder(in)
 	_ = say.Encode(o) // who does not listen says so by its end
-	var m bootplan.FromHost
+	var m plan.FromHost
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		m = bootplan.FromHost{}
+		m = plan.FromHost{}
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
 			h.t.Errorf("line %q: %v", lines.Text(), err)
 		}
 		switch m.Type {
-		case bootplan.TypeKey:
+		case plan.TypeKey:
 			jwt, err := authority.SignAgent(m.Key, m.Node)
 			if err != nil {
 				h.t.Error(err)
 			}
-			_ = say.Encode(bootplan.ToHost{Type: bootplan.TypeCredentials, JWT: jwt})
-		case bootplan.TypeLinked:
+			_ = say.Encode(plan.ToHost{Type: plan.TypeCredentials, JWT: jwt})
+		case plan.TypeLinked:
 			linked(m.Link)
-			_ = say.Encode(bootplan.ToHost{Type: bootplan.TypeCommit})
+			_ = say.Encode(plan.ToHost{Type: plan.TypeCommit})
 		}
 	}
-	if err := cmd.Wait(); err != nil || m.Type != bootplan.TypeDone {
+	if err := cmd.Wait(); err != nil || m.Type != plan.TypeDone {
 		h.t.Fatalf("agent host: %v, last %+v", err, m)
 	}
 	return m
@@ -96,16 +96,16 @@ func TestAgentHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.env = append(n.env, "MLXCTL_HOME="+n.dir)
-	o := bootplan.Order{Action: bootplan.Install, Operator: "anna", Home: n.dir, Version: copyBinary(t, n.dir), Unit: bootplan.UnitKeeper}
-	o.Settings = bootplan.Settings{
+	o := plan.Order{Action: plan.Install, Operator: "anna", Home: n.dir, Version: copyBinary(t, n.dir), Unit: plan.UnitKeeper}
+	o.Settings = plan.Settings{
 		Cluster: authority.Name(), ClusterID: authority.ClusterID(), ServerName: authority.ServerName(), URLs: []string{h.nats()},
 		CA: string(authority.CAPEM()), Name: "attic",
 	}
 	if err := os.Symlink(enginetest.CacheDir(t), filepath.Join(n.dir, "cache")); err != nil {
 		t.Fatal(err)
 	}
-	var link *bootplan.Link
-	seen := func(l *bootplan.Link) {
+	var link *plan.Link
+	seen := func(l *plan.Link) {
 		link = l
 		h.await("the node is ready", func() bool {
 			node := h.node(l.Node)
@@ -113,7 +113,7 @@ func TestAgentHost(t *testing.T) {
 		})
 	}
 	first := n.order(authority, o, seen)
-	if first.Error != nil || !first.Changed || first.Unit != bootplan.UnitKeeper {
+	if first.Error != nil || !first.Changed || first.Unit != plan.UnitKeeper {
 		t.Fatalf("first: %+v, %+v\n%s", first, first.Error, n.logs())
 	}
 	pid := link.PID
@@ -121,7 +121,7 @@ func TestAgentHost(t *testing.T) {
 	if second.Error != nil || second.Changed || link.PID != pid {
 		t.Errorf("second: %+v, pid %d, was %d", second, link.PID, pid)
 	}
-	o.Action, o.Purge = bootplan.Uninstall, true
+	o.Action, o.Purge = plan.Uninstall, true
 	if last := n.order(authority, o, nil); last.Error != nil {
 		t.Errorf("purge: %+v", last.Error)
 	}

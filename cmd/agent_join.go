@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/agent"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/enrol"
@@ -101,7 +101,7 @@ func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 	}
 	r := joinResult{Node: identity.ID, Name: s.Name, Cluster: s.Cluster, Home: home}
 	if opts.installNode != nil {
-		r.Service, err = opts.installNode(ctx, home, jwt, s, bootplan.UnitKind(opts.unit))
+		r.Service, err = opts.installNode(ctx, home, jwt, s, plan.UnitKind(opts.unit))
 	} else {
 		err = writeJoined(home, identity, jwt, s)
 	}
@@ -147,8 +147,8 @@ func (d *deps) nodeHome() (string, error) {
 
 // join makes the key here and has it signed there. Nothing but the key is written: what came of it is not to replace what
 // this Mac has of another cluster before it is known to work. Whoever is killed on the way joins again with the same token.
-func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Token) (*agent.Identity, string, bootplan.Settings, error) {
-	var s bootplan.Settings
+func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Token) (*agent.Identity, string, plan.Settings, error) {
+	var s plan.Settings
 	monitor := hwmon.New(hwmon.Options{Log: slog.New(slog.DiscardHandler)})
 	defer monitor.Close()
 	hardwareID, err := monitor.HardwareID(ctx)
@@ -175,7 +175,7 @@ func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Toke
 }
 
 // writeJoined writes down what a node is started with by hand. What is written last is what makes the Mac a node.
-func writeJoined(home string, identity *agent.Identity, jwt string, s bootplan.Settings) error {
+func writeJoined(home string, identity *agent.Identity, jwt string, s plan.Settings) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode settings: %w", err)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/enrol"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -32,7 +32,7 @@ func admitting(t *testing.T, name string) string {
 	}
 	server := enrol.NewServer(enrol.ServerOptions{
 		Authority: authority, Roster: roster.Open(filepath.Join(dir, "roster.json")),
-		Settings: func() (json.RawMessage, error) { return json.Marshal(bootplan.Settings{Cluster: name}) },
+		Settings: func() (json.RawMessage, error) { return json.Marshal(plan.Settings{Cluster: name}) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -72,7 +72,7 @@ func filesIn(t *testing.T, dir string) map[string]string {
 func TestJoinOfASecondClusterThatFails(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
-	join := func(token string, install func(ctx context.Context, home, jwt string, s bootplan.Settings, kind bootplan.UnitKind) (string, error)) int {
+	join := func(token string, install func(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (string, error)) int {
 		s, _, _, said := iostreams.Test()
 		env := map[string]string{"HOME": t.TempDir(), "MLXCTL_HOME": home, "MLXCTL_CACHE": t.TempDir()}
 		d := &deps{
@@ -93,7 +93,7 @@ func TestJoinOfASecondClusterThatFails(t *testing.T) {
 		}
 	}
 	asked := false
-	code := join(admitting(t, "second"), func(_ context.Context, _, jwt string, s bootplan.Settings, _ bootplan.UnitKind) (string, error) {
+	code := join(admitting(t, "second"), func(_ context.Context, _, jwt string, s plan.Settings, _ plan.UnitKind) (string, error) {
 		asked = s.Cluster == "second" && s.CA != "" && jwt != ""
 		if at := filesIn(t, home); !maps.Equal(before, at) {
 			t.Errorf("the installation finds %v, was %v", at, before)

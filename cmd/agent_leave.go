@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/printer"
 )
@@ -64,8 +64,8 @@ func runAgentLeave(ctx context.Context, opts *leaveOptions) error {
 		}
 		return err
 	}
-	done, err := opts.hostHere(ctx, opts.exe, "", bootplan.Order{
-		Action: bootplan.Uninstall, Operator: operatorName(), Home: home, Purge: opts.purge,
+	done, err := opts.hostHere(ctx, opts.exe, "", plan.Order{
+		Action: plan.Uninstall, Operator: operatorName(), Home: home, Purge: opts.purge,
 	})
 	if err != nil {
 		return err

@@ -119,7 +119,9 @@ func (h *daemonHome) serveBoth(ctx context.Context, c *controller.Controller, g 
 	group.Go(func() error { return c.Run(inner) })
 	group.Go(func() error {
 		defer stop()
-		return h.serveUntilFinished(ctx, c, g, l)
+		err := g.Serve(ctx, l)
+		c.Finish(ctx) // what came over the bus: until then, it was taken as HTTP was
+		return err
 	})
 	if err := h.announce(info); err != nil {
 		giveUp()
@@ -130,25 +132,6 @@ func (h *daemonHome) serveBoth(ctx context.Context, c *controller.Controller, g 
 	if removeErr := os.Remove(infoPath(h.home)); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
 		h.slog.Warn("cannot remove the controller's addresses", "err", removeErr)
 	}
-	return err
-}
-
-// serveUntilFinished serves HTTP until ctx ends, or until all that was open over HTTP and over the bus is finished.
-func (h *daemonHome) serveUntilFinished(ctx context.Context, c *controller.Controller, g *gateway.Gateway, l net.Listener) error {
-	ended := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		select {
-		case <-h.finish:
-			c.Finish(ctx)
-		case <-ended:
-		}
-	})
-	err := g.Serve(ctx, l)
-	if !isClosed(h.finish) {
-		close(ended)
-	}
-	wg.Wait()
 	return err
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/doctor"
@@ -34,7 +34,7 @@ type doctorOptions struct {
 // doctorItem is the shape of one finding in JSON.
 type doctorItem struct {
 	Subject string `json:"subject"` // the Mac that it is about; "this Mac" for the operator's own
-	bootplan.Finding
+	plan.Finding
 	TookMS int64 `json:"took_ms"` // of the check that found it, with others beside it
 }
 
@@ -114,16 +114,21 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 func named(hosts []doctor.Host, name string) ([]doctor.Host, error) {
 	var known []string
 	for _, h := range hosts {
-		if string(h.Node) == name || strings.EqualFold(h.Name, name) || strings.EqualFold(h.HostName, name) || (h.Self && name == thisMac) {
+		if string(h.Node) == name || isAny(name, h.Name, h.Host.Host, h.LocalName) || (h.Self && name == thisMac) {
 			return []doctor.Host{h}, nil
 		}
-		known = append(known, h.Name)
+		known = append(known, h.Label())
 	}
 	e := cluster.Errorf(cluster.CodeNoNode, "no Mac %q", name).WithHint("`mlxctl doctor` names those that are known")
 	if near := cluster.Nearest(name, known); len(near) > 0 {
 		e = e.WithHint("did you mean %q?", near[0])
 	}
 	return nil, &noSuchError{e}
+}
+
+// isAny says that a name is one of those, in whatever case.
+func isAny(name string, of ...string) bool {
+	return slices.ContainsFunc(of, func(s string) bool { return strings.EqualFold(s, name) })
 }
 
 func newReport(results []doctor.Result) doctorReport {
@@ -136,13 +141,13 @@ func newReport(results []doctor.Result) doctorReport {
 			}
 			r.Items = append(r.Items, doctorItem{Subject: subject, Finding: f, TookMS: result.Took.Milliseconds()})
 			switch f.State {
-			case bootplan.FindingOK:
+			case plan.FindingOK:
 				r.OK++
-			case bootplan.FindingWarn:
+			case plan.FindingWarn:
 				r.Warn++
-			case bootplan.FindingFail:
+			case plan.FindingFail:
 				r.Fail++
-			case bootplan.FindingSkip:
+			case plan.FindingSkip:
 				r.Skip++
 			}
 		}
@@ -156,7 +161,7 @@ func (opts *doctorOptions) tell(out printer.Options, r doctorReport) error {
 	}
 	subjects, checks := 0, 0
 	shown := slices.DeleteFunc(slices.Clone(r.Items), func(i doctorItem) bool {
-		return i.State == bootplan.FindingOK && i.Subject != thisMac && i.Check != checkServing && opts.node == "" && opts.verbose == 0
+		return i.State == plan.FindingOK && i.Subject != thisMac && i.Check != checkServing && opts.node == "" && opts.verbose == 0
 	})
 	for i := range shown {
 		shown[i].Subject, shown[i].Check = printer.Clean(shown[i].Subject), printer.Clean(shown[i].Check)
@@ -175,6 +180,6 @@ func (opts *doctorOptions) tell(out printer.Options, r doctorReport) error {
 }
 
 // checksOfNode looks at the node of this machine. It is what the host's side of an installation is given to run.
-func (d *deps) checksOfNode(ctx context.Context, home string) []bootplan.Finding {
+func (d *deps) checksOfNode(ctx context.Context, home string) []plan.Finding {
 	return doctor.Node(ctx, d.nodeOptions(home, config.Dirs{Home: home, Cache: filepath.Join(home, "cache")}))
 }

@@ -1,14 +1,18 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bonjour"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/doctor"
@@ -22,13 +26,13 @@ const checkServing = "serving"
 // hostInspector looks at a host over SSH and changes nothing there: what keeps an installation from it, and what its own
 // checks find where something is installed.
 type hostInspector interface {
-	Inspect(ctx context.Context, h doctor.Host) []bootplan.Finding
+	Inspect(ctx context.Context, h doctor.Host) []plan.Finding
 }
 
 // surroundings is where other Macs are learnt of.
 type surroundings struct {
 	// Scan takes the place of the network where it is set.
-	Scan func(context.Context, bonjour.ScanOptions) ([]bonjour.Mac, error)
+	Scan scanner
 	// Inspector looks at hosts; where it is nil they are judged by what the controller and Bonjour know.
 	Inspector hostInspector
 	// Named lists hosts of the configuration, as SSH would be given them; nil means that there are none.
@@ -42,67 +46,73 @@ func (s surroundings) scan(ctx context.Context, o bonjour.ScanOptions) ([]bonjou
 	return bonjour.Scan(ctx, o)
 }
 
-// hosts merges who is known: this Mac, the roster, the configuration, the controller, and Bonjour.
+// hosts are those that are known: this Mac, and whom the list of nodes, the configuration, the controller and Bonjour tell of.
+// This Mac is first, the others are by name.
 func (e *examination) hosts() []doctor.Host {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var out []doctor.Host
+	var known []*bootstrap.Host
+	var nodes []roster.Node
 	if isLocal(e.cfg) {
-		out = append(out, doctor.Host{Name: hostName(), Node: ownNode(e.home), Self: true})
-		nodes, _ := roster.Open(rosterPath(e.home)).List() // network tells of one that is damaged
+		known = append(known, &bootstrap.Host{
+			Target: bootstrap.Target{Name: hostName(), Node: ownNode(e.home), Source: bootstrap.SourceLocal}, Self: true,
+		})
+		nodes, _ = roster.Open(rosterPath(e.home)).List() // network tells of one that is damaged
 		for _, n := range nodes {
-			out = append(out, admittedHost(n))
+			known = append(known, hostOfNode(n))
 		}
 	}
 	if e.around.Named != nil {
 		for _, name := range e.around.Named(e.cfg) {
-			out = append(out, hostNamed(name))
+			known = append(known, hostNamed(name))
 		}
 	}
+	states := map[cluster.NodeID]*cluster.Node{}
 	if e.snapshot != nil {
 		for i := range e.snapshot.Nodes {
 			n := &e.snapshot.Nodes[i]
-			out = append(out, doctor.Host{Name: n.Name, Node: n.ID, State: n, Admitted: true, Sources: []string{doctor.SourceCluster}})
+			states[n.ID] = n
+			known = append(known, &bootstrap.Host{Target: bootstrap.Target{Name: n.Name, Node: n.ID, Source: bootstrap.SourceCluster}})
 		}
 	}
 	for _, m := range e.macs {
-		out = append(out, doctor.Host{
-			Name: m.Name, HostName: m.HostName, Addresses: m.Addrs, Port: m.Port, RemoteLogin: m.RemoteLogin, Self: m.Self,
-			Sources: []string{doctor.SourceBonjour},
-		})
+		known = append(known, sighting.OfMac(m, ""))
 	}
-	return doctor.Merge(out)
+	var out []doctor.Host
+	for _, h := range sighting.Merge(known, nodes) {
+		x := doctor.Host{Host: h, State: states[h.Node]}
+		if i := slices.IndexFunc(nodes, func(n roster.Node) bool { return n.ID == h.Node }); i >= 0 {
+			x.Home = nodes[i].Home
+		}
+		out = append(out, x)
+	}
+	slices.SortStableFunc(out, func(a, b doctor.Host) int {
+		if a.Self != b.Self {
+			return map[bool]int{true: -1, false: 1}[a.Self]
+		}
+		return strings.Compare(a.Label(), b.Label())
+	})
+	return out
 }
 
-// admittedHost is a node of the roster.
-func admittedHost(n roster.Node) doctor.Host {
-	h := hostNamed(n.Host)
-	h.Name, h.Node, h.Home, h.Admitted, h.Sources = n.Name, n.ID, n.Home, true, []string{doctor.SourceRoster}
-	h.Addresses = append(h.Addresses, addresses(n.Addresses)...)
-	if n.User != "" {
-		h.User = n.User
+// hostOfNode is a node of the list. Its host may be written as a person writes one.
+func hostOfNode(n roster.Node) *bootstrap.Host {
+	t, ok := sighting.OfNode(n)
+	if named, err := config.ParseHost(n.Host); ok && err == nil {
+		t.Host, t.User, t.Port = named.Host, first(n.User, named.User), cmp.Or(n.Port, named.Port)
 	}
-	if n.Port != 0 {
-		h.Port = n.Port
-	}
-	h.Self = n.By == "local"
-	return h
+	return &bootstrap.Host{Target: t, Self: n.By == "local"}
 }
 
-// hostNamed is a host that is given as SSH is: [user@]host[:port], or an alias.
-func hostNamed(name string) doctor.Host {
+// hostNamed is a host of the configuration: [user@]host[:port], or an alias.
+func hostNamed(name string) *bootstrap.Host {
 	named, err := config.ParseHost(name)
-	if err != nil { // of a roster that is older than today's rules
+	if err != nil { // what is wrong with it is found when it is looked at
 		named = config.Host{Host: name}
 	}
-	h := doctor.Host{
-		Name: named.Host, HostName: strings.TrimSuffix(strings.ToLower(named.Host), "."), User: named.User, Port: named.Port,
-		Named: named.Host, Sources: []string{doctor.SourceConfig},
-	}
-	if ip := addresses([]string{named.Host}); len(ip) > 0 {
-		h.HostName, h.Addresses = "", ip
-	}
-	return h
+	t := sighting.OfName(named, bootstrap.SourceConfig)
+	t.Name = t.Host
+	return &bootstrap.Host{Target: t}
 }
 
 // network judges what needs all hosts to be known.
@@ -112,7 +122,7 @@ func (e *examination) network(hosts []doctor.Host) []doctor.Result {
 	var out []doctor.Result
 	if isLocal(e.cfg) {
 		if _, err := roster.Open(rosterPath(e.home)).List(); err != nil {
-			out = append(out, doctor.Result{Name: "roster", Findings: []bootplan.Finding{doctor.Failure("roster", "mlxctl up", err)}})
+			out = append(out, doctor.Result{Name: "roster", Findings: []plan.Finding{doctor.Failure("roster", "mlxctl up", err)}})
 		}
 	}
 	if e.scanErr != nil {
@@ -124,19 +134,19 @@ func (e *examination) network(hosts []doctor.Host) []doctor.Result {
 		if h.Self {
 			continue
 		}
-		if h.From(doctor.SourceBonjour) {
+		if h.From(bootstrap.SourceBonjour) {
 			seen++
 		}
-		if h.Admitted || h.From(doctor.SourceConfig) {
+		if h.IsNode() || h.From(bootstrap.SourceConfig) {
 			known++
 		}
-		if h.State != nil && h.State.State == cluster.NodeReady && !h.From(doctor.SourceBonjour) {
-			missed = append(missed, h.Name)
+		if h.State != nil && h.State.State == cluster.NodeReady && !h.From(bootstrap.SourceBonjour) {
+			missed = append(missed, h.Label())
 		}
 	}
 	f := doctor.Multicast(seen, known, missed)
 	f.Check = "bonjour"
-	return append(out, doctor.Result{Name: f.Check, Findings: []bootplan.Finding{f}})
+	return append(out, doctor.Result{Name: f.Check, Findings: []plan.Finding{f}})
 }
 
 // each lists the checks of the hosts.
@@ -149,11 +159,11 @@ func (e *examination) each(hosts []doctor.Host) []doctor.Check {
 	}
 	var out []doctor.Check
 	for _, h := range hosts {
-		subject := h.Name
+		subject := h.Label()
 		if h.Self {
 			subject = "" // as of every check of this Mac
 		}
-		out = append(out, doctor.Check{Name: checkServing, Subject: subject, Timeout: hostTimeout, Run: func(ctx context.Context) []bootplan.Finding {
+		out = append(out, doctor.Check{Name: checkServing, Subject: subject, Timeout: hostTimeout, Run: func(ctx context.Context) []plan.Finding {
 			return doctor.Explained(h.Serving(c), e.inspect(ctx, h))
 		}})
 	}
@@ -162,13 +172,13 @@ func (e *examination) each(hosts []doctor.Host) []doctor.Check {
 
 // inspect looks at a host from within. Macs that only Bonjour knows are somebody's, and are left alone until `up` is told
 // to install there.
-func (e *examination) inspect(ctx context.Context, h doctor.Host) []bootplan.Finding {
+func (e *examination) inspect(ctx context.Context, h doctor.Host) []plan.Finding {
 	switch {
 	case h.Self:
 		o := e.nodeOptions(e.home, e.cfg.Dirs)
 		o.Own = true
 		return doctor.Node(ctx, o)
-	case e.around.Inspector != nil && (h.Admitted || h.From(doctor.SourceConfig)):
+	case e.around.Inspector != nil && (h.IsNode() || h.From(bootstrap.SourceConfig)):
 		return e.around.Inspector.Inspect(ctx, h)
 	}
 	return nil

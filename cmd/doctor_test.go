@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bonjour"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/doctor"
@@ -32,7 +33,7 @@ type patient struct {
 	macs  []bonjour.Mac
 	err   error // of the scan
 	names []string
-	found map[string][]bootplan.Finding // by the names of hosts that are looked at
+	found map[string][]plan.Finding // by the names of hosts that are looked at
 
 	mu     sync.Mutex
 	looked []string // guarded by mu
@@ -49,7 +50,7 @@ func healthy(t *testing.T) *patient {
 		At: time.Now(), Cluster: "lab", Controller: cluster.Controller{Version: "v1.2.3"},
 		Nodes: []cluster.Node{{ID: "n-studio", Name: "studio", State: cluster.NodeReady, Version: "v1.2.3", LastSeen: time.Now()}},
 	}
-	p.macs = []bonjour.Mac{{Name: "Studio", HostName: "studio.local", Addrs: addresses([]string{"10.0.0.7"}), Port: 22, RemoteLogin: true}}
+	p.macs = []bonjour.Mac{{Name: "Studio", HostName: "studio.local", Addrs: sighting.Addresses([]string{"10.0.0.7"}), Port: 22, RemoteLogin: true}}
 	p.admit(roster.Node{ID: "n-studio", Name: "studio", Host: "anna@studio.local", By: "ssh"})
 	return p
 }
@@ -62,11 +63,11 @@ func (p *patient) admit(n roster.Node) {
 }
 
 // Inspect is what SSH would find.
-func (p *patient) Inspect(_ context.Context, h doctor.Host) []bootplan.Finding {
+func (p *patient) Inspect(_ context.Context, h doctor.Host) []plan.Finding {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.looked = append(p.looked, h.Name)
-	return p.found[h.Name]
+	p.looked = append(p.looked, h.Label())
+	return p.found[h.Label()]
 }
 
 func (p *patient) run(args ...string) result {
@@ -100,7 +101,7 @@ func (p *patient) report(args ...string) (doctorReport, int) {
 }
 
 // has asserts on one finding.
-func (r doctorReport) has(t *testing.T, subject, check string, state bootplan.FindingKind, part string) {
+func (r doctorReport) has(t *testing.T, subject, check string, state plan.FindingKind, part string) {
 	t.Helper()
 	for _, i := range r.Items {
 		if i.Subject == subject && i.Check == check && i.State == state && strings.Contains(i.Message, part) {
@@ -117,37 +118,37 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 	p.admit(roster.Node{ID: "n-mini", Name: "mini", Host: "10.0.0.8", By: "ssh"})
 	p.admit(roster.Node{ID: "n-lost", Name: "lost", By: "token"})
 	p.macs = append(p.macs,
-		bonjour.Mac{Name: "Fred’s MacBook Pro", HostName: "freds-macbook-pro.local", Addrs: addresses([]string{"10.0.0.9"})},
-		bonjour.Mac{Name: "new", HostName: "new.local", Addrs: addresses([]string{"10.0.0.10"}), RemoteLogin: true, Port: 22},
-		bonjour.Mac{Name: "me", HostName: "me.local", Addrs: addresses([]string{"10.0.0.1"}), RemoteLogin: true, Port: 22, Self: true},
+		bonjour.Mac{Name: "Fred’s MacBook Pro", HostName: "freds-macbook-pro.local", Addrs: sighting.Addresses([]string{"10.0.0.9"})},
+		bonjour.Mac{Name: "new", HostName: "new.local", Addrs: sighting.Addresses([]string{"10.0.0.10"}), RemoteLogin: true, Port: 22},
+		bonjour.Mac{Name: "me", HostName: "me.local", Addrs: sighting.Addresses([]string{"10.0.0.1"}), RemoteLogin: true, Port: 22, Self: true},
 	)
 	p.names = []string{"root@10.0.0.11"}
-	p.found = map[string][]bootplan.Finding{
-		"mini":      {{Check: "ssh", State: bootplan.FindingFail, Message: "10.0.0.8: connection refused", Fix: "System Settings → General → Sharing → Remote Login"}},
-		"10.0.0.11": {{Check: "ssh", State: bootplan.FindingFail, Message: "the host key has changed"}},
-		"studio":    {{Check: "disk", State: bootplan.FindingOK, Message: "90 GiB free"}},
+	p.found = map[string][]plan.Finding{
+		"mini":      {{Check: "ssh", State: plan.FindingFail, Message: "10.0.0.8: connection refused", Fix: "System Settings → General → Sharing → Remote Login"}},
+		"10.0.0.11": {{Check: "ssh", State: plan.FindingFail, Message: "the host key has changed"}},
+		"studio":    {{Check: "disk", State: plan.FindingOK, Message: "90 GiB free"}},
 	}
 	report, code := p.report()
 	if code != exitFailed {
 		t.Errorf("exit %d", code)
 	}
-	report.has(t, "studio", "serving", bootplan.FindingOK, "serving")
-	report.has(t, "studio", "disk", bootplan.FindingOK, "90 GiB free")
-	report.has(t, "mini", "ssh", bootplan.FindingFail, "down, last heard 7s ago: no heartbeat for 7 s: 10.0.0.8: connection refused")
-	report.has(t, "lost", "serving", bootplan.FindingFail, "the controller has not heard of it")
-	report.has(t, "Fred’s MacBook Pro", "serving", bootplan.FindingWarn, "Remote Login is off")
-	report.has(t, "new", "serving", bootplan.FindingWarn, "never been admitted")
-	report.has(t, "10.0.0.11", "ssh", bootplan.FindingFail, "not a node yet, though the configuration names it: the host key has changed")
+	report.has(t, "studio", "serving", plan.FindingOK, "serving")
+	report.has(t, "studio", "disk", plan.FindingOK, "90 GiB free")
+	report.has(t, "mini", "ssh", plan.FindingFail, "down, last heard 7s ago: no heartbeat for 7 s: 10.0.0.8: connection refused")
+	report.has(t, "lost", "serving", plan.FindingFail, "the controller has not heard of it")
+	report.has(t, "Fred’s MacBook Pro", "serving", plan.FindingWarn, "Remote Login is off")
+	report.has(t, "new", "serving", plan.FindingWarn, "never been admitted")
+	report.has(t, "10.0.0.11", "ssh", plan.FindingFail, "not a node yet, though the configuration names it: the host key has changed")
 	failures := map[string]int{}
 	for _, i := range report.Items {
-		if i.State == bootplan.FindingFail && i.Subject != thisMac {
+		if i.State == plan.FindingFail && i.Subject != thisMac {
 			if failures[i.Subject]++; failures[i.Subject] > 1 {
 				t.Errorf("%s: one cause is two failures: %+v", i.Subject, report.Items)
 			}
 		}
 	}
-	report.has(t, thisMac, "bonjour", bootplan.FindingOK, "3 other Macs answered")
-	report.has(t, thisMac, "serving", bootplan.FindingWarn, "no agent runs on this Mac")
+	report.has(t, thisMac, "bonjour", plan.FindingOK, "3 other Macs answered")
+	report.has(t, thisMac, "serving", plan.FindingWarn, "no agent runs on this Mac")
 	slices.Sort(p.looked)
 	if want := []string{"10.0.0.11", "lost", "mini", "studio"}; !slices.Equal(p.looked, want) {
 		t.Errorf("looked at %q, want %q: Macs that are nobody's nodes are left alone", p.looked, want)
@@ -166,14 +167,14 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 // What SSH saw and what the host said of the same thing is one finding, and so is what follows from one cause.
 func TestBothSidesOfAHostAreOneFinding(t *testing.T) {
 	t.Parallel()
-	finding := func(check string, state bootplan.FindingKind, message string) bootplan.Finding {
-		return bootplan.Finding{Check: check, State: state, Message: message}
+	finding := func(check string, state plan.FindingKind, message string) plan.Finding {
+		return plan.Finding{Check: check, State: state, Message: message}
 	}
-	got := bothSides([]bootplan.Finding{
-		finding("clock", bootplan.FindingWarn, "seen"), finding("platform", bootplan.FindingWarn, "seen"),
-		finding("sudo", bootplan.FindingWarn, "no sudo: the controller dials it"), finding("disk", bootplan.FindingWarn, "seen"),
-	}, []bootplan.Finding{
-		finding("clock", bootplan.FindingFail, "said"), finding("link", bootplan.FindingWarn, "said"), finding("disk", bootplan.FindingSkip, "said"),
+	got := bothSides([]plan.Finding{
+		finding("clock", plan.FindingWarn, "seen"), finding("platform", plan.FindingWarn, "seen"),
+		finding("sudo", plan.FindingWarn, "no sudo: the controller dials it"), finding("disk", plan.FindingWarn, "seen"),
+	}, []plan.Finding{
+		finding("clock", plan.FindingFail, "said"), finding("link", plan.FindingWarn, "said"), finding("disk", plan.FindingSkip, "said"),
 	})
 	var all []string
 	for _, f := range got {
@@ -187,9 +188,9 @@ func TestBothSidesOfAHostAreOneFinding(t *testing.T) {
 func TestDoctorOfOneNode(t *testing.T) {
 	t.Parallel()
 	p := healthy(t)
-	p.found = map[string][]bootplan.Finding{"studio": {
-		{Check: "disk", State: bootplan.FindingOK, Message: "90 GiB free"},
-		{Check: "power", State: bootplan.FindingWarn, Message: "sleeps\x1b[31m", Fix: "sudo pmset -a sleep 0"},
+	p.found = map[string][]plan.Finding{"studio": {
+		{Check: "disk", State: plan.FindingOK, Message: "90 GiB free"},
+		{Check: "power", State: plan.FindingWarn, Message: "sleeps\x1b[31m", Fix: "sudo pmset -a sleep 0"},
 	}}
 	want := "ok    studio  serving  serving; 0 models in memory, 0 on disk\n" +
 		"ok    studio  disk     90 GiB free\n" +
@@ -214,7 +215,7 @@ func TestDoctorOfOneNode(t *testing.T) {
 func TestDoctorShowsOnlyWhatMattersOfOthers(t *testing.T) {
 	t.Parallel()
 	p := healthy(t)
-	p.found = map[string][]bootplan.Finding{"studio": {{Check: "disk", State: bootplan.FindingOK, Message: "90 GiB free"}}}
+	p.found = map[string][]plan.Finding{"studio": {{Check: "disk", State: plan.FindingOK, Message: "90 GiB free"}}}
 	if r := p.run(); strings.Contains(r.out, "90 GiB") || !strings.Contains(r.out, "studio    serving") {
 		t.Errorf("%s", r.out)
 	}
@@ -227,12 +228,12 @@ func TestDoctorOfThisMac(t *testing.T) {
 	t.Parallel()
 	p := healthy(t)
 	report, _ := p.report()
-	report.has(t, thisMac, "version", bootplan.FindingOK, "v1.2.3")
-	report.has(t, thisMac, "trust", bootplan.FindingOK, "cluster lab, id ")
-	report.has(t, thisMac, "controller", bootplan.FindingFail, "no cluster runs on this Mac")
-	report.has(t, thisMac, "ports", bootplan.FindingSkip, "never set up")
-	report.has(t, thisMac, "bus", bootplan.FindingOK, "the controller of lab answers in ")
-	report.has(t, thisMac, "clock", bootplan.FindingOK, "")
+	report.has(t, thisMac, "version", plan.FindingOK, "v1.2.3")
+	report.has(t, thisMac, "trust", plan.FindingOK, "cluster lab, id ")
+	report.has(t, thisMac, "controller", plan.FindingFail, "no cluster runs on this Mac")
+	report.has(t, thisMac, "ports", plan.FindingSkip, "never set up")
+	report.has(t, thisMac, "bus", plan.FindingOK, "the controller of lab answers in ")
+	report.has(t, thisMac, "clock", plan.FindingOK, "")
 
 	if err := os.Chmod(filepath.Join(trustDir(p.home), "api.key"), 0o644); err != nil {
 		entries, _ := os.ReadDir(trustDir(p.home))
@@ -253,16 +254,16 @@ func TestDoctorOfThisMac(t *testing.T) {
 	p.state.At = time.Now().Add(-time.Hour)
 	p.err = cluster.Errorf(cluster.CodeUnauthorized, "may not speak").WithHint("allow it")
 	report, _ = p.report()
-	report.has(t, thisMac, "trust", bootplan.FindingFail, "api.key is open to others")
-	report.has(t, thisMac, "ports", bootplan.FindingWarn, taken.Addr().String()+" is in use by another process")
-	report.has(t, thisMac, "clock", bootplan.FindingFail, "the controller's Mac: its clock is")
-	report.has(t, thisMac, "local-network", bootplan.FindingFail, "may not speak")
-	report.has(t, thisMac, "roster", bootplan.FindingFail, "")
+	report.has(t, thisMac, "trust", plan.FindingFail, "api.key is open to others")
+	report.has(t, thisMac, "ports", plan.FindingWarn, taken.Addr().String()+" is in use by another process")
+	report.has(t, thisMac, "clock", plan.FindingFail, "the controller's Mac: its clock is")
+	report.has(t, thisMac, "local-network", plan.FindingFail, "may not speak")
+	report.has(t, thisMac, "roster", plan.FindingFail, "")
 
 	p.state, p.err, p.macs = nil, nil, nil
 	report, _ = p.report()
-	report.has(t, thisMac, "bus", bootplan.FindingSkip, "no cluster is running")
-	report.has(t, thisMac, "bonjour", bootplan.FindingWarn, "no other Mac answered")
+	report.has(t, thisMac, "bus", plan.FindingSkip, "no cluster is running")
+	report.has(t, thisMac, "bonjour", plan.FindingWarn, "no other Mac answered")
 }
 
 func TestDoctorSaysThatMulticastIsFiltered(t *testing.T) {
@@ -270,7 +271,7 @@ func TestDoctorSaysThatMulticastIsFiltered(t *testing.T) {
 	p := healthy(t)
 	p.macs = nil
 	report, _ := p.report()
-	report.has(t, thisMac, "bonjour", bootplan.FindingWarn, "nobody answered, though studio serves: multicast is filtered")
+	report.has(t, thisMac, "bonjour", plan.FindingWarn, "nobody answered, though studio serves: multicast is filtered")
 }
 
 func TestDoctorOfWhatReallyRuns(t *testing.T) {
@@ -302,7 +303,7 @@ func TestDoctorOfWhatReallyRuns(t *testing.T) {
 	for check, part := range map[string]string{
 		"controller": "controller and agent run", "ports": "127.0.0.1:", "bus": "answers in", "clock": "", "serving": "serving; ", "python": "", "worker": "a worker answered after",
 	} {
-		report.has(p.t, thisMac, check, bootplan.FindingOK, part)
+		report.has(p.t, thisMac, check, plan.FindingOK, part)
 	}
 	if report.Fail > 0 {
 		t.Errorf("%+v", report.Items)

@@ -3,7 +3,8 @@ package cmd
 import (
 	"context"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -23,6 +24,9 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 			WithHint("`mlxctl down --local` stops the services of this one")
 	}
 	nodes = otherMachines(nodes, dirs.Home)
+	if !opts.purge && opts.isAllStopped(dirs.Home) {
+		return nil, free, nil
+	}
 	if nodes, err = opts.withoutSSH(nodes); err != nil {
 		return nil, nil, err
 	}
@@ -44,11 +48,9 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 	if opts.purge {
 		verb = "Remove everything on"
 	}
-	if opts.purge || f.streams.CanAsk() { // what is stopped can be started again, what is purged cannot
-		if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
-			closeAll()
-			return nil, nil, err
-		}
+	if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
+		closeAll()
+		return nil, nil, err
 	}
 	items = itemsOf(nodes, f.reach(ctx, nodes), whatStop)
 	if err := f.askSudo(ctx, items); err != nil {
@@ -65,10 +67,10 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 
 // stopNode stops the agent of one other machine, or removes it.
 func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (bool, error) {
-	action := bootplan.Stop
+	action := plan.Stop
 	p.done = "stopped"
 	if opts.purge {
-		action, p.done = bootplan.Uninstall, "removed"
+		action, p.done = plan.Uninstall, "removed"
 	}
 	if err := unreached(*p.node, p.host); err != nil {
 		e := *cluster.AsError(err)
@@ -83,7 +85,7 @@ func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (b
 // withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.
 func (opts *downOptions) withoutSSH(nodes []roster.Node) (others []roster.Node, err error) {
 	for _, n := range nodes {
-		if _, ok := nodeTarget(n); ok {
+		if _, ok := sighting.OfNode(n); ok {
 			others = append(others, n)
 			continue
 		}

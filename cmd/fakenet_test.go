@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bonjour"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -30,7 +32,7 @@ type fakeNet struct {
 	home string
 
 	mu       sync.Mutex
-	macs     []foundMac
+	macs     []bonjour.Mac
 	hosts    map[string]*fakeMac // by what ssh is given
 	nodes    []cluster.Node      // of the cluster
 	requests []cluster.RequestStatus
@@ -45,10 +47,11 @@ type fakeNet struct {
 	most     int // orders at the same time
 	gate     chan struct{}
 	applies  func() // when a host is given an order
-	probed   []target
+	looks    func() // when somebody asks for the state of the cluster; mu is held
+	probed   []bootstrap.Target
 	leaves   string // host that is gone once its key is trusted
 	// sightings are what Bonjour tells, in this order, in place of macs.
-	sightings []foundMac
+	sightings []bonjour.Mac
 	live      map[cluster.NodeID]string // keys that nodes prove to have
 	keys      []string                  // that were signed
 	damaged   error                     // of the list of nodes
@@ -56,25 +59,26 @@ type fakeNet struct {
 
 // fakeMac is one machine.
 type fakeMac struct {
-	fingerprint, keyState string
-	findings              []bootplan.Finding
-	installed             string
-	node                  cluster.NodeID
-	key                   string // signed for it
-	sudo                  string
-	self                  bool
-	fails                 error    // of every order
-	logs                  []string // end of the agent's log, with that
-	vanishes              bool     // before it says what it went back to
-	denied                bool     // may not dial the network
-	nameless              bool     // its name cannot be resolved
-	wheels                int      // packages that are sent to it
-	unit                  bootplan.UnitKind
-	hardware              string         // hashed
-	poses                 cluster.NodeID // that it says to be in the end
-	dies                  func()         // once its key was signed
-	runs                  bool
-	starts                int
+	fingerprint string
+	keyState    bootstrap.KeyState
+	findings    []plan.Finding
+	installed   string
+	node        cluster.NodeID
+	key         string // signed for it
+	sudo        bootstrap.Sudo
+	self        bool
+	fails       error    // of every order
+	logs        []string // end of the agent's log, with that
+	vanishes    bool     // before it says what it went back to
+	denied      bool     // may not dial the network
+	nameless    bool     // its name cannot be resolved
+	wheels      int      // packages that are sent to it
+	unit        plan.UnitKind
+	hardware    string         // hashed
+	poses       cluster.NodeID // that it says to be in the end
+	dies        func()         // once its key was signed
+	runs        bool
+	starts      int
 }
 
 func newFakeNet(t *testing.T) *fakeNet {
@@ -85,10 +89,10 @@ func newFakeNet(t *testing.T) *fakeNet {
 // mac puts a machine on the network, seen by Bonjour, with a key that is known.
 func (f *fakeNet) mac(name string) *fakeMac {
 	host := name + ".local"
-	m := &fakeMac{fingerprint: "SHA256:" + name, keyState: keyKnown, node: cluster.NodeID("n-" + name)}
+	m := &fakeMac{fingerprint: "SHA256:" + name, keyState: bootstrap.KeyKnown, node: cluster.NodeID("n-" + name)}
 	f.hosts[host] = m
-	f.macs = append(f.macs, foundMac{
-		Name: name, HostName: host + ".", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(len(f.macs) + 10)})},
+	f.macs = append(f.macs, bonjour.Mac{
+		Name: name, HostName: host, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(len(f.macs) + 10)})},
 		Port: 22, RemoteLogin: true, Model: "Mac16,10",
 	})
 	return m
@@ -110,82 +114,72 @@ func (f *fakeNet) logged(part string) int {
 	return n
 }
 
-// Scan is macFinder's.
-func (f *fakeNet) Scan(_ context.Context, _ time.Duration, found func(foundMac)) error {
+// scan is Bonjour.
+func (f *fakeNet) scan(_ context.Context, o bonjour.ScanOptions) ([]bonjour.Mac, error) {
 	f.mu.Lock()
 	f.scanned++
 	macs := slices.Clone(f.macs)
 	sightings := f.sightings
 	f.mu.Unlock()
 	for _, m := range sightings {
-		found(m)
+		o.Found(m)
 	}
 	for _, m := range macs {
 		if sightings != nil {
 			break
 		}
-		found(m)
-		found(m) // more is known of it
+		o.Found(m)
+		o.Found(m) // more is known of it
 	}
-	return nil
+	return macs, nil
 }
 
 func (f *fakeNet) Close() {}
 
-func (f *fakeNet) Version(os, arch string) (string, error) {
+func (f *fakeNet) binary(_, os, _ string) (path, versionID string, err error) {
 	if os != "darwin" {
-		return "", cluster.Errorf(cluster.CodeUnsupported, "no mlxctl for %s/%s on this machine", os, arch).WithHint("put it there")
+		return "", "", cluster.Errorf(cluster.CodeUnsupported, "no mlxctl for %s on this machine", os).WithHint("put it there")
 	}
-	return newVersion9, nil
+	return "/mlxctl", newVersion9, nil
 }
 
-func (f *fakeNet) Binary(os, arch string) (path, versionID string, err error) {
-	versionID, err = f.Version(os, arch)
-	return "/mlxctl", versionID, err
-}
-
-func (f *fakeNet) Probe(_ context.Context, targets []target) []*foundHost {
+func (f *fakeNet) Probe(_ context.Context, t bootstrap.Target) *bootstrap.Host {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []*foundHost
-	for _, t := range targets {
-		h := &foundHost{target: t}
-		out = append(out, h)
-		f.probed = append(f.probed, t)
-		m := f.hostAt(t)
-		if m == nil || (m.nameless && len(t.Addresses) == 0) {
-			h.Findings = []bootplan.Finding{{Check: "ssh-reach", State: bootplan.FindingFail, Message: t.Host + " does not answer on port 22", Fix: "is it on?"}}
-			continue
-		}
-		h.Fingerprint, h.KeyState, h.IsSelf = m.fingerprint, m.keyState, m.self
-		if m.keyState != keyNew { // nobody looks at a host whose key is not agreed to
-			h.Findings = m.findings
-		}
-		if m.keyState == keyKnown && h.failure() == nil || slices.ContainsFunc(h.Findings, func(x bootplan.Finding) bool { return x.Check == "disk" }) {
-			h.OS, h.Arch, h.Model, h.Chip, h.Installed, h.Sudo, h.Home = "darwin", "arm64", "Mac16,10", "Apple M4", m.installed, m.sudo, "/Users/anna/.mlxctl"
-			h.Hardware = m.hardware
+	h := &bootstrap.Host{Target: t}
+	f.probed = append(f.probed, t)
+	m := f.hostAt(t)
+	if m == nil || (m.nameless && len(t.Addresses) == 0) {
+		h.Findings = []plan.Finding{{Check: bootstrap.CheckReach, State: plan.FindingFail, Message: t.Host + " does not answer on port 22", Fix: "is it on?"}}
+		return h
+	}
+	h.Key, h.Self = bootstrap.HostKey{Fingerprint: m.fingerprint, State: m.keyState}, m.self
+	if m.keyState != bootstrap.KeyNew { // nobody looks at a host whose key is not agreed to
+		h.Findings = m.findings
+	}
+	isDisk := slices.ContainsFunc(h.Findings, func(x plan.Finding) bool { return x.Check == bootstrap.CheckDisk })
+	if (m.keyState == bootstrap.KeyKnown && h.Failure() == nil) || isDisk {
+		h.Facts = bootstrap.Facts{
+			OS: "darwin", Arch: "arm64", Model: "Mac16,10", Chip: "Apple M4", Installed: m.installed, Sudo: m.sudo,
+			Home: "/Users/anna/.mlxctl", Hardware: m.hardware,
 		}
 	}
-	return out
+	return h
 }
 
 // hostAt is what answers; by its port where several are behind one name.
-func (f *fakeNet) hostAt(t target) *fakeMac {
+func (f *fakeNet) hostAt(t bootstrap.Target) *fakeMac {
 	if m := f.hosts[fmt.Sprintf("%s:%d", t.Host, t.Port)]; m != nil {
 		return m
 	}
 	return f.hosts[t.Host]
 }
 
-func (f *fakeNet) Reversed(h *foundHost) bootplan.Finding {
-	return bootplan.Finding{Check: checkLink, State: bootplan.FindingWarn, Message: h.label() + " is dialled", Fix: "let it dial"}
-}
-
-func (f *fakeNet) Trust(hosts []*foundHost) error {
+func (f *fakeNet) Trust(hosts []*bootstrap.Host) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, h := range hosts {
-		f.hostAt(h.target).keyState = keyKnown
+		f.hostAt(h.Target).keyState, h.Key.State = bootstrap.KeyKnown, bootstrap.KeyKnown
 		f.note("trust %s", h.Host)
 		if h.Host == f.leaves {
 			delete(f.hosts, h.Host)
@@ -195,9 +189,9 @@ func (f *fakeNet) Trust(hosts []*foundHost) error {
 	return nil
 }
 
-func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell func(hostEvent)) (installResult, error) {
+func (f *fakeNet) Apply(ctx context.Context, h *bootstrap.Host, job bootstrap.Job, tell func(bootstrap.Event)) (bootstrap.Result, error) {
 	f.mu.Lock()
-	m := f.hostAt(h.target)
+	m := f.hostAt(h.Target)
 	f.applying++
 	f.most = max(f.most, f.applying)
 	f.note("%s %s purge=%v sudo=%q", job.Order.Action, h.Host, job.Order.Purge, job.Order.Password)
@@ -211,51 +205,51 @@ func (f *fakeNet) Apply(ctx context.Context, h *foundHost, job installJob, tell 
 		f.applying--
 		f.mu.Unlock()
 	}()
-	step := func(name string, state bootplan.State) {
-		tell(hostEvent{Host: h.label(), Step: name, State: state, At: time.Now()})
+	step := func(name string, state plan.State) {
+		tell(bootstrap.Event{Host: h.Label(), Step: name, State: state, At: time.Now()})
 	}
-	step(bootplan.StepCopy, bootplan.StateRunning)
+	step(plan.StepCopy, plan.StateRunning)
 	if gate != nil {
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			return installResult{}, ctx.Err()
+			return bootstrap.Result{}, ctx.Err()
 		}
 	}
 	if fails != nil {
-		return installResult{Log: m.logs}, fails
+		return bootstrap.Result{Log: m.logs}, fails
 	}
-	if job.Order.Action != bootplan.Install {
+	if job.Order.Action != plan.Install {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		m.runs = false
 		f.setNode(m, "", cluster.NodeDown)
-		if job.Order.Action == bootplan.Uninstall {
+		if job.Order.Action == plan.Uninstall {
 			m.installed = ""
 		}
-		return installResult{Node: m.node, Changed: true}, nil
+		return bootstrap.Result{Node: m.node, Changed: true}, nil
 	}
 	return f.install(ctx, h, m, job, tell)
 }
 
-func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job installJob, tell func(hostEvent)) (installResult, error) {
-	step := func(name string, state bootplan.State) {
-		tell(hostEvent{Host: h.label(), Step: name, State: state, At: time.Now()})
+func (f *fakeNet) install(ctx context.Context, h *bootstrap.Host, m *fakeMac, job bootstrap.Job, tell func(bootstrap.Event)) (bootstrap.Result, error) {
+	step := func(name string, state plan.State) {
+		tell(bootstrap.Event{Host: h.Label(), Step: name, State: state, At: time.Now()})
 	}
-	_, version, err := job.Binary(h.OS, h.Arch)
+	_, version, err := job.Binary(h.Facts.OS, h.Facts.Arch)
 	if err != nil {
-		return installResult{}, err
+		return bootstrap.Result{}, err
 	}
 	key, _, err := trust.NewUserKey()
 	if err != nil {
-		return installResult{}, err
+		return bootstrap.Result{}, err
 	}
 	if m.key != "" {
 		key = m.key
 	}
-	step(bootplan.StepJoin, bootplan.StateRunning)
+	step(plan.StepJoin, plan.StateRunning)
 	if _, err := job.Sign(ctx, m.node, key, m.hardware); err != nil {
-		return installResult{}, err
+		return bootstrap.Result{}, err
 	}
 	f.mu.Lock()
 	f.keys = append(f.keys, key)
@@ -264,21 +258,21 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 		m.dies()
 	}
 	if m.wheels > 0 {
-		step(bootplan.StepPython, bootplan.StateRunning)
+		step(plan.StepPython, plan.StateRunning)
 	}
-	link := bootplan.Link{State: bootplan.LinkConnected, Node: m.node}
+	link := plan.Link{State: plan.LinkConnected, Node: m.node}
 	f.mu.Lock()
 	before, wasRunning := m.installed, m.runs
 	if m.denied {
-		link.State = bootplan.LinkDenied
+		link.State = plan.LinkDenied
 	}
 	m.starts++
 	f.setNode(m, version, cluster.NodeReady)
 	f.mu.Unlock()
 	for i := range m.wheels {
-		tell(hostEvent{Host: h.label(), Step: bootplan.StepPython, State: bootplan.StateRunning, Detail: fmt.Sprintf("sending x (%d of %d)", i+1, m.wheels), At: time.Now()})
+		tell(bootstrap.Event{Host: h.Label(), Step: plan.StepPython, State: plan.StateRunning, Detail: fmt.Sprintf("sending x (%d of %d)", i+1, m.wheels), At: time.Now()})
 	}
-	step(bootplan.StepUnit, bootplan.StateChanged)
+	step(plan.StepUnit, plan.StateChanged)
 	if err := job.Prove(ctx, m.node, version, link); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -289,16 +283,16 @@ func (f *fakeNet) install(ctx context.Context, h *foundHost, m *fakeMac, job ins
 			f.setNode(m, before, cluster.NodeDown)
 		}
 		if m.vanishes {
-			return installResult{}, err
+			return bootstrap.Result{}, err
 		}
-		tell(hostEvent{Host: h.label(), Step: bootplan.StepUnit, State: bootplan.StateUndone, Detail: before + " is back", At: time.Now()})
-		return installResult{}, err
+		tell(bootstrap.Event{Host: h.Label(), Step: plan.StepUnit, State: plan.StateUndone, Detail: before + " is back", At: time.Now()})
+		return bootstrap.Result{}, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m.installed, m.key, m.runs = version, key, true
 	says := cluster.NodeID(first(string(m.poses), string(m.node)))
-	return installResult{Node: says, Key: key, Changed: true, VersionID: version, Home: h.Home, Unit: bootplan.UnitKind(first(string(m.unit), string(bootplan.UnitLaunchDaemon)))}, nil
+	return bootstrap.Result{Node: says, Key: key, Changed: true, VersionID: version, Home: h.Facts.Home, Unit: plan.UnitKind(first(string(m.unit), string(plan.UnitLaunchDaemon)))}, nil
 }
 
 // setNode is called with mu held: the controller sees an agent that was started, or that is gone.
@@ -313,131 +307,6 @@ func (f *fakeNet) setNode(m *fakeMac, version string, state cluster.NodeState) {
 		at := time.Unix(int64(1000+m.starts), 0)
 		f.nodes[i].Version, f.nodes[i].StartedAt = versionOf(version), &at
 	}
-}
-
-// fakeLAN is the cluster as clients see it.
-type fakeLAN struct {
-	*fakeCluster
-	f *fakeNet
-}
-
-func (c fakeLAN) Snapshot(context.Context) (*cluster.Snapshot, error) {
-	c.f.mu.Lock()
-	defer c.f.mu.Unlock()
-	s := &cluster.Snapshot{Cluster: "lab", Nodes: slices.Clone(c.f.nodes), Requests: slices.Clone(c.f.requests)}
-	for i := range s.Nodes {
-		if s.Nodes[i].State == cluster.NodeReady && c.f.drained[s.Nodes[i].ID] {
-			s.Nodes[i].State = cluster.NodeDraining
-		}
-	}
-	return s, nil
-}
-
-func (c fakeLAN) Generate(_ context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error {
-	c.f.mu.Lock()
-	c.f.note("generate %s", req.Node)
-	isWrong, isDrained := c.f.wrong[req.Node], c.f.drained[req.Node]
-	c.f.mu.Unlock()
-	text := selfTestAnswer
-	if isWrong {
-		text = "42"
-	}
-	if isDrained {
-		return cluster.Errorf(cluster.CodeBusy, "node %s is draining", req.Node)
-	}
-	return emit(cluster.Chunk{Text: text, Finish: "stop"})
-}
-
-func (c fakeLAN) Drain(_ context.Context, node cluster.NodeID, on bool) error {
-	c.f.mu.Lock()
-	defer c.f.mu.Unlock()
-	c.f.note("drain %s %v", node, on)
-	c.f.drained[node] = on
-	return nil
-}
-
-func (c fakeLAN) Forget(_ context.Context, node cluster.NodeID) error {
-	c.f.mu.Lock()
-	defer c.f.mu.Unlock()
-	i := slices.IndexFunc(c.f.nodes, func(n cluster.Node) bool { return n.ID == node })
-	if i < 0 {
-		return cluster.Errorf(cluster.CodeNoNode, "no node %s", node)
-	}
-	c.f.nodes = slices.Delete(c.f.nodes, i, i+1)
-	c.f.note("forget %s", node)
-	return nil
-}
-
-// List and the others are those of the list of nodes.
-func (f *fakeNet) List() ([]roster.Node, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.admitted), f.damaged
-}
-
-func (f *fakeNet) Find(name string) (roster.Node, error) {
-	nodes, _ := f.List()
-	if n, ok := nodeOf(nodes, name); ok {
-		return n, nil
-	}
-	return roster.Node{}, cluster.Errorf(cluster.CodeNoNode, "no node %q", name)
-}
-
-func (f *fakeNet) Put(n roster.Node) error {
-	_ = f.Remove(n.ID)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.admitted = append(f.admitted, n)
-	slices.SortFunc(f.admitted, func(a, b roster.Node) int { return strings.Compare(a.Name, b.Name) })
-	return nil
-}
-
-func (f *fakeNet) Remove(id cluster.NodeID) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.admitted = slices.DeleteFunc(f.admitted, func(n roster.Node) bool { return n.ID == id })
-	return nil
-}
-
-// liveKey is what a node answers that is asked for its key.
-func (f *fakeNet) liveKey(_ context.Context, _ string, _ *trust.Authority, node cluster.NodeID) (string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if key := f.live[node]; key != "" {
-		return key, nil
-	}
-	return "", cluster.Errorf(cluster.CodeTimeout, "it does not answer")
-}
-
-// services starts those of this machine.
-func (f *fakeNet) services(_ context.Context, _ *upOptions, cfg *config.Config, _ *iostreams.Progress) (localState, error) {
-	if _, err := trust.Init(trustDir(f.home), "lab"); err != nil {
-		return localState{}, err
-	}
-	before, _, err := readLocal(f.home)
-	if err != nil {
-		return localState{}, err
-	}
-	l := openToNetwork(before)
-	l.Name, l.HTTPAddr, l.Models = "lab", defaultHTTPAddr, cfg.Models
-	if err := l.write(f.home); err != nil {
-		return localState{}, err
-	}
-	if err := config.WriteFile(filepath.Join(f.home, "agent", "node.json"), []byte(`{"id":"n-own"}`)); err != nil {
-		return localState{}, err
-	}
-	f.mu.Lock()
-	changed := !f.running
-	f.running = true
-	if changed {
-		f.starts++
-		f.nodes = append([]cluster.Node{{ID: "n-own", Name: "own", State: cluster.NodeReady, Version: "v1.2.3"}},
-			slices.DeleteFunc(f.nodes, func(n cluster.Node) bool { return n.ID == "n-own" })...)
-	}
-	f.mu.Unlock()
-	c := fakeLAN{&fakeCluster{}, f}
-	s, err := c.Snapshot(context.Background())
-	return localState{client: c, snapshot: s, changed: changed}, err
 }
 
 // answers is what a person types; empty means that nobody is there.
@@ -466,8 +335,9 @@ func (f *fakeNet) runContext(ctx context.Context, answers string, args ...string
 			return fakeLAN{&fakeCluster{}, f}, nil
 		},
 		parts: &parts{
-			finder:    func() macFinder { return f },
-			installer: func(installerOptions) (installer, error) { return f, nil },
+			scan:      f.scan,
+			installer: func(bootstrap.Options) (installer, error) { return f, nil },
+			binary:    f.binary,
 			roster:    func(string) admitted { return f },
 			services:  f.services,
 			liveKey:   f.liveKey,

@@ -29,6 +29,8 @@ type home struct {
 	dir string
 	env []string
 	up  upResult
+	// exe is the program; empty means this test's own binary.
+	exe string
 	// workDir is where commands run; empty means the test's own.
 	workDir string
 }
@@ -66,7 +68,7 @@ func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(ctx, exe, args...)
+	cmd := exec.CommandContext(ctx, first(h.exe, exe), args...)
 	cmd.Env, cmd.Dir = h.env, h.workDir
 	return cmd
 }
@@ -75,7 +77,7 @@ func (h *home) run(args ...string) result { return h.runWith("", args...) }
 
 func (h *home) runWith(stdin string, args ...string) result {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	var out, errOut bytes.Buffer
 	cmd := h.command(ctx, args...)
@@ -193,14 +195,15 @@ func (h *home) kill(pid int) {
 // await asks until ok says yes.
 func (h *home) await(what string, ok func() bool) {
 	h.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	const most = 2 * time.Minute // it ends what hangs, and says nothing about how long anything may take
+	deadline := time.NewTimer(most)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			h.t.Fatalf("waited 30 s for: %s\n%s", what, h.logs())
+			h.t.Fatalf("waited %s for: %s\n%s", most, what, h.logs())
 		case <-tick.C:
 		}
 	}

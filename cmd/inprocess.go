@@ -62,7 +62,7 @@ func (p *InProcess) start(ctx context.Context, models mlxbridge.Launcher, log *s
 	anyPort := &config.Config{
 		Name: "in-process", HTTPAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0", Models: config.Models{HubDirs: []string{p.home}},
 	}
-	local, err := plan(anyPort, nil, false)
+	local, err := planServices(anyPort, nil, false)
 	if err != nil {
 		return err
 	}

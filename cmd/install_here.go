@@ -15,32 +15,33 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/host"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // installHere has the host's side install the node of this machine, as an operator's side does over SSH. jwt is its key,
 // signed. how names who runs its agent.
-func (d *deps) installHere(ctx context.Context, home, jwt string, s bootplan.Settings, kind bootplan.UnitKind) (how string, err error) {
+func (d *deps) installHere(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (how string, err error) {
 	version, exe, err := d.placeBinary(home)
 	if err != nil {
 		return "", err
 	}
-	done, err := d.hostHere(ctx, exe, jwt, bootplan.Order{
-		Action: bootplan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Unit: kind, Gate: gateTimeout,
+	done, err := d.hostHere(ctx, exe, jwt, plan.Order{
+		Action: plan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Unit: kind, Gate: gateTimeout,
 	})
 	return string(done.Unit), err
 }
 
 // hostHere has the host's side do an order on this machine. The error is also that of an order that could not be done.
-func (d *deps) hostHere(ctx context.Context, exe, jwt string, order bootplan.Order) (bootplan.FromHost, error) {
+func (d *deps) hostHere(ctx context.Context, exe, jwt string, order plan.Order) (plan.FromHost, error) {
 	progress := d.streams.NewProgress(d.quiet)
 	defer progress.Close()
 	orders, toHost := io.Pipe()
 	fromHost, said := io.Pipe()
 	o := d.hostOptions()
 	o.In, o.Out, o.Exe = orders, said, exe
-	var done bootplan.FromHost
+	var done plan.FromHost
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		err := host.Serve(ctx, o)
@@ -50,7 +51,7 @@ func (d *deps) hostHere(ctx context.Context, exe, jwt string, order bootplan.Ord
 		defer toHost.Close()   //nolint:errcheck // a pipe in memory
 		defer fromHost.Close() //nolint:errcheck // a pipe in memory
 		var err error
-		done, err = converse(toHost, fromHost, order, jwt, func(m bootplan.FromHost) {
+		done, err = converse(toHost, fromHost, order, jwt, func(m plan.FromHost) {
 			progress.Step("%s: %s", m.Step, m.Detail)
 		})
 		return err
@@ -85,7 +86,7 @@ func (d *deps) placeBinary(home string) (version, path string, err error) {
 	if there, err := bootstrap.VersionID(d.build.Version, path); err == nil && there == version {
 		return version, path, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", "", fmt.Errorf("make folder of versions: %w", err)
 	}
 	if err := copyFile(d.exe, path, 0o755); err != nil {
@@ -95,52 +96,40 @@ func (d *deps) placeBinary(home string) (version, path string, err error) {
 }
 
 // copyFile makes a new file: a binary that runs must not be written over.
-func copyFile(from, to string, mode os.FileMode) (err error) {
+func copyFile(from, to string, mode os.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer in.Close() //nolint:errcheck // only read
-	out, err := os.CreateTemp(filepath.Dir(to), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	err = errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
-	if err == nil {
-		err = os.Rename(out.Name(), to)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(out.Name()))
-	}
-	return nil
+	return durable.WriteFrom(to, in, mode)
 }
 
 // converse is the operator's side of an installation whose node's key is signed already: jwt is what it is given,
 // and that it reaches its controller is proof enough.
-func converse(to io.Writer, from io.Reader, order bootplan.Order, jwt string, tell func(bootplan.FromHost)) (bootplan.FromHost, error) {
+func converse(to io.Writer, from io.Reader, order plan.Order, jwt string, tell func(plan.FromHost)) (plan.FromHost, error) {
 	out := json.NewEncoder(to)
 	if err := out.Encode(order); err != nil {
-		return bootplan.FromHost{}, fmt.Errorf("send the order: %w", err)
+		return plan.FromHost{}, fmt.Errorf("send the order: %w", err)
 	}
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var m bootplan.FromHost
+		var m plan.FromHost
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
 			return m, fmt.Errorf("read what the installation says: %w", err)
 		}
-		var answer *bootplan.ToHost
+		var answer *plan.ToHost
 		switch m.Type {
-		case bootplan.TypeStep:
+		case plan.TypeStep:
 			if strings.TrimSpace(m.Detail) != "" {
 				tell(m)
 			}
-		case bootplan.TypeKey:
-			answer = &bootplan.ToHost{Type: bootplan.TypeCredentials, JWT: jwt}
-		case bootplan.TypeLinked:
-			answer = &bootplan.ToHost{Type: bootplan.TypeCommit}
-		case bootplan.TypeDone:
+		case plan.TypeKey:
+			answer = &plan.ToHost{Type: plan.TypeCredentials, JWT: jwt}
+		case plan.TypeLinked:
+			answer = &plan.ToHost{Type: plan.TypeCommit}
+		case plan.TypeDone:
 			return m, nil
 		}
 		if answer != nil {
@@ -149,5 +138,5 @@ func converse(to io.Writer, from io.Reader, order bootplan.Order, jwt string, te
 			}
 		}
 	}
-	return bootplan.FromHost{}, cluster.Errorf(cluster.CodeInternal, "the installation ended without a word: %v", lines.Err())
+	return plan.FromHost{}, cluster.Errorf(cluster.CodeInternal, "the installation ended without a word: %v", lines.Err())
 }

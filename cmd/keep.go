@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/service"
 )
 
@@ -66,6 +66,7 @@ func (dm *daemon) command(d *deps, short string, serve func(context.Context, *da
 	if dm.name == "controller" {
 		cmd.Flags().IntVar(&dm.socket, service.SocketFlag, 0, "descriptor on which the keeper listens for the gateway")
 	}
+	_ = cmd.Flags().MarkHidden(service.LifelineFlag) // fails only for a flag that is not there
 	return cmd
 }
 
@@ -75,11 +76,11 @@ type daemonHome struct {
 	home  string
 	cache string
 	local *localSettings
-	node  *bootplan.Settings // of a node of another machine's cluster; nil for a service of this one
+	node  *plan.Settings // of a node of another machine's cluster; nil for a service of this one
 	slog  *slog.Logger
 
 	socket int             // on which the keeper listens for the gateway; 0 for none
-	finish <-chan struct{} // closed when what is open is to be finished, and nothing new begun; nil: never
+	finish <-chan struct{} // of service.Watch; nil: never
 }
 
 func (dm *daemon) run(ctx context.Context, d *deps, serve func(context.Context, *daemonHome) error) error {

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -89,32 +89,17 @@ func lanAddresses() ([]netip.Addr, error) {
 	return slices.Compact(out), nil
 }
 
-// ownAddresses are all of this machine, link-local ones included, without zones.
-func ownAddresses() map[netip.Addr]bool {
-	own := map[netip.Addr]bool{}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return own // then this machine is told by its hardware
-	}
-	for _, a := range addrs {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-			own[prefix.Addr().Unmap()] = true
-		}
-	}
-	return own
-}
-
 // nodeSettings are what agents of this cluster run with.
-func nodeSettings(a *trust.Authority, l *localSettings) (bootplan.Settings, error) {
+func nodeSettings(a *trust.Authority, l *localSettings) (plan.Settings, error) {
 	models, err := json.Marshal(l.Models)
 	if err != nil {
-		return bootplan.Settings{}, fmt.Errorf("encode settings of models: %w", err)
+		return plan.Settings{}, fmt.Errorf("encode settings of models: %w", err)
 	}
 	urls, err := networkURLs("tls://", l.NATSAddr)
 	if err != nil {
-		return bootplan.Settings{}, err
+		return plan.Settings{}, err
 	}
-	return bootplan.Settings{
+	return plan.Settings{
 		Cluster: a.Name(), ClusterID: a.ClusterID(), ServerName: a.ServerName(), URLs: urls, CA: string(a.CAPEM()),
 		LogLevel: l.LogLevel, Models: models,
 	}, nil
@@ -146,7 +131,7 @@ func networkURLs(scheme, addr string) ([]string, error) {
 }
 
 // settingsDigest tells settings apart.
-func settingsDigest(s bootplan.Settings) string {
+func settingsDigest(s plan.Settings) string {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return "" // equal to none

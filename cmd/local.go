@@ -84,9 +84,9 @@ func (l *localSettings) write(home string) error {
 	return config.WriteFile(localPath(home), append(data, '\n'))
 }
 
-// plan decides what the services run with: flags and settings, then what they ran with before, then defaults. running
+// planServices decides what the services run with: flags and settings, then what they ran with before, then defaults. running
 // says that they run now, so that their ports are in use by themselves.
-func plan(cfg *config.Config, before *localSettings, running bool) (*localSettings, error) {
+func planServices(cfg *config.Config, before *localSettings, running bool) (*localSettings, error) {
 	l := &localSettings{
 		Name: cfg.Name, LogLevel: cfg.LogLevel, Deadlines: cfg.Deadlines, Share: cfg.Share, Models: cfg.Models,
 		NATSURL: cfg.NATSURL, NATSCreds: cfg.NATSCreds, NATSCA: cfg.NATSCA, NATSServerName: cfg.NATSServerName,
@@ -214,6 +214,9 @@ func hostName() string {
 	return name
 }
 
+// serviceVersions is the folder of a home that holds the binaries which its services run.
+const serviceVersions = "services"
+
 // services describes the background services of a home to their keeper. digest is of the settings they run with.
 func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
 	if isNode(home) {
@@ -224,7 +227,8 @@ func (d *deps) services(home, digest string, log *slog.Logger) service.Options {
 		listenAddr = l.HTTPAddr
 	}
 	return service.Options{
-		Home: home, Exe: d.exe, Arg0: "mlxctl", KeepArgs: []string{"keep"}, Listen: listenAddr,
+		Home: home, Exe: d.exe, Versions: filepath.Join(home, serviceVersions),
+		Arg0: "mlxctl", KeepArgs: []string{"keep"}, Listen: listenAddr,
 		Children: []service.Child{{Name: "controller", Args: []string{"controller"}, Listens: true}, {Name: "agent", Args: []string{"agent"}}},
 		Env:      d.absoluteDirs(),
 		Version:  strings.Join([]string{d.build.Version, d.build.Commit, stampOf(d.exe)}, " "), Settings: digest, Log: log,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 )
 
 func occupied(t *testing.T) (addr string, port int) {
@@ -24,22 +25,15 @@ func occupied(t *testing.T) (addr string, port int) {
 func TestPorts(t *testing.T) {
 	t.Parallel()
 	taken, port := occupied(t)
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
+	free := func() string { return freeport.Addr(t) }
 	cfg := &config.Config{HTTPAddr: taken, Name: "n"}
-	_, err := plan(cfg, nil, false)
+	_, err := planServices(cfg, nil, false)
 	e := cluster.AsError(err)
 	if e == nil || e.Code != cluster.CodeConflict || e.Message != taken+" is in use by another process" || !strings.Contains(e.Hint, strconv.Itoa(port)) {
 		t.Errorf("asked for and taken: %v", err)
 	}
 	// A port that was only remembered gives way; the other service gets another one.
-	l, err := plan(&config.Config{}, &localSettings{Name: "n", HTTPAddr: taken, NATSAddr: taken}, false)
+	l, err := planServices(&config.Config{}, &localSettings{Name: "n", HTTPAddr: taken, NATSAddr: taken}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,27 +41,27 @@ func TestPorts(t *testing.T) {
 		t.Errorf("taken: %+v", l)
 	}
 	// The services' own ports are theirs while they run.
-	l, err = plan(&config.Config{}, &localSettings{HTTPAddr: taken, NATSAddr: taken}, true)
+	l, err = planServices(&config.Config{}, &localSettings{HTTPAddr: taken, NATSAddr: taken}, true)
 	if err != nil || l.HTTPAddr != taken || l.NATSAddr != taken {
 		t.Errorf("running: %+v, %v", l, err)
 	}
-	l, err = plan(&config.Config{HTTPAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0"}, &localSettings{HTTPAddr: taken, NATSAddr: taken}, true)
+	l, err = planServices(&config.Config{HTTPAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0"}, &localSettings{HTTPAddr: taken, NATSAddr: taken}, true)
 	if err != nil || l.HTTPAddr != taken || l.NATSAddr != taken {
 		t.Errorf("running on any port: %+v, %v", l, err)
 	}
 	was := free()
-	l, err = plan(&config.Config{}, &localSettings{HTTPAddr: was, NATSAddr: free()}, false)
+	l, err = planServices(&config.Config{}, &localSettings{HTTPAddr: was, NATSAddr: free()}, false)
 	if err != nil || l.HTTPAddr != was {
 		t.Errorf("remembered and free: %+v, %v", l, err)
 	}
-	l, err = plan(&config.Config{HTTPAddr: "127.0.0.1:0", NATSAddr: "localhost:0"}, nil, false)
+	l, err = planServices(&config.Config{HTTPAddr: "127.0.0.1:0", NATSAddr: "localhost:0"}, nil, false)
 	if err != nil || strings.HasSuffix(l.HTTPAddr, ":0") || !strings.HasPrefix(l.NATSAddr, "localhost:") || strings.HasSuffix(l.NATSAddr, ":0") {
 		t.Errorf("any port: %+v, %v", l, err)
 	}
-	if _, err = plan(&config.Config{HTTPAddr: "192.0.2.1:80"}, nil, false); cluster.CodeOf(err) != cluster.CodeConflict || strings.Contains(err.Error(), "\n") {
+	if _, err = planServices(&config.Config{HTTPAddr: "192.0.2.1:80"}, nil, false); cluster.CodeOf(err) != cluster.CodeConflict || strings.Contains(err.Error(), "\n") {
 		t.Errorf("not an address of this machine: %v", err)
 	}
-	l, err = plan(&config.Config{NATSURL: "tls://h:1", HTTPAddr: free()}, nil, false)
+	l, err = planServices(&config.Config{NATSURL: "tls://h:1", HTTPAddr: free()}, nil, false)
 	if err != nil || l.NATSAddr != "" || l.NATSURL != "tls://h:1" {
 		t.Errorf("a NATS of one's own: %+v, %v", l, err)
 	}

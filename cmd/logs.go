@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/logtail"
 	"github.com/mlxctl/mlxctl/internal/printer"
 )
 
@@ -38,7 +38,8 @@ func newLogs(d *deps, runF func(context.Context, *logsOptions) error) *cobra.Com
 		Short: "Show what services and nodes log",
 		Long: `logs shows the end of a log. SERVICE is keeper, controller, agent or worker-MODEL of this machine; without one,
 controller and agent are shown together. A node's name shows its agent's log, asked for over the cluster's own bus. Anything
-else is taken for a request's id and shows the lines of this machine's services that name it.`,
+else is taken for a request's id: it shows a line for each answer to it, of the last 1,024 that ended and of those under way,
+and the lines of this machine's services that name it.`,
 		Example: `  mlxctl logs -f
   mlxctl logs controller --since 10m
   mlxctl logs studio-2 --source worker-small`,
@@ -106,7 +107,7 @@ func (opts *logsOptions) logHome() (string, error) {
 	return homeOf(cfg), nil
 }
 
-// showRemote asks a node for its log; a name that no node has may be a request's.
+// showRemote asks a node for its log; a name that no node has may be a request's, which the controller is asked about.
 func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []string, p *linePrinter) error {
 	cfg, err := opts.config(nil)
 	if err != nil {
@@ -122,10 +123,12 @@ func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []
 		err = findErr
 	}
 	p.only = opts.what
-	tail := opts.tail
-	opts.tail = 0
-	found, searchErr := opts.search(ctx, home, sources, p, tail)
-	if searchErr != nil || found {
+	isKnown, askErr := opts.account(ctx, c, p)
+	if askErr != nil {
+		return askErr
+	}
+	found, searchErr := opts.search(ctx, home, sources, p)
+	if searchErr != nil || found || isKnown {
 		return searchErr
 	}
 	e := cluster.AsError(err)
@@ -133,32 +136,44 @@ func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []
 		WithHint("services here: %s", strings.Join(sources, ", "))}
 }
 
-// search shows the lines of all local logs that name one request.
-func (opts *logsOptions) search(ctx context.Context, home string, sources []string, p *linePrinter, tail int) (bool, error) {
+// account shows what the controller knows of a request. A cluster that cannot be reached, c is nil then, knows nothing.
+func (opts *logsOptions) account(ctx context.Context, c clusterClient, p *linePrinter) (isKnown bool, err error) {
+	if c == nil {
+		return false, nil
+	}
+	err = c.Logs(ctx, logQuery{Request: cluster.RequestID(opts.what)}, func(line string) error {
+		isKnown = true
+		return p.line(fmt.Sprintf(logPrefix, "controller") + line)
+	})
+	return isKnown, err
+}
+
+// logPrefix sets off whose line it is where several are shown together.
+const logPrefix = "%-10s | "
+
+// search shows the lines of all local logs that name one request. found says that there were some before it followed.
+func (opts *logsOptions) search(ctx context.Context, home string, sources []string, p *linePrinter) (found bool, err error) {
 	var kept []string
 	show := p.out
 	p.out = func(line string) error { kept = append(kept, line); return nil }
-	follow := opts.follow
-	opts.follow = false
-	if err := opts.showLocal(ctx, home, sources, true, p); err != nil {
+	logs := tailsOf(home, sources, true, p)
+	defer closeTails(logs)
+	if err := lastOf(logs, 0, opts.follow); err != nil || len(kept) == 0 {
 		return false, err
 	}
-	if len(kept) == 0 {
-		return false, nil
-	}
-	if tail > 0 {
-		kept = kept[max(0, len(kept)-tail):]
+	if opts.tail > 0 {
+		kept = kept[max(0, len(kept)-opts.tail):]
 	}
 	for _, line := range kept {
 		if err := show(line); err != nil {
 			return true, err
 		}
 	}
-	if !follow {
+	if !opts.follow {
 		return true, nil
 	}
-	p.out, opts.follow, opts.tail = show, true, -1
-	return true, opts.showLocal(ctx, home, sources, true, p)
+	p.out = show
+	return true, logtail.Follow(ctx, logs...)
 }
 
 // localLogs names the logs of this home.
@@ -178,111 +193,42 @@ func localLogs(home string) ([]string, error) {
 
 // showLocal prints files of this home and, when following, what is added to them.
 func (opts *logsOptions) showLocal(ctx context.Context, home string, names []string, named bool, p *linePrinter) error {
-	var tails []*logTail
-	for _, name := range names {
-		t := &logTail{path: filepath.Join(home, "log", name+".log")}
-		if named {
-			t.prefix = fmt.Sprintf("%-10s | ", name)
-		}
-		tails = append(tails, t)
-		if err := t.last(opts.tail, p); err != nil {
-			return err
-		}
-	}
-	if !opts.follow {
-		return nil
-	}
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-		for _, t := range tails {
-			if err := t.more(p); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// logTail reads one growing file, through its rotation.
-type logTail struct {
-	path   string
-	prefix string
-	read   os.FileInfo // the file that offset belongs to
-	offset int64
-	part   string // of a line that is not whole yet
-}
-
-// last prints the last n lines, all for 0, none for less.
-func (t *logTail) last(n int, p *linePrinter) error {
-	var lines []string
-	err := t.each(func(line string) error {
-		lines = append(lines, line)
-		if n > 0 && len(lines) > 2*n {
-			lines = append(lines[:0], lines[len(lines)-n:]...)
-		}
-		return nil
-	})
-	if err != nil || n < 0 {
+	logs := tailsOf(home, names, named, p)
+	defer closeTails(logs)
+	if err := lastOf(logs, opts.tail, opts.follow); err != nil || !opts.follow {
 		return err
 	}
-	if n > 0 {
-		lines = lines[max(0, len(lines)-n):]
+	return logtail.Follow(ctx, logs...)
+}
+
+// tailsOf makes readers of logs of a home. named puts the name of its log before each line.
+func tailsOf(home string, names []string, named bool, p *linePrinter) []*logtail.Tail {
+	var logs []*logtail.Tail
+	for _, name := range names {
+		prefix := ""
+		if named {
+			prefix = fmt.Sprintf(logPrefix, name)
+		}
+		line := func(text string) error { return p.line(prefix + text) }
+		logs = append(logs, logtail.New(logtail.Dir(filepath.Join(home, "log")), name+".log", line))
 	}
-	for _, line := range lines {
-		if err := p.line(t.prefix + line); err != nil {
+	return logs
+}
+
+func closeTails(logs []*logtail.Tail) {
+	for _, t := range logs {
+		t.Close()
+	}
+}
+
+// lastOf prints the last lines of each log, all for 0.
+func lastOf(logs []*logtail.Tail, tail int, follows bool) error {
+	for _, t := range logs {
+		if err := t.Last(tail, follows); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may have been removed since it was listed
 			return err
 		}
 	}
 	return nil
-}
-
-func (t *logTail) more(p *linePrinter) error {
-	return t.each(func(line string) error { return p.line(t.prefix + line) })
-}
-
-// each calls do for each whole line after those that were read before.
-func (t *logTail) each(do func(string) error) error {
-	f, err := os.Open(t.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open log: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("look at log: %w", err)
-	}
-	if t.read != nil && (!os.SameFile(t.read, info) || info.Size() < t.offset) {
-		t.offset, t.part = 0, ""
-	}
-	t.read = info
-	if _, err := f.Seek(t.offset, io.SeekStart); err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
-	r := bufio.NewReader(f)
-	for {
-		text, err := r.ReadString('\n')
-		t.offset += int64(len(text))
-		if err != nil {
-			t.part += text
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return fmt.Errorf("read log: %w", err)
-		}
-		line := t.part + strings.TrimSuffix(text, "\n")
-		t.part = ""
-		if err := do(line); err != nil {
-			return err
-		}
-	}
 }
 
 // linePrinter prints the lines that are wanted.

@@ -1,8 +1,11 @@
 package cmd
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +26,10 @@ func TestLogs(t *testing.T) {
 	old, recent := now.Add(-time.Hour).Format(time.RFC3339Nano), now.Format(time.RFC3339Nano)
 	writeLog(t, home, "controller", "time="+old+" msg=a req=01R9\n\ttrace\ntime="+recent+" msg=b req=01R9\n\tmore\x1b[2J\n")
 	writeLog(t, home, "agent", "one\ntwo\nhalf")
+	rotated := filepath.Join(home, "log", "agent.log.1")
+	if err := os.WriteFile(rotated, []byte("zero\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	writeLog(t, home, "worker-small", "w\n")
 	env := map[string]string{"MLXCTL_HOME": home}
 	for _, c := range []struct {
@@ -30,13 +37,14 @@ func TestLogs(t *testing.T) {
 		args []string
 		want result
 	}{
-		{"one service", []string{"agent"}, result{0, "one\ntwo\n", ""}},
-		{"tail", []string{"agent", "-n", "1"}, result{0, "two\n", ""}},
+		{"one service", []string{"agent"}, result{0, "zero\none\ntwo\nhalf\n", ""}},
+		{"tail", []string{"agent", "-n", "1"}, result{0, "half\n", ""}},
 		{"worker", []string{"worker-small"}, result{0, "w\n", ""}},
-		{"both", []string{"-n", "1"}, result{0, "controller |     more?[2J\nagent      | two\n", ""}},
+		{"both", []string{"-n", "1"}, result{0, "controller |     more?[2J\nagent      | half\n", ""}},
 		{"since", []string{"controller", "--since", "10m"}, result{0, "time=" + recent + " msg=b req=01R9\n    more?[2J\n", ""}},
 		{"a request", []string{"01R9", "-n", "1"}, result{0, "controller | time=" + recent + " msg=b req=01R9\n", ""}},
 		{"a node", []string{"studio", "--source", "worker-tiny", "-n", "7"}, result{0, "time=2026-11-24T09:00:00Z msg=hello\n", ""}},
+		{"a request that the cluster remembers", []string{"r-known"}, result{0, "controller | time=2026-11-24T09:00:01Z msg=\"request answered\" req=r-known\n", ""}},
 		{"nothing of that name", []string{"nosuch"}, result{6, "", "mlxctl: logs: no service, node or request \"nosuch\"\nhint: services here: agent, controller, worker-small\n"}},
 		{"negative", []string{"-n", "-1"}, result{2, "", "mlxctl: logs: --tail and --since must not be negative\nhint: see `mlxctl logs --help`\n"}},
 	} {
@@ -50,56 +58,93 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// A log that is followed goes on through its rotation, and a line that comes in two pieces is one line.
-func TestLogTailFollowsRotation(t *testing.T) {
+// followed runs what follows logs, and gives what it prints.
+func followed(t *testing.T, do func(context.Context, *logsOptions, *linePrinter) error) (next func() string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	lines, done := make(chan string), make(chan error)
+	p := &linePrinter{keep: true, out: func(s string) error {
+		select {
+		case lines <- s:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	go func() { done <- do(ctx, &logsOptions{follow: true, tail: 1}, p) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("following ended with %v", err)
+		}
+	})
+	return func() string { return <-lines }
+}
+
+// Logs that are followed go on through their rotation, each under its name.
+func TestLogsFollow(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "x.log")
-	tail := &logTail{path: path}
-	var got []string
-	p := &linePrinter{keep: true, out: func(s string) error { got = append(got, s); return nil }}
-	steps := []struct {
-		do   func() error
-		want string
-	}{
-		{func() error { return nil }, ""},
-		{func() error { return os.WriteFile(path, []byte("a\nb"), 0o600) }, "a"},
-		{func() error { return appendTo(path, "c\nd\n") }, "bc"},
-		{func() error { return nil }, "d"},
-		{func() error {
-			if err := os.Rename(path, path+".1"); err != nil {
-				return err
+	home := t.TempDir()
+	writeLog(t, home, "controller", "a\n")
+	writeLog(t, home, "agent", "1\n2\n")
+	agent := filepath.Join(home, "log", "agent.log")
+	next := followed(t, func(ctx context.Context, opts *logsOptions, p *linePrinter) error {
+		return opts.showLocal(ctx, home, []string{"controller", "agent"}, true, p)
+	})
+	expect := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got := next(); got != w {
+				t.Errorf("got %q, want %q", got, w)
 			}
-			return os.WriteFile(path, []byte("e\n"), 0o600)
-		}, "e"},
-	}
-	var want []string
-	for i, s := range steps {
-		if err := s.do(); err != nil {
-			t.Fatal(err)
-		}
-		if err := tail.more(p); err != nil {
-			t.Fatal(err)
-		}
-		if s.want != "" {
-			want = append(want, s.want)
-		}
-		if i >= 3 && len(got) != len(want) {
-			t.Fatalf("step %d: %q, want %q", i, got, want)
 		}
 	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Errorf("line %d: %q, want %q", i, got[i], want[i])
+	expect("controller | a", "agent      | 2")
+	appendTo(t, agent, "3\n")
+	if err := os.Rename(agent, agent+".1"); err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, agent, "4\n")
+	expect("agent      | 3", "agent      | 4")
+	appendTo(t, filepath.Join(home, "log", "controller.log"), "b\n")
+	expect("controller | b")
+}
+
+// What a request's logs get while what was found is still being shown is shown after it.
+func TestLogsFollowARequest(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	writeLog(t, home, "agent", "x req=01R9\ny\nz req=01R9\n")
+	next := followed(t, func(ctx context.Context, opts *logsOptions, p *linePrinter) error {
+		p.only = "01R9"
+		show := p.out
+		p.out = func(s string) error {
+			if strings.Contains(s, "z ") {
+				appendTo(t, filepath.Join(home, "log", "agent.log"), "other\nlate req=01R9\n")
+			}
+			return show(s)
+		}
+		_, err := opts.search(ctx, home, []string{"agent"}, p)
+		return err
+	})
+	for _, want := range []string{"agent      | z req=01R9", "agent      | late req=01R9"} {
+		if got := next(); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }
 
-func appendTo(path, text string) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0o600)
+func appendTo(t *testing.T, path, text string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		t.Error(err)
+		return
 	}
-	defer f.Close()
-	_, err = f.WriteString(text)
-	return err
+	if _, err := f.WriteString(text); err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
 }

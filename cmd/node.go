@@ -15,7 +15,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bonjour"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/reach"
@@ -25,7 +25,7 @@ import (
 func nodePath(home string) string { return filepath.Join(home, "node.json") }
 
 // readNode returns nil where this home is no node of another machine's cluster.
-func readNode(home string) (*bootplan.Settings, string, error) {
+func readNode(home string) (*plan.Settings, string, error) {
 	data, err := os.ReadFile(nodePath(home))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", nil
@@ -33,7 +33,7 @@ func readNode(home string) (*bootplan.Settings, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("read settings of the node: %w", err)
 	}
-	var s bootplan.Settings
+	var s plan.Settings
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, "", cluster.Errorf(cluster.CodeInvalid, "%s is damaged: %v", nodePath(home), err).
 			WithHint("`mlxctl up` on the controller's machine installs this node again")
@@ -52,7 +52,7 @@ func isNode(home string) bool {
 }
 
 // asLocal is what a node's settings have in common with those of services of this machine.
-func asLocal(s *bootplan.Settings) (*localSettings, error) {
+func asLocal(s *plan.Settings) (*localSettings, error) {
 	l := &localSettings{Name: s.Name, LogLevel: s.LogLevel, Python: s.Python}
 	if len(s.Models) == 0 {
 		return l, nil
@@ -65,7 +65,7 @@ func asLocal(s *bootplan.Settings) (*localSettings, error) {
 
 // readSettings reads what the services of a home run with: those of this machine's cluster, or, where there are none,
 // those of a node, which are both then.
-func readSettings(home string) (local *localSettings, node *bootplan.Settings, digest string, err error) {
+func readSettings(home string) (local *localSettings, node *plan.Settings, digest string, err error) {
 	local, digest, err = readLocal(home)
 	if err != nil || local != nil {
 		return local, nil, digest, err

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/mlxctl/mlxctl/agent"
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/reach"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -31,7 +31,7 @@ type outpost struct {
 }
 
 // outpost installs a node of h's cluster, as an operator would, and starts its agent in the foreground, as a unit would.
-func (h *home) outpost(name string, change func(*bootplan.Settings)) *outpost {
+func (h *home) outpost(name string, change func(*plan.Settings)) *outpost {
 	h.t.Helper()
 	o := &outpost{home: &home{t: h.t, dir: h.t.TempDir()}}
 	o.env = append(os.Environ(), asBinary+"=1", "MLXCTL_HOME="+o.dir, "MLXCTL_CACHE="+enginetest.CacheDir(h.t), "HF_HOME="+filepath.Join(o.dir, "hf"))
@@ -47,7 +47,7 @@ func (h *home) outpost(name string, change func(*bootplan.Settings)) *outpost {
 		h.t.Fatal(err)
 	}
 	o.id, o.key = identity.ID, identity.PublicKey
-	s := bootplan.Settings{
+	s := plan.Settings{
 		Cluster: authority.Name(), ClusterID: authority.ClusterID(), ServerName: authority.ServerName(), CA: string(authority.CAPEM()),
 		Name: name, Models: json.RawMessage(`{"MaxRows": 3}`),
 	}
@@ -80,9 +80,9 @@ func (o *outpost) start() {
 }
 
 // awaitLink waits until the agent says that it stands so with its controller.
-func (o *outpost) awaitLink(state bootplan.LinkState) bootplan.Link {
+func (o *outpost) awaitLink(state plan.LinkState) plan.Link {
 	o.t.Helper()
-	var l bootplan.Link
+	var l plan.Link
 	o.await("link "+string(state), func() bool {
 		data, err := os.ReadFile(reach.LinkPath(o.dir))
 		return err == nil && json.Unmarshal(data, &l) == nil && l.State == state
@@ -129,12 +129,12 @@ func TestNodesElsewhere(t *testing.T) {
 	t.Parallel()
 	h := running(t)
 	list := roster.Open(rosterPath(h.dir))
-	dials := h.outpost("dials", func(s *bootplan.Settings) { s.URLs = []string{"tls://" + freeAddr(t), h.nats()} })
-	l := dials.awaitLink(bootplan.LinkConnected)
+	dials := h.outpost("dials", func(s *plan.Settings) { s.URLs = []string{"tls://" + freeAddr(t), h.nats()} })
+	l := dials.awaitLink(plan.LinkConnected)
 	if l.Node != dials.id || l.URL != h.nats() || l.Reverse || l.Version != "v0.0.0-test" || syscall.Kill(l.PID, 0) != nil {
 		t.Errorf("the link is %+v", l)
 	}
-	called := h.outpost("called", func(s *bootplan.Settings) { s.ReverseAddr = freeAddr(t) })
+	called := h.outpost("called", func(s *plan.Settings) { s.ReverseAddr = freeAddr(t) })
 	settings, _, err := readNode(called.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func TestNodesElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if l := called.awaitLink(bootplan.LinkConnected); !l.Reverse {
+	if l := called.awaitLink(plan.LinkConnected); !l.Reverse {
 		t.Errorf("the link is %+v", l)
 	}
 	h.await("the one that is away is known", func() bool {

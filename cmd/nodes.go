@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -40,7 +42,7 @@ func newNodesAdd(d *deps, runF func(context.Context, *upOptions) error) *cobra.C
 	cmd := &cobra.Command{
 		Use: "add HOST…", Short: "Make nodes of machines, as `mlxctl up` does, and of no others", Args: between(1, 1<<10, "the host"),
 		Example:     "  mlxctl nodes add anna@studio.local mini-2:2222",
-		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
+		Annotations: exits("0", "1", "2", "3", "4", "5", "6", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.hosts = args
 			return runF(cmd.Context(), opts)
@@ -136,22 +138,19 @@ func (f *fleet) snapshotNow(ctx context.Context) *cluster.Snapshot {
 }
 
 // reach probes nodes over SSH, in parallel.
-func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.NodeID]*foundHost {
-	var targets []target
+func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.NodeID]*bootstrap.Host {
+	var targets []bootstrap.Target
 	for _, n := range nodes {
-		if t, ok := nodeTarget(n); ok {
+		if t, ok := sighting.OfNode(n); ok {
 			targets = append(targets, t)
 		}
 	}
-	out := map[cluster.NodeID]*foundHost{}
+	out := map[cluster.NodeID]*bootstrap.Host{}
 	if len(targets) == 0 {
 		return out
 	}
 	f.events.looking("reaching the nodes")
-	for _, h := range f.installer.Probe(ctx, targets) {
-		if h.Node == "" {
-			h.Node = nodeWithKey(nodes, h)
-		}
+	for _, h := range sighting.Probe(ctx, f.installer, targets, f.cluster.parallel) {
 		out[h.Node] = h
 	}
 	f.events.endLooking()
@@ -159,21 +158,21 @@ func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.Node
 }
 
 // unreached is why a node cannot be changed over SSH; nil where it can.
-func unreached(n roster.Node, h *foundHost) error {
+func unreached(n roster.Node, h *bootstrap.Host) error {
 	if h == nil {
 		return cluster.Errorf(cluster.CodeUnreachable, "it joined without SSH, and cannot be reached from here")
 	}
-	if h.KeyState == keyNew {
+	if h.Key.State == bootstrap.KeyNew {
 		return cluster.Errorf(cluster.CodeConflict, "its SSH host key is not known here").WithHint("`mlxctl nodes add %s` shows it and asks", n.Host)
 	}
-	if x := h.failure(); x != nil {
+	if x := h.Failure(); x != nil {
 		code := cluster.CodeUnreachable
-		if x.Check == checkAuth {
+		if x.Check == bootstrap.CheckAuth {
 			code = cluster.CodeUnauthorized
 		}
 		return (&cluster.Error{Code: code, Message: x.Message}).WithHint("%s", x.Fix)
 	}
-	if isOtherMachine(n.Hardware, h.Hardware) {
+	if sighting.AreTwoMachines(n.Hardware, h.Facts.Hardware) {
 		return cluster.Errorf(cluster.CodeConflict, "another Mac answers in its place, with a copy of its disk").
 			WithHint("`mlxctl up` finds the node where it is now")
 	}
@@ -185,7 +184,7 @@ func (f *fleet) askSudo(ctx context.Context, items []*planItem) (err error) {
 	if !f.cluster.askSudo {
 		return nil
 	}
-	var hosts []*foundHost
+	var hosts []*bootstrap.Host
 	for _, p := range items {
 		if unreached(*p.node, p.host) == nil {
 			hosts = append(hosts, p.host)
@@ -222,12 +221,12 @@ func (f *fleet) one(ctx context.Context, p *planItem, do func(context.Context, *
 }
 
 // order has a host do something that needs no proof.
-func (f *fleet) order(ctx context.Context, p *planItem, action bootplan.Action, purge bool) (bool, error) {
-	o := bootplan.Order{
-		Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: bootplan.UnitKind(p.node.Unit),
+func (f *fleet) order(ctx context.Context, p *planItem, action plan.Action, purge bool) (bool, error) {
+	o := plan.Order{
+		Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: plan.UnitKind(p.node.Unit),
 		Password: sudoFor(p.host, f.password),
 	}
-	r, err := f.installer.Apply(ctx, p.host, installJob{Order: o, Binary: f.installer.Binary}, func(e hostEvent) { f.events.step(p, e) })
+	r, err := f.installer.Apply(ctx, p.host, bootstrap.Job{Order: o, Binary: f.binaries(f.cfg.Dirs.Cache), Wheels: f.wheels(f.cfg.Dirs.Cache)}, func(e bootstrap.Event) { f.events.step(p, e) })
 	p.log = r.Log
 	return r.Changed, err
 }
@@ -236,26 +235,26 @@ func (f *fleet) order(ctx context.Context, p *planItem, action bootplan.Action, 
 func remnants(n roster.Node) string {
 	home := first(n.Home, "~/.mlxctl")
 	var stop string
-	switch bootplan.UnitKind(n.Unit) {
-	case bootplan.UnitLaunchDaemon:
+	switch plan.UnitKind(n.Unit) {
+	case plan.UnitLaunchDaemon:
 		stop = "sudo launchctl bootout system/ai.mlxctl.agent; sudo rm /Library/LaunchDaemons/ai.mlxctl.agent.plist; "
-	case bootplan.UnitLaunchAgent:
+	case plan.UnitLaunchAgent:
 		stop = "launchctl bootout gui/$(id -u)/ai.mlxctl.agent; rm ~/Library/LaunchAgents/ai.mlxctl.agent.plist; "
-	case bootplan.UnitSystemd:
+	case plan.UnitSystemd:
 		stop = "systemctl --user disable --now 'mlxctl*'; rm ~/.config/systemd/user/mlxctl*.service; "
-	case bootplan.UnitRunit:
+	case plan.UnitRunit:
 		stop = "sv down /etc/service/mlxctl*; rm -r /etc/service/mlxctl*; "
-	case bootplan.UnitKeeper:
+	case plan.UnitKeeper:
 	}
 	return stop + "rm -r " + home
 }
 
 // itemsOf are the nodes of a command as items of its plan.
-func itemsOf(nodes []roster.Node, hosts map[cluster.NodeID]*foundHost, what string) []*planItem {
+func itemsOf(nodes []roster.Node, hosts map[cluster.NodeID]*bootstrap.Host, what string) []*planItem {
 	var out []*planItem
 	for i := range nodes {
 		n := &nodes[i]
-		p := &planItem{Name: n.Name, Node: n.ID, HostKey: n.HostKey, Source: sourceRoster, What: what, node: n, host: hosts[n.ID]}
+		p := &planItem{Name: n.Name, Node: n.ID, HostKey: n.HostKey, Source: bootstrap.SourceRoster, What: what, node: n, host: hosts[n.ID]}
 		if len(n.Addresses) > 0 {
 			p.Address = n.Addresses[0]
 		}

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
@@ -35,7 +37,7 @@ func newNodesRm(d *deps, runF func(context.Context, *fleetOptions) error) *cobra
 		Long: `rm lets a node finish what it answers, removes its agent over SSH, and revokes its key. With --force a node that
 cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told.`,
 		Example:     "  mlxctl nodes rm studio-2\n  mlxctl nodes rm lost-laptop --force --yes",
-		Annotations: exits("0", "1", "2", "3", "4", "6", "130"), ValidArgsFunction: completeNodes(d),
+		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.names = args
 			return runF(cmd.Context(), opts)
@@ -96,7 +98,14 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 
 // settle reads the settings of a command for nodes of the cluster of this home.
 func (opts *fleetOptions) settle() (*config.Config, error) {
-	return opts.clusterConfig(opts.cmd, &opts.cluster)
+	cfg, err := opts.clusterConfig(opts.cmd, &opts.cluster)
+	if err != nil {
+		return nil, err
+	}
+	if l, _, err := readLocal(cfg.Dirs.Home); err != nil || l == nil {
+		return nil, cmp.Or(err, notRunning(cfg.Dirs.Home))
+	}
+	return cfg, nil
 }
 
 // named finds the nodes of the command line in the list.
@@ -219,7 +228,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		}()
 	}
 	if err == nil {
-		_, err = f.order(ctx, p, bootplan.Uninstall, true)
+		_, err = f.order(ctx, p, plan.Uninstall, true)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -229,7 +238,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		if !f.force {
 			return f.orForce(err)
 		}
-		left = oneLine(err.Error())
+		left = printer.OneLine(err.Error())
 	}
 	if err := f.revoke(ctx, authority, p, key); err != nil {
 		return err
@@ -297,7 +306,7 @@ func (f *fleet) empty(ctx context.Context, p *planItem) (isOurs bool, err error)
 	if n == nil || n.State == cluster.NodeDown || n.State == cluster.NodeSuspect {
 		return false, nil
 	}
-	f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, At: time.Now()})
+	f.events.step(p, bootstrap.Event{Host: p.Name, Step: "drain", State: plan.StateRunning, At: time.Now()})
 	if n.State == cluster.NodeDraining && p.node.Drained == "" {
 		return false, f.awaitEmpty(ctx, p)
 	}
@@ -341,7 +350,7 @@ func (f *fleet) awaitEmpty(ctx context.Context, p *planItem) error {
 		if err == nil && busy == 0 {
 			return nil
 		}
-		f.events.step(p, hostEvent{Host: p.Name, Step: "drain", State: bootplan.StateRunning, Detail: fmt.Sprintf("%d open", busy), At: time.Now()})
+		f.events.step(p, bootstrap.Event{Host: p.Name, Step: "drain", State: plan.StateRunning, Detail: fmt.Sprintf("%d open", busy), At: time.Now()})
 		select {
 		case <-limit.Done():
 			if ctx.Err() != nil {

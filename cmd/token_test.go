@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -97,10 +97,10 @@ func (h *home) checkLeaving(t *testing.T, mac string, joined *joinResult) {
 }
 
 // checkNode looks at what a join wrote, connects with it and returns the settings.
-func (h *home) checkNode(t *testing.T, mac string, joined *joinResult) bootplan.Settings {
+func (h *home) checkNode(t *testing.T, mac string, joined *joinResult) plan.Settings {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(mac, "node.json"))
-	var s bootplan.Settings
+	var s plan.Settings
 	if err != nil || json.Unmarshal(data, &s) != nil {
 		t.Fatalf("node.json: %s, %v", data, err)
 	}
@@ -120,7 +120,7 @@ func (h *home) checkNode(t *testing.T, mac string, joined *joinResult) bootplan.
 	return s
 }
 
-func (h *home) nodeOptions(t *testing.T, mac string, s bootplan.Settings) bus.Options {
+func (h *home) nodeOptions(t *testing.T, mac string, s plan.Settings) bus.Options {
 	t.Helper()
 	o, err := busOptions(s.URLs[0], filepath.Join(mac, "agent", "node.creds"), filepath.Join(mac, "ca.pem"), s.ServerName)
 	if err != nil {
@@ -189,7 +189,7 @@ func (h *home) checkAPIKeys(t *testing.T) {
 	h.up.APIKey = third.APIKey
 }
 
-func (h *home) checkSigning(t *testing.T, mac string, joined *joinResult, s bootplan.Settings) {
+func (h *home) checkSigning(t *testing.T, mac string, joined *joinResult, s plan.Settings) {
 	t.Helper()
 	r := h.run("keys", "rotate", "signing", "-o", "json")
 	if r.code != exitPartial || !strings.Contains(r.err, "mini") {

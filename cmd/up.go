@@ -75,7 +75,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
   mlxctl up --dry-run
   mlxctl up anna@studio.local mini-2 --yes
   mlxctl up --local --http-addr 0.0.0.0:8640`,
-		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
+		Annotations: exits("0", "1", "2", "3", "4", "5", "6", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.hosts = args
 			return runF(cmd.Context(), opts)
@@ -115,25 +115,20 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
 			"up --local starts the cluster of this home, not that of context %q", cfg.Context)
 	}
+	if opts.cluster.dryRun {
+		return opts.previewLocal(ctx, cfg, out)
+	}
 	ctx, cancel := bounded(ctx, cfg.Timeout)
 	defer cancel()
 	began := time.Now()
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
-	changed, err := opts.start(ctx, cfg, progress)
+	state, err := opts.bringUp(ctx, cfg, progress)
 	if err != nil {
 		return err
 	}
-	if !changed {
-		if changed, err = opts.restartHung(ctx, cfg, began, progress); err != nil {
-			return err
-		}
-	}
-	c, s, err := opts.prove(ctx, cfg, began, progress)
-	if err != nil {
-		return err
-	}
-	c.Close()
+	state.client.Close()
+	s := state.snapshot
 	progress.Close()
 	e, err := opts.localEndpoint(cfg)
 	if err != nil {
@@ -141,7 +136,7 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	}
 	r := upResult{
 		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
-		Changed: changed, TookMS: time.Since(began).Milliseconds(),
+		Changed: state.changed, TookMS: time.Since(began).Milliseconds(),
 	}
 	for _, n := range s.Nodes {
 		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
@@ -161,9 +156,8 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err != nil {
 		return false, err
 	}
-	if before != nil && cfg.Name != "" && cfg.Name != before.Name {
-		return false, cluster.Errorf(cluster.CodeInvalid, "this cluster is named %s; a name is given when it is first made", before.Name).
-			WithHint("leave out the name, or `mlxctl down --purge` and begin anew")
+	if err := checkName(cfg, before); err != nil {
+		return false, err
 	}
 	status, err := service.Read(opts.services(home, digest, opts.log()))
 	if err != nil {
@@ -172,7 +166,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if !opts.local {
 		before = opts.openBus(before, status.Running, progress)
 	}
-	l, err := plan(cfg, before, status.Running)
+	l, err := planServices(cfg, before, status.Running)
 	if err != nil {
 		return false, err
 	}
@@ -315,6 +309,9 @@ func (opts *upOptions) await(ctx context.Context, cfg *config.Config, began time
 		}
 		status, err := service.Read(opts.services(home, "", nil))
 		if err != nil {
+			return err
+		}
+		if err := keepsEnding(home, name, status, began); err != nil {
 			return err
 		}
 		if !status.Desired {

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/printer"
 )
@@ -40,7 +40,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 	}
 	for _, p := range items {
 		if p.isInstall() {
-			p.What, p.Reason, p.isSeen = whatCannot, "not agreed to", p.Source == sourceBonjour
+			p.What, p.Reason, p.isSeen = whatCannot, "not agreed to", p.Source == bootstrap.SourceBonjour
 		}
 	}
 	return false, nil
@@ -48,7 +48,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 
 // acceptKeys writes the new keys down that were agreed to, and judges those hosts again, now that they let us look.
 func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem, error) {
-	var hosts []*foundHost
+	var hosts []*bootstrap.Host
 	for _, p := range items {
 		if p.needsKey() && p.isInstall() {
 			hosts = append(hosts, p.host)
@@ -57,24 +57,32 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	if len(hosts) == 0 {
 		return items, nil
 	}
-	if err := u.installer.Trust(hosts); err != nil {
+	err := u.installer.Trust(hosts)
+	if sayErr := u.events.trusted(hosts); err == nil {
+		err = sayErr
+	}
+	if err != nil {
 		return nil, err
 	}
 	u.events.looking("looking at hosts whose keys are trusted now")
 	defer u.events.endLooking()
-	fresh, err := u.judgedAnew(hosts, u.probeEach(ctx, hosts))
+	targets := make([]bootstrap.Target, len(hosts))
+	for i, h := range hosts {
+		targets[i] = h.Target
+	}
+	fresh, err := u.judgedAnew(hosts, sighting.Probe(ctx, u.installer, targets, u.cluster.parallel))
 	if err != nil {
 		return nil, err
 	}
 	var out []*planItem
 	isNews := false
 	for _, p := range items {
-		if p.needsKey() && p.isInstall() {
+		if slices.Contains(hosts, p.host) {
 			now := fresh[p.host]
+			isNews = isNews || now == nil || now.What != p.What || now.Reason != p.Reason
 			if now == nil {
 				continue // this machine, or a host that is there already, under a name of another
 			}
-			isNews = isNews || now.What != p.What || now.Reason != p.Reason
 			p = now
 		}
 		out = append(out, p)
@@ -82,46 +90,29 @@ func (u *upRun) acceptKeys(ctx context.Context, items []*planItem) ([]*planItem,
 	if !isNews {
 		return out, nil
 	}
-	return out, u.events.planned(out)
-}
-
-// probeEach looks at hosts again, each for itself, so that what is found is told to be of which: several may have one name.
-func (u *upRun) probeEach(ctx context.Context, hosts []*foundHost) []*foundHost {
-	out := make([]*foundHost, len(hosts))
-	var group errgroup.Group
-	group.SetLimit(u.cluster.parallel)
-	for i, h := range hosts {
-		group.Go(func() error {
-			if found := u.installer.Probe(ctx, []target{h.target}); len(found) > 0 {
-				out[i] = found[0]
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // none of them gives an error
-	return out
+	return out, u.events.plan(out, false)
 }
 
 // judgedAnew judges hosts whose keys were agreed to, as they are now; the result is by what they were. Of those that turn out
 // to be one, the first has it.
-func (u *upRun) judgedAnew(were, now []*foundHost) (map[*foundHost]*planItem, error) {
+func (u *upRun) judgedAnew(were, now []*bootstrap.Host) (map[*bootstrap.Host]*planItem, error) {
 	j, err := u.judge()
 	if err != nil {
 		return nil, err
 	}
-	fresh := map[*foundHost]*planItem{}
-	isTold := map[*foundHost]bool{}
-	merged := mergeHosts(slices.DeleteFunc(slices.Clone(now), func(h *foundHost) bool { return h == nil }), j.nodes)
+	fresh := map[*bootstrap.Host]*planItem{}
+	isTold := map[*bootstrap.Host]bool{}
+	merged := sighting.Merge(now, j.nodes)
 	for i, was := range were {
-		n := slices.IndexFunc(merged, func(h *foundHost) bool { return now[i] != nil && (h == now[i] || isOneHost(h, now[i])) })
-		if n < 0 || merged[n].IsSelf || isTold[merged[n]] {
+		n := slices.IndexFunc(merged, func(h *bootstrap.Host) bool { return sighting.Same(h, now[i]) })
+		if n < 0 || merged[n].Self || isTold[merged[n]] {
 			continue
 		}
 		h := merged[n]
 		isTold[h] = true
 		p := j.item(h)
 		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
-		p.isSeen = h.Source == sourceBonjour && p.isAuth
+		p.isSeen = h.Source == bootstrap.SourceBonjour && p.isAuth
 		fresh[was] = p
 	}
 	return fresh, nil
@@ -132,7 +123,7 @@ func (u *upRun) askSudo(ctx context.Context, items []*planItem) (err error) {
 	if !u.cluster.askSudo {
 		return nil
 	}
-	var hosts []*foundHost
+	var hosts []*bootstrap.Host
 	for _, p := range items {
 		if p.isInstall() {
 			hosts = append(hosts, p.host)
@@ -142,13 +133,13 @@ func (u *upRun) askSudo(ctx context.Context, items []*planItem) (err error) {
 	return err
 }
 
-// sudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
+// bootstrap.SudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
 // where nobody is there to be asked.
-func (d *deps) sudoPassword(ctx context.Context, hosts []*foundHost, mend string) (string, error) {
+func (d *deps) sudoPassword(ctx context.Context, hosts []*bootstrap.Host, mend string) (string, error) {
 	var names []string
 	for _, h := range hosts {
-		if h.Sudo == sudoPassword {
-			names = append(names, printer.Clean(h.label()))
+		if h.Facts.Sudo == bootstrap.SudoPassword {
+			names = append(names, printer.Clean(h.Label()))
 		}
 	}
 	if len(names) == 0 {
@@ -162,8 +153,8 @@ func (d *deps) sudoPassword(ctx context.Context, hosts []*foundHost, mend string
 }
 
 // sudoFor is what an order tells a host of the password: a host that can do without it never learns it.
-func sudoFor(h *foundHost, password string) string {
-	if h.Sudo != sudoPassword {
+func sudoFor(h *bootstrap.Host, password string) string {
+	if h.Facts.Sudo != bootstrap.SudoPassword {
 		return ""
 	}
 	return password

@@ -2,11 +2,11 @@ package cmd
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -18,7 +18,7 @@ type stepEvent struct {
 	Host string `json:"host"`
 	hostID
 	Step   string         `json:"step"`
-	State  bootplan.State `json:"state"`
+	State  plan.State     `json:"state"`
 	Detail string         `json:"detail,omitempty"`
 	Error  *cluster.Error `json:"error,omitempty"`
 	At     time.Time      `json:"at"`
@@ -48,8 +48,8 @@ type hostResult struct {
 	Error   *cluster.Error `json:"error,omitempty"`
 	Log     []string       `json:"log,omitempty"` // with Error: the end of its agent's log
 	// Warnings are what keeps it from serving as well as it could.
-	Warnings []bootplan.Finding `json:"warnings,omitempty"`
-	TookMS   int64              `json:"took_ms"`
+	Warnings []plan.Finding `json:"warnings,omitempty"`
+	TookMS   int64          `json:"took_ms"`
 }
 
 // upEvents tells what happens: for people on stderr, as lines of JSON on stdout. It is safe for concurrent use.
@@ -112,7 +112,7 @@ func (e *upEvents) warn(message, hint string) error {
 	return e.d.say("%s", printer.Clean(message))
 }
 
-// plan shows the plan. It is the result of a dry run, else talk.
+// plan shows the plan, and shows it again where that changes before it is done. It is the result of a dry run, else talk.
 func (e *upEvents) plan(items []*planItem, isResult bool) error {
 	e.endLooking()
 	if items == nil {
@@ -130,6 +130,24 @@ func (e *upEvents) plan(items []*planItem, isResult bool) error {
 	return e.planned(items)
 }
 
+// trusted says whose keys were trusted just now, even to who wants no talk: what was let in once is let in for good.
+func (e *upEvents) trusted(hosts []*bootstrap.Host) error {
+	defer e.pause()()
+	for _, h := range hosts {
+		if h.Key.State != bootstrap.KeyKnown {
+			continue // its key could not be written down
+		}
+		where := h.Label()
+		if h.Host != "" && h.Host != where {
+			where += " (" + h.Host + ")"
+		}
+		if _, err := fmt.Fprintf(e.d.streams.Err, "trusted the SSH host key %s of %s\n", h.Key.Fingerprint, printer.Clean(where)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 type planEvent struct {
 	Type  string      `json:"type"` // plan
 	Items []*planItem `json:"items"`
@@ -137,9 +155,6 @@ type planEvent struct {
 
 // planned shows people a plan in which something is done, or cannot be.
 func (e *upEvents) planned(items []*planItem) error {
-	if e.isJSON() {
-		return nil
-	}
 	isQuestion := needsYes(items) && e.d.streams.CanAsk()
 	isNews := false
 	for _, p := range items {
@@ -154,7 +169,7 @@ func (e *upEvents) planned(items []*planItem) error {
 }
 
 // step tells one step of one host.
-func (e *upEvents) step(p *planItem, h hostEvent) {
+func (e *upEvents) step(p *planItem, h bootstrap.Event) {
 	detail := printer.Clean(h.Detail)
 	if e.isJSON() {
 		if !e.isDue(p, h) {
@@ -178,8 +193,8 @@ func (e *upEvents) step(p *planItem, h hostEvent) {
 }
 
 // isDue says whether an event is to be told in a log: of how far a step is only as often as a reader wants to know.
-func (e *upEvents) isDue(p *planItem, h hostEvent) bool {
-	if h.State != bootplan.StateRunning || h.Detail == "" {
+func (e *upEvents) isDue(p *planItem, h bootstrap.Event) bool {
+	if h.State != plan.StateRunning || h.Detail == "" {
 		return true
 	}
 	e.mu.Lock()
@@ -207,7 +222,7 @@ func (e *upEvents) ended(p *planItem) {
 	line := "serves"
 	switch {
 	case p.outcome.err != nil:
-		line = "failed: " + oneLine(cluster.AsError(p.outcome.err).Message)
+		line = "failed: " + printer.OneLine(cluster.AsError(p.outcome.err).Message)
 	case p.done != "":
 		line = p.done
 	}
@@ -257,5 +272,3 @@ func resultOf(p *planItem) hostResult {
 	}
 	return r
 }
-
-func oneLine(s string) string { return printer.Clean(strings.Join(strings.Fields(s), " ")) }

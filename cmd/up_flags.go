@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/config"
 )
 
@@ -94,8 +94,8 @@ func (c *clusterFlags) check() error { return checkUnit(c.unit) }
 // checkUnit checks a --unit.
 func checkUnit(unit string) error {
 	kinds := []string{
-		string(bootplan.UnitLaunchDaemon), string(bootplan.UnitLaunchAgent), string(bootplan.UnitSystemd),
-		string(bootplan.UnitRunit), string(bootplan.UnitKeeper),
+		string(plan.UnitLaunchDaemon), string(plan.UnitLaunchAgent), string(plan.UnitSystemd),
+		string(plan.UnitRunit), string(plan.UnitKeeper),
 	}
 	if unit != "" && !slices.Contains(kinds, unit) {
 		return usagef("--unit must be launchd-daemon, launchd-agent, systemd-user, runit or keeper, not %q", unit)

@@ -10,7 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -105,12 +106,12 @@ func (u *upRun) undrainInterrupted(ctx context.Context) error {
 func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (changed bool, err error) {
 	h := p.host
 	proof := &proof{u: u, host: h, hold: held}
-	job := installJob{
-		Order: bootplan.Order{
-			Action: bootplan.Install, Operator: operatorName(), Settings: u.settings, Unit: bootplan.UnitKind(u.cluster.unit),
+	job := bootstrap.Job{
+		Order: plan.Order{
+			Action: plan.Install, Operator: operatorName(), Settings: u.settings, Unit: plan.UnitKind(u.cluster.unit),
 			Password: sudoFor(h, u.password), Offline: u.cluster.offline, Gate: gateTimeout,
 		},
-		Binary: u.installer.Binary,
+		Binary: u.binaries(u.cfg.Dirs.Cache),
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
 			token, err := u.sign(node, key, h)
 			if err == nil {
@@ -118,10 +119,11 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 			}
 			return token, err
 		},
-		Prove: proof.run,
+		Prove:  proof.run,
+		Wheels: u.wheels(u.cfg.Dirs.Cache),
 	}
-	r, err := u.installer.Apply(ctx, h, job, func(e hostEvent) {
-		if e.Step == bootplan.StepUnit && e.State == bootplan.StateChanged {
+	r, err := u.installer.Apply(ctx, h, job, func(e bootstrap.Event) {
+		if e.Step == plan.StepUnit && e.State == plan.StateChanged {
 			proof.restarted.Store(true)
 		}
 		p.undone.heard(e)
@@ -140,25 +142,25 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 }
 
 // warningsAfter are those that are still true of a host with the unit that runs its agent now, and with the way it is served.
-func (u *upRun) warningsAfter(h *foundHost, r installResult, proof *proof) []bootplan.Finding {
-	isService := slices.Contains([]bootplan.UnitKind{bootplan.UnitLaunchDaemon, bootplan.UnitSystemd, bootplan.UnitRunit}, r.Unit)
-	var out []bootplan.Finding
-	for _, f := range h.warnings() {
-		if f.Check != checkLink && (f.Check != checkSudo || !isService) {
+func (u *upRun) warningsAfter(h *bootstrap.Host, r bootstrap.Result, proof *proof) []plan.Finding {
+	isService := slices.Contains([]plan.UnitKind{plan.UnitLaunchDaemon, plan.UnitSystemd, plan.UnitRunit}, r.Unit)
+	var out []plan.Finding
+	for _, f := range h.Warnings() {
+		if f.Check != bootstrap.CheckLink && (f.Check != bootstrap.CheckSudo || !isService) {
 			out = append(out, f)
 		}
 	}
 	if len(proof.reverse) > 0 {
-		out = append(out, u.installer.Reversed(h))
+		out = append(out, bootstrap.Reversed(h.Label()))
 	}
-	return oneCause(out)
+	return bootstrap.OneCause(out)
 }
 
 // admit writes a node down that serves, and throws out the key that it had before. Which node it is was settled when its
 // key was signed; what the host says afterwards does not count.
-func (u *upRun) admit(h *foundHost, r installResult, proof *proof) error {
+func (u *upRun) admit(h *bootstrap.Host, r bootstrap.Result, proof *proof) error {
 	if proof.key == "" || (r.Node != "" && r.Node != proof.node) {
-		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(h.label())).
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(h.Label())).
 			WithHint("whoever runs that host may be after another node; look at it before it is added again")
 	}
 	n := newNode(proof.node, proof.key, h)
@@ -170,7 +172,7 @@ func (u *upRun) admit(h *foundHost, r installResult, proof *proof) error {
 		n = former
 	}
 	n.Key, n.Name = proof.key, first(proof.name, h.Name, h.Host)
-	n.Host, n.Port, n.User, n.HostKey, n.Hardware = h.Host, h.Port, h.User, first(h.Fingerprint, n.HostKey), first(h.Hardware, n.Hardware)
+	n.Host, n.Port, n.User, n.HostKey, n.Hardware = h.Host, h.Port, h.User, first(h.Key.Fingerprint, n.HostKey), first(h.Facts.Hardware, n.Hardware)
 	if len(h.Addresses) > 0 {
 		n.Addresses = h.Addresses
 	}
@@ -205,7 +207,7 @@ func (u *upRun) former(id cluster.NodeID) (roster.Node, error) {
 // proof is what shows that a node serves.
 type proof struct {
 	u    *upRun
-	host *foundHost
+	host *bootstrap.Host
 	hold *hold
 
 	node cluster.NodeID // whose key was signed in this installation; empty before that
@@ -219,11 +221,11 @@ type proof struct {
 
 // run waits until the controller sees the node run the version, and has it answer. The host keeps the installation only
 // when this returns nil.
-func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, link bootplan.Link) error {
+func (p *proof) run(ctx context.Context, node cluster.NodeID, versionID string, link plan.Link) error {
 	if node != p.node {
-		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(p.host.label()))
+		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(p.host.Label()))
 	}
-	if link.Reverse || link.State == bootplan.LinkDenied {
+	if link.Reverse || link.State == plan.LinkDenied {
 		if err := p.dialBack(node); err != nil {
 			return err
 		}

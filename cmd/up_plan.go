@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/printer"
@@ -41,9 +43,9 @@ type planItem struct {
 	Reason   string         `json:"reason,omitempty"`
 	Fix      string         `json:"fix,omitempty"`
 	// Warnings are what makes it serve less well than it could.
-	Warnings []bootplan.Finding `json:"warnings,omitempty"`
+	Warnings []plan.Finding `json:"warnings,omitempty"`
 
-	host *foundHost
+	host *bootstrap.Host
 	// isSeen says that Bonjour saw it and nobody named it, and that it never let us in: whatever keeps it from serving is
 	// nobody's failure.
 	isSeen bool
@@ -73,12 +75,12 @@ func (p *planItem) isInstall() bool { return p.host != nil && p.changes() }
 
 // needsKey says that the operator has to agree to a host key first.
 func (p *planItem) needsKey() bool {
-	return p.host != nil && p.host.KeyState == keyNew && p.host.failure() == nil
+	return p.host != nil && p.host.Key.State == bootstrap.KeyNew && p.host.Failure() == nil
 }
 
 // judge is what is known of the cluster when machines are judged.
 type judge struct {
-	installer installer
+	binary    func(os, arch string) (path, versionID string, err error)
 	snapshot  *cluster.Snapshot // nil where the services do not run
 	nodes     []roster.Node
 	digest    string // of the settings that nodes should have
@@ -86,25 +88,21 @@ type judge struct {
 }
 
 // items judges everything that was found, in the order of the table.
-func (j *judge) items(f found) []*planItem {
+func (j *judge) items(f sighting.Found) []*planItem {
 	var out []*planItem
-	for _, h := range f.hosts {
-		if h.IsSelf {
+	for _, h := range f.Hosts {
+		if h.Self {
 			continue // its services are started in any case
 		}
-		p := j.item(h)
-		if p.Model == "" {
-			p.Model = f.models[h.Host]
-		}
-		out = append(out, p)
+		out = append(out, j.item(h))
 	}
-	for _, m := range f.without {
+	for _, m := range f.Without {
 		p := &planItem{
-			Name: m.Name, Model: m.Model, Source: sourceBonjour, KeyState: "off", State: "seen", What: whatCannot,
+			Name: m.Name, Model: m.Model, Source: bootstrap.SourceBonjour, KeyState: "off", State: "seen", What: whatCannot,
 			Reason: "Remote Login is off", Fix: remoteLogin, isSeen: true,
 		}
-		if len(m.Addresses) > 0 {
-			p.Address = m.Addresses[0].String()
+		if len(m.Addrs) > 0 {
+			p.Address = m.Addrs[0].String()
 		}
 		out = append(out, p)
 	}
@@ -118,10 +116,10 @@ func (j *judge) items(f found) []*planItem {
 	return out
 }
 
-func (j *judge) item(h *foundHost) *planItem {
+func (j *judge) item(h *bootstrap.Host) *planItem {
 	p := &planItem{
-		Name: h.label(), Node: h.Node, Address: h.Host, Model: modelText(h), Source: h.Source, HostKey: h.Fingerprint,
-		KeyState: h.KeyState, Warnings: h.warnings(), host: h,
+		Name: h.Label(), Node: h.Node, Address: h.Host, Model: modelText(h), Source: h.Source, HostKey: h.Key.Fingerprint,
+		KeyState: string(h.Key.State), Warnings: h.Warnings(), host: h,
 	}
 	if len(h.Addresses) > 0 {
 		p.Address = h.Addresses[0]
@@ -134,17 +132,17 @@ func (j *judge) item(h *foundHost) *planItem {
 	switch {
 	case live != nil:
 		p.State = string(live.State)
-	case h.Installed != "":
+	case h.Facts.Installed != "":
 		p.State = "installed"
-	case h.OS != "":
+	case h.Facts.OS != "":
 		p.State = "blank"
 	default:
 		p.State = "-"
 	}
-	if f := h.failure(); f != nil {
+	if f := h.Failure(); f != nil {
 		p.What, p.Reason, p.Fix = whatCannot, f.Message, f.Fix
-		p.isAuth = f.Check == checkAuth
-		p.isSeen = h.Source == sourceBonjour && h.OS == "" && h.KeyState != keyChanged
+		p.isAuth = f.Check == bootstrap.CheckAuth
+		p.isSeen = h.Source == bootstrap.SourceBonjour && h.Facts.OS == "" && h.Key.State != bootstrap.KeyChanged
 		return p
 	}
 	if p.needsKey() {
@@ -153,12 +151,12 @@ func (j *judge) item(h *foundHost) *planItem {
 			p.What = whatRepair
 		}
 		if j.knownOnly {
-			p.What, p.Reason = whatCannot, "its SSH host key "+h.Fingerprint+" is not known"
+			p.What, p.Reason = whatCannot, "its SSH host key "+h.Key.Fingerprint+" is not known"
 			p.Fix = "compare the fingerprint, then leave out --known-hosts-only"
 		}
 		return p
 	}
-	want, err := j.installer.Version(h.OS, h.Arch)
+	_, want, err := j.binary(h.Facts.OS, h.Facts.Arch)
 	if err != nil {
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix = whatCannot, e.Message, e.Hint
@@ -168,24 +166,15 @@ func (j *judge) item(h *foundHost) *planItem {
 	return p
 }
 
-// Names that the installer gives to findings.
-const (
-	checkAuth      = "ssh-auth"   // a host does not let us in
-	checkReach     = "ssh-reach"  // or does not answer
-	checkSSHConfig = "ssh-config" // of this machine
-	checkSudo      = "sudo"
-	checkLink      = "link" // how the agent there stands with its controller
-)
-
 // change is what a host that can be installed needs, and why.
-func (j *judge) change(h *foundHost, node *roster.Node, live *cluster.Node, want string) (what, reason string) {
+func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node, want string) (what, reason string) {
 	switch {
-	case h.Installed == "":
+	case h.Facts.Installed == "":
 		return whatInstall, ""
 	case node == nil:
 		return whatInstall, "has an agent that is not of this cluster's list"
-	case h.Installed != want:
-		return whatUpgrade, "from " + h.Installed
+	case h.Facts.Installed != want:
+		return whatUpgrade, "from " + h.Facts.Installed
 	case live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining):
 		if live != nil && live.Reason != "" {
 			return whatRepair, live.Reason
@@ -204,10 +193,10 @@ func (j *judge) unreachable(n roster.Node) *planItem {
 	if n.By == "local" {
 		return nil
 	}
-	if _, ok := nodeTarget(n); ok {
+	if _, ok := sighting.OfNode(n); ok {
 		return nil // it was not asked for
 	}
-	p := &planItem{Name: n.Name, Node: n.ID, Source: sourceRoster, KeyState: "-", State: string(cluster.NodeDown), What: whatNothing, node: &n}
+	p := &planItem{Name: n.Name, Node: n.ID, Source: bootstrap.SourceRoster, KeyState: "-", State: string(cluster.NodeDown), What: whatNothing, node: &n}
 	live := j.live(n.ID)
 	if live != nil {
 		p.State = string(live.State)
@@ -230,12 +219,12 @@ func (j *judge) live(id cluster.NodeID) *cluster.Node {
 	return nil
 }
 
-func modelText(h *foundHost) string {
+func modelText(h *bootstrap.Host) string {
 	switch {
-	case h.Chip != "" && h.Model != "":
-		return h.Model + " " + h.Chip
+	case h.Facts.Chip != "" && h.Facts.Model != "":
+		return h.Facts.Model + " " + h.Facts.Chip
 	default:
-		return h.Model + h.Chip
+		return h.Facts.Model + h.Facts.Chip
 	}
 }
 
@@ -249,7 +238,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem) error {
 			{Header: "ADDRESS", Value: func(p *planItem) string { return p.Address }},
 			{Header: "MODEL", Value: func(p *planItem) string { return p.Model }},
 			{Header: "SSH", Value: func(p *planItem) string {
-				if p.KeyState == keyNew || p.KeyState == keyChanged {
+				if k := bootstrap.KeyState(p.KeyState); k == bootstrap.KeyNew || k == bootstrap.KeyChanged {
 					return p.KeyState + " " + p.HostKey
 				}
 				return p.KeyState

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -21,12 +23,12 @@ func pendingPath(home string) string { return filepath.Join(home, "pending.json"
 // signing is whom this run has signed.
 type signing struct {
 	mu     sync.Mutex
-	signed map[cluster.NodeID]*foundHost // guarded by mu
+	signed map[cluster.NodeID]*bootstrap.Host // guarded by mu
 }
 
 // sign signs the key of a node, unless the node is another machine: a cloned disk must not be two nodes with one id. The
 // token leaves this process after the key was written down as one that is to be admitted or revoked.
-func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, error) {
+func (u *upRun) sign(node cluster.NodeID, key string, h *bootstrap.Host) (string, error) {
 	id, own := localIdentity(u.cfg.Dirs.Home)
 	if node == id {
 		return "", clonedNode(h, node, hostName())
@@ -37,7 +39,7 @@ func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, err
 	u.signing.mu.Lock()
 	defer u.signing.mu.Unlock()
 	if other := u.signing.signed[node]; other != nil && other != h {
-		return "", clonedNode(h, node, other.label())
+		return "", clonedNode(h, node, other.Label())
 	}
 	nodes, err := u.roster.List()
 	if err != nil {
@@ -49,7 +51,7 @@ func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, err
 		switch {
 		case n.ID != node && n.Key == key:
 			return "", keyOfAnother(h, n.Name)
-		case n.ID == node && (isOtherMachine(n.Hardware, h.Hardware) || (n.Key != key && !isSameHost(n, h))):
+		case n.ID == node && (sighting.AreTwoMachines(n.Hardware, h.Facts.Hardware) || (n.Key != key && !isSameHost(n, h))):
 			return "", clonedNode(h, node, n.Name)
 		}
 		isAdmitted = isAdmitted || n.Key == key
@@ -64,37 +66,34 @@ func (u *upRun) sign(node cluster.NodeID, key string, h *foundHost) (string, err
 		}
 	}
 	if u.signing.signed == nil {
-		u.signing.signed = map[cluster.NodeID]*foundHost{}
+		u.signing.signed = map[cluster.NodeID]*bootstrap.Host{}
 	}
 	u.signing.signed[node] = h
 	return token, nil
 }
 
 // newNode is a host as it is written down first.
-func newNode(node cluster.NodeID, key string, h *foundHost) roster.Node {
+func newNode(node cluster.NodeID, key string, h *bootstrap.Host) roster.Node {
 	return roster.Node{
-		ID: node, Key: key, Name: h.label(), Host: h.Host, Port: h.Port, User: h.User, HostKey: h.Fingerprint, Hardware: h.Hardware,
+		ID: node, Key: key, Name: h.Label(), Host: h.Host, Port: h.Port, User: h.User, HostKey: h.Key.Fingerprint, Hardware: h.Facts.Hardware,
 		By: "ssh", AddedAt: time.Now().UTC().Truncate(time.Second),
 	}
 }
 
-// isOtherMachine says that two hashes of machines' numbers are known to be of two.
-func isOtherMachine(a, b string) bool { return a != "" && b != "" && a != b }
-
 // isSameHost says that a node of the list is this host, as far as SSH proves that. A copy of the disk has the host key, but
 // another number.
-func isSameHost(n *roster.Node, h *foundHost) bool {
-	return n.HostKey != "" && n.HostKey == h.Fingerprint && !isOtherMachine(n.Hardware, h.Hardware)
+func isSameHost(n *roster.Node, h *bootstrap.Host) bool {
+	return n.HostKey != "" && n.HostKey == h.Key.Fingerprint && !sighting.AreTwoMachines(n.Hardware, h.Facts.Hardware)
 }
 
-func clonedNode(h *foundHost, node cluster.NodeID, other string) error {
-	return cluster.Errorf(cluster.CodeConflict, "%s says that it is node %s, which is %s: its disk is a clone", printer.Clean(h.label()), printer.Clean(string(node)), printer.Clean(other)).
-		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again; or `mlxctl nodes rm %s` if that Mac is no more", printer.Clean(h.label()), printer.Clean(other))
+func clonedNode(h *bootstrap.Host, node cluster.NodeID, other string) error {
+	return cluster.Errorf(cluster.CodeConflict, "%s says that it is node %s, which is %s: its disk is a clone", printer.Clean(h.Label()), printer.Clean(string(node)), printer.Clean(other)).
+		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again; or `mlxctl nodes rm %s` if that Mac is no more", printer.Clean(h.Label()), printer.Clean(other))
 }
 
-func keyOfAnother(h *foundHost, other string) error {
-	return cluster.Errorf(cluster.CodeConflict, "%s shows the key of %s", printer.Clean(h.label()), printer.Clean(other)).
-		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again", printer.Clean(h.label()))
+func keyOfAnother(h *bootstrap.Host, other string) error {
+	return cluster.Errorf(cluster.CodeConflict, "%s shows the key of %s", printer.Clean(h.Label()), printer.Clean(other)).
+		WithHint("remove ~/.mlxctl on %s, then `mlxctl up` again", printer.Clean(h.Label()))
 }
 
 // settleKey has a key that was signed be worth something only if the list of nodes has it.

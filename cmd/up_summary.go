@@ -187,9 +187,9 @@ func warningLines(items, failures []*planItem) string {
 }
 
 func explanation(p *planItem, message, fix string) string {
-	line := printer.Clean(p.Name) + ": " + oneLine(message)
+	line := printer.Clean(p.Name) + ": " + printer.OneLine(message)
 	if fix != "" {
-		line += "; mend: " + oneLine(fix)
+		line += "; mend: " + printer.OneLine(fix)
 	}
 	return line + "\n"
 }

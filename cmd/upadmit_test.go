@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mlxctl/mlxctl/internal/bonjour"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/roster"
@@ -131,7 +134,7 @@ func TestKeyOfAnotherNodeIsNotSigned(t *testing.T) {
 func TestNothingIsSignedWhileTheListCannotBeRead(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
-	h := &foundHost{target: target{Host: "mini.local"}}
+	h := &bootstrap.Host{Target: bootstrap.Target{Host: "mini.local"}}
 	f.damaged = cluster.Errorf(cluster.CodeConflict, "the list is damaged")
 	authority, err := trust.Init(trustDir(f.home), "lab")
 	if err != nil {
@@ -180,14 +183,14 @@ func TestNewClonesWithOneHostKeyAreTwoHosts(t *testing.T) {
 	f := newFakeNet(t)
 	for _, name := range []string{"a", "b"} {
 		m := f.mac(name)
-		m.fingerprint, m.keyState, m.hardware = "SHA256:same", keyNew, "hash-"+name
+		m.fingerprint, m.keyState, m.hardware = "SHA256:same", bootstrap.KeyNew, "hash-"+name
 	}
 	wants(t, "up", f.run("", "up", "--yes"), 0, "3 nodes serve")
 	// One Mac with two names is one.
 	f = newFakeNet(t)
 	for _, name := range []string{"a", "b"} {
 		m := f.mac(name)
-		m.fingerprint, m.keyState, m.hardware, m.node = "SHA256:same", keyNew, "hash", "n-one"
+		m.fingerprint, m.keyState, m.hardware, m.node = "SHA256:same", bootstrap.KeyNew, "hash", "n-one"
 	}
 	wants(t, "two names", f.run("", "up", "--yes"), 0, "2 nodes serve")
 }
@@ -197,13 +200,13 @@ func TestHostsBehindOneNameAreSeveral(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
 	for _, port := range []string{"2201", "2202"} {
-		f.hosts["gw:"+port] = &fakeMac{fingerprint: "SHA256:" + port, keyState: keyNew, node: cluster.NodeID("n-" + port)}
+		f.hosts["gw:"+port] = &fakeMac{fingerprint: "SHA256:" + port, keyState: bootstrap.KeyNew, node: cluster.NodeID("n-" + port)}
 	}
 	wants(t, "up", f.run("", "up", "--yes", "a@gw:2201", "b@gw:2202"), 0, "3 nodes serve")
 	// They show no key any more once they are looked at again.
 	f = newFakeNet(t)
 	for _, port := range []string{"2201", "2202"} {
-		f.hosts["gw:"+port] = &fakeMac{fingerprint: "SHA256:" + port, keyState: keyNew, node: cluster.NodeID("n-" + port)}
+		f.hosts["gw:"+port] = &fakeMac{fingerprint: "SHA256:" + port, keyState: bootstrap.KeyNew, node: cluster.NodeID("n-" + port)}
 	}
 	f.leaves = "gw"
 	r := f.run("", "up", "--yes", "a@gw:2201", "b@gw:2202")
@@ -216,12 +219,12 @@ func TestHostsBehindOneNameAreSeveral(t *testing.T) {
 func TestMacsWithoutHostNamesAreSeveral(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
-	sight := func(addr string, login bool) foundMac {
-		return foundMac{Name: "Mac mini", Addresses: addresses([]string{addr}), Port: 22, RemoteLogin: login}
+	sight := func(addr string, login bool) bonjour.Mac {
+		return bonjour.Mac{Name: "Mac mini", Addrs: sighting.Addresses([]string{addr}), Port: 22, RemoteLogin: login}
 	}
-	f.sightings = []foundMac{sight("192.0.2.10", true), sight("192.0.2.11", true), sight("192.0.2.12", false)}
+	f.sightings = []bonjour.Mac{sight("192.0.2.10", true), sight("192.0.2.11", true), sight("192.0.2.12", false)}
 	for _, addr := range []string{"192.0.2.10", "192.0.2.11"} {
-		f.hosts[addr] = &fakeMac{fingerprint: "SHA256:" + addr, keyState: keyKnown, node: cluster.NodeID("n-" + strings.ReplaceAll(addr, ".", "-"))}
+		f.hosts[addr] = &fakeMac{fingerprint: "SHA256:" + addr, keyState: bootstrap.KeyKnown, node: cluster.NodeID("n-" + strings.ReplaceAll(addr, ".", "-"))}
 	}
 	wants(t, "up", f.run("", "up", "--yes"), 0, "3 nodes serve", "Remote Login is off")
 	var hosts []string

@@ -8,7 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	bootplan "github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -31,8 +32,8 @@ func newUpgrade(d *deps, runF func(context.Context, *upgradeOptions) error) *cob
 		Long: `upgrade goes through the nodes whose version is not that of this program: each one finishes what it answers, while
 others take what is new, is installed anew, proves that it serves, and takes requests again. A version that does not come up
 is taken back on that node by itself; the others are then left as they are, unless --keep-going is given. With --all the
-services of this machine follow last, unless --keep-controller is given: what is open is answered to its end, and what comes
-meanwhile waits, and is not refused.`,
+services of this machine follow last, unless --keep-controller is given: what is open is answered to its end, what comes
+meanwhile is answered too, or waits for seconds, and a version that does not answer is taken back as well.`,
 		Example:     "  mlxctl upgrade --all\n  mlxctl upgrade studio-2",
 		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -173,16 +174,16 @@ func (r *rollout) judge(p *planItem) {
 		p.What, p.Reason, p.Fix, p.isAuth = whatCannot, e.Message, e.Hint, e.Code == cluster.CodeUnauthorized
 		return
 	}
-	p.KeyState, p.HostKey, p.Model = p.host.KeyState, p.host.Fingerprint, modelText(p.host)
-	want, err := r.installer.Version(p.host.OS, p.host.Arch)
+	p.KeyState, p.HostKey, p.Model = string(p.host.Key.State), p.host.Key.Fingerprint, modelText(p.host)
+	_, want, err := r.binaries(r.cfg.Dirs.Cache)(p.host.Facts.OS, p.host.Facts.Arch)
 	switch {
 	case err != nil:
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix = whatCannot, e.Message, e.Hint
-	case p.host.Installed == want:
+	case p.host.Facts.Installed == want:
 		p.What = whatNothing
 	default:
-		p.Reason = "from " + first(p.host.Installed, "nothing") + " to " + want
+		p.Reason = "from " + first(p.host.Facts.Installed, "nothing") + " to " + want
 	}
 }
 
@@ -273,7 +274,7 @@ func (r *rollout) rolledBack(p *planItem, err error) error {
 	case p.undone.now != "":
 		now = p.undone.now
 	case !p.undone.isTouched:
-		now = fmt.Sprintf("it runs %s as before", first(p.host.Installed, "nothing"))
+		now = fmt.Sprintf("it runs %s as before", first(p.host.Facts.Installed, "nothing"))
 	}
 	e := *cluster.AsError(err)
 	e.Message = err.Error() + "; " + now
@@ -281,12 +282,12 @@ func (r *rollout) rolledBack(p *planItem, err error) error {
 }
 
 // heard takes note of a step of the host.
-func (u *undone) heard(e hostEvent) {
-	if e.Step != bootplan.StepUnit {
+func (u *undone) heard(e bootstrap.Event) {
+	if e.Step != plan.StepUnit {
 		return
 	}
 	u.isTouched = true
-	if e.State == bootplan.StateUndone {
+	if e.State == plan.StateUndone {
 		u.now = e.Detail
 	}
 }
@@ -296,7 +297,7 @@ func (r *rollout) ownItem(isWhole bool) *planItem {
 	if !r.opts.all || r.opts.keepController {
 		return nil
 	}
-	p := &planItem{Name: hostName(), Node: localNode(r.cfg.Dirs.Home), Address: "this machine", Source: "local", What: whatUpgrade, done: "runs this version"}
+	p := &planItem{Name: hostName(), Node: localNode(r.cfg.Dirs.Home), Address: "this machine", Source: bootstrap.SourceLocal, What: whatUpgrade, done: "runs this version"}
 	if !isWhole && !r.opts.keepGoing {
 		p.What, p.Reason, p.Fix = whatCannot, "left as it is, since another node failed", "once that is mended, `mlxctl upgrade` again"
 		return p
@@ -304,8 +305,8 @@ func (r *rollout) ownItem(isWhole bool) *planItem {
 	return p
 }
 
-// restartServices has this machine run this version. What goes through the controller is answered to its end first; what
-// comes meanwhile waits for the new one.
+// restartServices has this machine run this version, or the one before where this one does not prove itself. What goes through
+// the controller is answered to its end first; what comes meanwhile waits for the new one.
 func (r *rollout) restartServices(ctx context.Context, p *planItem) (bool, error) {
 	if p.What == whatCannot {
 		return false, cluster.Errorf(cluster.CodeConflict, "%s", p.Reason).WithHint("%s", p.Fix)

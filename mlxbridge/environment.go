@@ -13,9 +13,8 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 	"github.com/mlxctl/mlxctl/mlxbridge/worker"
 )
 
@@ -173,31 +172,19 @@ func (e *Environment) acquire(ctx context.Context, progress func(string)) (unloc
 	if err := os.MkdirAll(e.root, 0o755); err != nil {
 		return nil, cluster.Errorf(cluster.CodeInternal, "make folder for the Python environment: %v", err)
 	}
-	f, err := os.OpenFile(filepath.Join(e.root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, cluster.Errorf(cluster.CodeInternal, "lock the Python environment: %v", err)
+	path := filepath.Join(e.root, "lock")
+	l, err := durable.TryLock(path)
+	if errors.Is(err, durable.ErrHeld) {
+		progress("waiting for another mlxctl that installs the Python environment")
+		l, err = durable.Lock(ctx, path)
 	}
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
-	for told := false; ; told = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil // which unlocks it
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, cluster.Errorf(cluster.CodeInternal, "lock the Python environment: %v", err)
-		}
-		if !told {
-			progress("waiting for another mlxctl that installs the Python environment")
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, contextError(ctx)
-		case <-tick.C:
-		}
+	if err == nil {
+		return l.Release, nil
 	}
+	if ctx.Err() != nil {
+		return nil, contextError(ctx)
+	}
+	return nil, cluster.Errorf(cluster.CodeInternal, "lock the Python environment: %v", err)
 }
 
 // install makes the environment, under the lock. It appears whole or not at all.

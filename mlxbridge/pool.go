@@ -280,7 +280,7 @@ func (p *Pool) Replicas() []cluster.Replica {
 	defer p.mu.Unlock()
 	out := make([]cluster.Replica, 0, len(p.replicas))
 	for _, r := range p.replicas {
-		out = append(out, r.snapshot(time.Since(p.born), p.options(r.model.Name).rows()))
+		out = append(out, r.snapshot(time.Since(p.born), p.options(r.model.Name)))
 	}
 	slices.SortFunc(out, func(a, b cluster.Replica) int { return cmp.Compare(a.Model, b.Model) })
 	return out

@@ -38,8 +38,11 @@ func explain(s *cluster.Snapshot, r *cluster.Request, refused []cluster.Refusal,
 		}
 	}
 	if of := having(refused, cluster.CodeNoNode); len(of) == len(refused) || anyKnows(s, r, of, live) {
-		return cluster.Errorf(cluster.CodeNoNode, "no node is ready to answer for model %s: %s", r.Model, list(s, of)).
-			WithHint("`mlxctl nodes` shows their state")
+		e := cluster.Errorf(cluster.CodeNoNode, "no node is ready to answer for model %s: %s", r.Model, list(s, of))
+		if name := draining(s, of); name != "" {
+			return e.WithHint("`mlxctl undrain %s` has it take requests again", name)
+		}
+		return e.WithHint("`mlxctl nodes` shows their state")
 	}
 	for _, x := range refused {
 		switch x.Code {
@@ -53,6 +56,16 @@ func explain(s *cluster.Snapshot, r *cluster.Request, refused []cluster.Refusal,
 		return e.WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
 	return e.WithHint("`mlxctl models` lists what there is")
+}
+
+// draining is the name of the first node that takes nothing new because somebody wanted that; empty where there is none.
+func draining(s *cluster.Snapshot, of []cluster.Refusal) string {
+	for _, x := range of {
+		if i := indexNode(s, x.Node); i >= 0 && s.Nodes[i].State == cluster.NodeDraining {
+			return nameOf(s, x.Node)
+		}
+	}
+	return ""
 }
 
 // modelNames lists each model of the cluster once.
@@ -104,6 +117,13 @@ func summary(s *cluster.Snapshot, r *cluster.Request, code cluster.Code, of []cl
 			e = cluster.Errorf(code, "model %s needs %s, and the largest budget is %s, on node %s", r.Model, size(need), size(budget), node)
 		}
 		e = e.WithHint("use a smaller or more quantised model, or a Mac with more memory")
+	case cluster.CodeBadModel:
+		e = cluster.Errorf(code, "no node can load %s: %s", r.Model, list(s, of))
+		if len(of) == 1 {
+			e = cluster.Errorf(code, "%s cannot load %s: %s", nameOf(s, of[0].Node), r.Model,
+				strings.TrimPrefix(of[0].Reason, "model "+r.Model+" cannot be loaded: "))
+		}
+		e = e.WithHint("a model's folder holds config.json, a tokenizer and *.safetensors")
 	default:
 	}
 	if len(of) == 1 {

@@ -3,17 +3,17 @@ package bonjour
 import (
 	"regexp"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // nameBytes is the most that a DNS label, and so the name of a service, can have.
 const nameBytes = 63
 
 var (
-	escapeSequence = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?`)
 	// plainHost is what may be given to a program as a host; it cannot be taken for an option.
 	plainHost = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_][a-z0-9_-]*)+$`)
 	// adapter is the hardware address that Avahi adds to the name of a workstation.
@@ -57,21 +57,8 @@ func decimal(s string) (byte, bool) {
 	return byte(n), n < 256
 }
 
-// clean makes text from the network safe to show: no escape sequence, no control character, nothing that turns the
-// direction of writing or is invisible, at most nameBytes, composed as macOS composes it on screen.
-func clean(s string) string {
-	s = escapeSequence.ReplaceAllString(strings.ToValidUTF8(s, "\uFFFD"), "")
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsControl(r), unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co):
-			return -1
-		case unicode.IsSpace(r):
-			return ' '
-		}
-		return r
-	}, s)
-	return strings.TrimSpace(cut(norm.NFC.String(s), nameBytes))
-}
+// clean makes text from the network safe to show, in at most nameBytes, composed as macOS composes it on screen.
+func clean(s string) string { return untrusted.Line(norm.NFC.String(s), nameBytes) }
 
 // cut shortens s to n bytes without breaking a character.
 func cut(s string, n int) string {

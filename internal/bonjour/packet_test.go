@@ -234,7 +234,7 @@ func TestForgedNamesAreHarmless(t *testing.T) {
 		`\027[31mFred\027[0m`:                           "Fred",
 		`\027]0\;owned\007Fred`:                         "Fred",
 		`\027]8\;\;http://evil\027\\Fred`:               "Fred",
-		`Fred\010rm\013x\000`:                           "Fredrmx",
+		`Fred\010rm\013x\000`:                           "Fred rm x",
 		`Fred\194\155`:                                  "Fred", // C1
 		`\226\128\174derF`:                              "derF", // right-to-left override
 		`\226\128\139Fred\239\187\191`:                  "Fred", // zero width

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Job is what Apply has done on a host, and how what only the operator's side can do is done.
@@ -60,14 +61,14 @@ func (b *Bootstrap) Apply(ctx context.Context, h *Host, job Job, tell func(Event
 	if a.tell == nil {
 		a.tell = func(Event) {}
 	}
-	if h.Failed() || h.Key.State == KeyNew || h.Key.State == KeyChanged {
+	if h.Failure() != nil || h.Key.State == KeyNew || h.Key.State == KeyChanged {
 		return a.result, cluster.Errorf(cluster.CodeConflict, "%s is not ready for this", h.Label()).WithHint("probe it, and mend what is found")
 	}
 	if job.Order.Home == "" {
 		a.job.Order.Home = h.Facts.Home
 	}
 	if home := a.job.Order.Home; !path.IsAbs(home) || path.Clean(home) != home || home == "/" {
-		return a.result, cluster.Errorf(cluster.CodeInvalid, "%q is no home for the node on %s", clean(home, mostDetail), h.Label())
+		return a.result, cluster.Errorf(cluster.CodeInvalid, "%q is no home for the node on %s", untrusted.Line(home, mostDetail), h.Label())
 	}
 	a.result.Home = a.job.Order.Home
 	var err error
@@ -181,8 +182,8 @@ func report(raw json.RawMessage) []plan.Finding {
 	found = found[:min(len(found), mostFindings)]
 	for i, f := range found {
 		found[i] = plan.Finding{
-			Check: clean(f.Check, mostName), State: plan.FindingKind(clean(string(f.State), mostName)),
-			Message: clean(f.Message, mostDetail), Fix: clean(f.Fix, mostDetail),
+			Check: untrusted.Line(f.Check, mostName), State: plan.FindingKind(untrusted.Line(string(f.State), mostName)),
+			Message: untrusted.Line(f.Message, mostDetail), Fix: untrusted.Line(f.Fix, mostDetail),
 		}
 	}
 	return found

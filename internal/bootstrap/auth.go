@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -152,7 +154,7 @@ func (c *credentials) agentSigners() []ssh.Signer {
 		if !ok || i >= len(keys) {
 			continue
 		}
-		out = append(out, namedKey{AlgorithmSigner: signer, name: "agent's " + clean(keys[i].Comment, mostName), pause: c.wait.pause})
+		out = append(out, namedKey{AlgorithmSigner: signer, name: "agent's " + untrusted.Line(keys[i].Comment, mostName), pause: c.wait.pause})
 	}
 	return out
 }
@@ -286,7 +288,7 @@ func (c *credentials) interactive(_, instruction string, questions []string, _ [
 	}
 	answers := make([]string, len(questions))
 	for i, q := range questions {
-		prompt := fmt.Sprintf("%s on %s asks: %s", c.set.user, c.set.label, clean(instruction+" "+q, mostName))
+		prompt := fmt.Sprintf("%s on %s asks: %s", c.set.user, c.set.label, untrusted.Line(instruction+" "+q, mostName))
 		if err := c.asked(prompt, "", func(s string) error { answers[i] = s; return nil }); err != nil {
 			return nil, err
 		}

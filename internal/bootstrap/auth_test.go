@@ -52,7 +52,7 @@ func TestKeyWithAPassphraseIsAskedForOnce(t *testing.T) {
 	n.knows(t, f.known(), g.known())
 	ask := &answers{give: []string{"wrong", "open sesame"}}
 	n.options.Ask = ask
-	for _, h := range n.open(t).Probe(t.Context(), []bootstrap.Target{f.target(), g.target()}, nil) {
+	for _, h := range together(t, n.open(t), f.target(), g.target()) {
 		if !h.Ready() {
 			t.Errorf("host is %+v", h)
 		}
@@ -207,7 +207,7 @@ func TestPasswordOfAMac(t *testing.T) {
 	f := &far{host: host, port: l.Addr().(*net.TCPAddr).Port, user: "fred"}
 	n.knows(t, f.known())
 	// Who types slower than a host may answer is not cut off.
-	n.options.Contact = 200 * time.Millisecond
+	n.options.Contact = time.Second
 	ask := &answers{give: []string{"pear", "apple"}, slow: 2 * n.options.Contact}
 	n.options.Ask = ask
 	b := n.open(t)

@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Transports.
@@ -22,16 +24,17 @@ const (
 
 // Sources of a target, best first: who named it.
 const (
+	SourceLocal       = "local" // it is the machine that this runs on
 	SourceCommandLine = "command line"
 	SourceConfig      = "config"
 	SourceRoster      = "roster"
+	SourceCluster     = "cluster" // the controller
 	SourceBonjour     = "bonjour"
 )
 
 const (
-	defaultParallel = 8
-	defaultContact  = 15 * time.Second
-	defaultHome     = ".mlxctl"
+	defaultContact = 15 * time.Second
+	defaultHome    = ".mlxctl"
 	// KnownHostsFile is the file in StateDir of the host keys that were agreed to.
 	KnownHostsFile = "known_hosts"
 )
@@ -50,7 +53,7 @@ type Target struct {
 // Label is what a target is called in a message.
 func (t *Target) Label() string {
 	for _, s := range append([]string{t.Name, t.Host}, t.Addresses...) {
-		if s = clean(s, mostName); s != "" {
+		if s = untrusted.Line(s, mostName); s != "" {
 			return s
 		}
 	}
@@ -71,8 +74,6 @@ type Options struct {
 	Transport string
 	// Ask asks the operator; nil means that nobody is there to answer.
 	Ask Asker
-	// Parallel is how many hosts are spoken with at a time; zero means 8.
-	Parallel int
 	// Contact is how long a host may take to let us in, without the time of the operator's answers; zero means 15 s.
 	Contact time.Duration
 	// Hardware is this machine's own, hashed as an agent does it; a host that says the same is this machine.
@@ -93,14 +94,12 @@ type Bootstrap struct {
 	secrets *secrets
 
 	mu       sync.Mutex
-	sessions map[string]session // guarded by mu; by target
+	sessions map[string]session     // guarded by mu; by the way to the host
+	turns    map[string]*sync.Mutex // guarded by mu; by the way to the host, held by who looks at it
 }
 
 // New makes a Bootstrap. It reads ssh_config and makes StateDir, and connects to nobody.
 func New(o Options) (*Bootstrap, error) {
-	if o.Parallel <= 0 {
-		o.Parallel = defaultParallel
-	}
 	if o.Contact <= 0 {
 		o.Contact = defaultContact
 	}
@@ -120,7 +119,7 @@ func New(o Options) (*Bootstrap, error) {
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, cluster.Errorf(cluster.CodeInternal, "make folder of host keys: %v", err)
 	}
-	b := &Bootstrap{o: o, sessions: map[string]session{}, secrets: newSecrets(o.Ask)}
+	b := &Bootstrap{o: o, sessions: map[string]session{}, turns: map[string]*sync.Mutex{}, secrets: newSecrets(o.Ask)}
 	b.home, b.user = operator(o.Env)
 	b.config = readSSHConfig(b.home, o.Log)
 	b.known = knownHosts{own: filepath.Join(o.StateDir, KnownHostsFile), log: o.Log}
@@ -153,6 +152,19 @@ func (b *Bootstrap) Close() {
 		wg.Go(s.Close)
 	}
 	wg.Wait()
+}
+
+// turn waits until nobody else looks at the host that is reached this way: each look ends the connection of the one before.
+func (b *Bootstrap) turn(way string) (done func()) {
+	b.mu.Lock()
+	m := b.turns[way]
+	if m == nil {
+		m = &sync.Mutex{}
+		b.turns[way] = m
+	}
+	b.mu.Unlock()
+	m.Lock()
+	return m.Unlock
 }
 
 // keep remembers the connection to a target, and ends the one before.
@@ -196,32 +208,52 @@ func (b *Bootstrap) reach(ctx context.Context, h *Host) (session, error) {
 	return s, nil
 }
 
-// Host is what was found at a target.
+// Host is what is known of one host: who told of it, and what SSH found there.
 type Host struct {
+	// Target is how it is reached, as the best of those named it who told of it.
 	Target
-	// Also lists other targets that turned out to be the same host.
-	Also     []Target       `json:"also,omitempty"`
-	Key      HostKey        `json:"key"`
-	Facts    Facts          `json:"facts"`
-	Findings []plan.Finding `json:"findings,omitempty"`
+	// Sources lists everybody who told of it; empty means only Target's.
+	Sources []string
+	// LocalName is what Bonjour calls it, of which no two Macs of one network have the same; empty where Bonjour is silent.
+	LocalName string
+	// RemoteLogin says that Bonjour shows it with SSH.
+	RemoteLogin bool
+	Key         HostKey
+	Facts       Facts
+	Findings    []plan.Finding
 	// Self says that the host is the machine that this runs on; it needs no installation over SSH.
-	Self bool `json:"self,omitempty"`
+	Self bool
 
 	way string // to the connection that Probe kept
 }
 
-// Failed says whether something keeps the host from being installed. One with a new key has not failed: it waits for Trust.
-func (h *Host) Failed() bool {
-	for _, f := range h.Findings {
-		if f.State == plan.FindingFail {
-			return true
+// Failure is what keeps the host from being installed; nil where nothing does. One with a new key has not failed: it waits
+// for Trust.
+func (h *Host) Failure() *plan.Finding {
+	for i := range h.Findings {
+		if h.Findings[i].State == plan.FindingFail {
+			return &h.Findings[i]
 		}
 	}
-	return false
+	return nil
+}
+
+// Warnings are what makes the host serve less well than it could, one for each cause. How this machine's ssh_config was
+// read is none of the host's.
+func (h *Host) Warnings() []plan.Finding {
+	var out []plan.Finding
+	for _, f := range h.Findings {
+		if f.State == plan.FindingWarn && f.Check != CheckConfig {
+			out = append(out, f)
+		}
+	}
+	return OneCause(out)
 }
 
 // Ready says whether the host can be given to Apply.
-func (h *Host) Ready() bool { return !h.Failed() && !h.Self && h.Facts.OS != "" }
+func (h *Host) Ready() bool { return h.Failure() == nil && !h.Self && h.Facts.OS != "" }
 
-// Targets lists every target that led to the host, for another Probe.
-func (h *Host) Targets() []Target { return append([]Target{h.Target}, h.Also...) }
+// From says whether a source told of the host.
+func (h *Host) From(source string) bool {
+	return h.Source == source || slices.Contains(h.Sources, source)
+}

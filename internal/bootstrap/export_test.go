@@ -20,9 +20,6 @@ func (b *Bootstrap) Judge(h *Host) { h.Findings = b.judge(h) }
 // ParseFactLines reads what a host's script printed.
 func ParseFactLines(out []byte) Facts { return parseFacts(factLines(out)) }
 
-// Merge makes one of hosts that are one.
-func Merge(hosts []*Host) []*Host { return merge(hosts) }
-
 // Shell is the command line that runs a script.
 func Shell(script string) string { return shell(script) }
 

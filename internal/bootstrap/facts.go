@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Sudo says how a user of a host can become root.
@@ -154,7 +155,7 @@ func factLines(out []byte) map[string]string {
 }
 
 func parseFacts(values map[string]string) Facts {
-	text := func(name string) string { return clean(values[name], mostName) }
+	text := func(name string) string { return untrusted.Line(values[name], mostName) }
 	number := func(name string) int64 {
 		n, err := strconv.ParseInt(values[name], 10, 64)
 		if err != nil || n < 0 {
@@ -202,7 +203,7 @@ var (
 
 // folder accepts an absolute path that needs no cleaning; anything else is no home.
 func folder(s string) string {
-	if path.IsAbs(s) && s == clean(s, mostDetail) {
+	if path.IsAbs(s) && s == untrusted.Line(s, mostDetail) {
 		return path.Clean(s)
 	}
 	return ""
@@ -222,7 +223,7 @@ func archName(s string) string {
 
 // hashHardware is the hash of a number that may be one of a machine.
 func hashHardware(id string) string {
-	if id == "" || id == "uninitialized" || len(id) > mostName || id != clean(id, mostName) || strings.Contains(id, " ") {
+	if id == "" || id == "uninitialized" || len(id) > mostName || id != untrusted.Line(id, mostName) || strings.Contains(id, " ") {
 		return ""
 	}
 	return plan.HardwareHash(id)

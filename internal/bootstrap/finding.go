@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -79,7 +81,7 @@ func reachOf(err error) reachability {
 }
 
 func fail(check, fix, format string, args ...any) plan.Finding {
-	return plan.Finding{Check: check, State: plan.FindingFail, Message: clean(fmt.Sprintf(format, args...), mostDetail), Fix: fix}
+	return plan.Finding{Check: check, State: plan.FindingFail, Message: untrusted.Line(fmt.Sprintf(format, args...), mostDetail), Fix: fix}
 }
 
 // explain says why a host could not be reached or let us not in. A new key is no finding: it waits for the operator.
@@ -109,7 +111,7 @@ func (b *Bootstrap) explain(set *settings, err error) []plan.Finding {
 }
 
 func (b *Bootstrap) explainHop(set *settings, hop *hopError) plan.Finding {
-	name := clean(hop.hop, mostName)
+	name := untrusted.Line(hop.hop, mostName)
 	if _, isNew := errors.AsType[*newKeyError](hop.err); isNew {
 		return fail(CheckHostKey, "ssh "+word(name)+" true, and compare the fingerprint", "%s is reached through %s: %v", set.label, name, hop.err)
 	}
@@ -155,7 +157,7 @@ func (b *Bootstrap) explainReach(set *settings, err error) plan.Finding {
 		return fail(CheckReach, "wake it and run this again; a firewall in between looks the same",
 			"%s does not answer at %s within %v, asked twice: asleep, off, or elsewhere", set.label, where, b.o.Contact)
 	case reachNoName:
-		name := clean(set.host, mostName)
+		name := untrusted.Line(set.host, mostName)
 		if strings.HasSuffix(strings.ToLower(name), ".local") {
 			return fail(CheckReach, "wake it, let multicast through to it, or name it by its address", "nobody on this network answers to %s: asleep, off, or multicast is filtered", name)
 		}
@@ -293,4 +295,10 @@ func Reversed(label string) plan.Finding {
 		Check: CheckLink, State: plan.FindingWarn, Message: label + " lets its agent dial nobody on the local network, so the controller dials it",
 		Fix: "there: System Settings > Privacy & Security > Local Network: mlxctl on; or sudo, as a system service needs no permission",
 	}
+}
+
+// OneCause leaves out that the controller dials an agent where the lack of sudo is why.
+func OneCause(warnings []plan.Finding) []plan.Finding {
+	hasNoSudo := slices.ContainsFunc(warnings, func(f plan.Finding) bool { return f.Check == CheckSudo && strings.Contains(f.Message, "dials it") })
+	return slices.DeleteFunc(warnings, func(f plan.Finding) bool { return hasNoSudo && f.Check == CheckLink })
 }

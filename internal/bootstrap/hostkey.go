@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/skeema/knownhosts"
@@ -32,8 +31,8 @@ type HostKey struct {
 	Type        string   `json:"type,omitempty"`
 	Fingerprint string   `json:"fingerprint,omitempty"` // "SHA256:…"
 
-	key   ssh.PublicKey
-	names []string // under which it was shown, with ports
+	key  ssh.PublicKey
+	name string // under which it was shown, with the port
 }
 
 // changedKeyError is a host that shows another key than the one that is known.
@@ -103,7 +102,7 @@ func algorithms(db *knownhosts.HostKeyDB, s *settings) []string {
 // check compares a key with what is known of the name that the operator would use. The address it was shown at says
 // nothing: it is somebody else's tomorrow, and an advert may give a name of its own to the address of any host.
 func check(db *knownhosts.HostKeyDB, s *settings, key ssh.PublicKey) (HostKey, error) {
-	k := HostKey{State: KeyNew, Type: key.Type(), Fingerprint: ssh.FingerprintSHA256(key), key: key, names: []string{s.keyAddress()}}
+	k := HostKey{State: KeyNew, Type: key.Type(), Fingerprint: ssh.FingerprintSHA256(key), key: key, name: s.keyAddress()}
 	verify := db.HostKeyCallback()
 	err := verify(s.keyAddress(), &net.TCPAddr{Port: s.port}, key)
 	if err == nil {
@@ -129,13 +128,13 @@ func check(db *knownhosts.HostKeyDB, s *settings, key ssh.PublicKey) (HostKey, e
 }
 
 // Trust writes down the new keys of hosts, after the operator agreed to them. Nothing else is known of those hosts yet:
-// probe their Targets again.
+// probe them again. The keys that were written down are KeyKnown then, also where there is an error.
 func (b *Bootstrap) Trust(hosts []*Host) error {
 	for _, h := range hosts {
 		if h.Key.State != KeyNew || h.Key.key == nil {
 			continue
 		}
-		if err := b.known.add(h.Key.names, h.Key.key); err != nil {
+		if err := b.known.add(h.Key.name, h.Key.key); err != nil {
 			return cluster.Errorf(cluster.CodeInternal, "write down the host key of %s: %v", h.Label(), err)
 		}
 		h.Key.State = KeyKnown
@@ -143,7 +142,7 @@ func (b *Bootstrap) Trust(hosts []*Host) error {
 	return nil
 }
 
-func (k *knownHosts) add(names []string, key ssh.PublicKey) (err error) {
+func (k *knownHosts) add(name string, key ssh.PublicKey) (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f, err := os.OpenFile(k.own, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
@@ -151,7 +150,7 @@ func (k *knownHosts) add(names []string, key ssh.PublicKey) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	line := knownhosts.Line(slices.Compact(slices.Sorted(slices.Values(names))), key) + "\n"
+	line := knownhosts.Line([]string{name}, key) + "\n"
 	if info, err := f.Stat(); err == nil && info.Size() > 0 {
 		last := make([]byte, 1)
 		if _, err := f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {

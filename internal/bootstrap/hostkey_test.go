@@ -18,12 +18,14 @@ func TestNewKeyIsAgreedToOnce(t *testing.T) {
 	b := n.open(t)
 	bonjour := f.target()
 	bonjour.Host, bonjour.Addresses, bonjour.Source = "attic.local", []string{"127.0.0.1"}, bootstrap.SourceBonjour
-	hosts := b.Probe(t.Context(), []bootstrap.Target{bonjour, f.target()}, nil)
-	if len(hosts) != 1 || hosts[0].Key.State != bootstrap.KeyNew || hosts[0].Key.Fingerprint != f.host.fingerprint() {
-		t.Fatalf("found %+v", hosts)
-	}
-	if hosts[0].Failed() || hosts[0].Ready() || hosts[0].Facts.OS != "" {
-		t.Errorf("host is %+v, want one that waits", hosts[0])
+	hosts := []*bootstrap.Host{b.Probe(t.Context(), bonjour), b.Probe(t.Context(), f.target())}
+	for _, h := range hosts {
+		if h.Key.State != bootstrap.KeyNew || h.Key.Fingerprint != f.host.fingerprint() {
+			t.Fatalf("found %+v", h)
+		}
+		if h.Failure() != nil || h.Ready() || h.Facts.OS != "" {
+			t.Errorf("host is %+v, want one that waits", h)
+		}
 	}
 	if log := f.log.String(); strings.Contains(log, "Accepted") || strings.Contains(log, "Failed") {
 		t.Errorf("somebody authenticated before the key was agreed to: %s", log)
@@ -32,9 +34,9 @@ func TestNewKeyIsAgreedToOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := n.open(t)
-	for _, target := range hosts[0].Targets() {
-		if h := one(t, again, target); h.Key.State != bootstrap.KeyKnown {
-			t.Errorf("%s is %+v", target.Host, h.Key)
+	for _, h := range hosts {
+		if now := one(t, again, h.Target); now.Key.State != bootstrap.KeyKnown {
+			t.Errorf("%s is %+v", h.Host, now.Key)
 		}
 	}
 	if info, err := os.Stat(filepath.Join(n.state, "known_hosts")); err != nil || info.Mode().Perm()&0o077 != 0 {
@@ -60,7 +62,7 @@ func TestChangedKeyIsAHardStop(t *testing.T) {
 			path := filepath.Join(n.home, ".ssh", "known_hosts")
 			has(t, found.Message, path+":2", f.host.fingerprint(), old.host.fingerprint())
 			has(t, found.Fix, fmt.Sprintf("ssh-keygen -R '[127.0.0.1]:%d' -f '%s'", f.port, path))
-			h := b.Probe(t.Context(), []bootstrap.Target{f.target()}, nil)[0]
+			h := b.Probe(t.Context(), f.target())
 			if h.Key.State != bootstrap.KeyChanged || strings.Contains(f.log.String(), "Accepted") {
 				t.Errorf("key is %+v", h.Key)
 			}
@@ -116,8 +118,8 @@ func TestAdvertsChooseNoneOfTheKnownHosts(t *testing.T) {
 			for _, name := range []string{"x.local", "prod.local"} {
 				target := f.target()
 				target.Host, target.Addresses, target.Source = name, []string{"127.0.0.1"}, bootstrap.SourceBonjour
-				h := b.Probe(t.Context(), []bootstrap.Target{target}, nil)[0]
-				if h.Key.State != bootstrap.KeyNew || h.Ready() || h.Failed() {
+				h := b.Probe(t.Context(), target)
+				if h.Key.State != bootstrap.KeyNew || h.Ready() || h.Failure() != nil {
 					t.Errorf("%s is %+v with %+v, want a host that waits", name, h.Key, h.Findings)
 				}
 			}

@@ -44,13 +44,13 @@ func TestInside(t *testing.T) {
 	ip(t, "route", "add", "unreachable", "10.98.0.0/24")
 	ip(t, "route", "add", "blackhole", "10.97.0.0/24")
 	n := newNear(t)
-	n.options.Contact = time.Second
+	n.options.Contact = 5 * time.Second
 	f := makeFar(t, n.key(t, ""))
 	f.listen, f.port = "10.99.0.1", 22
 	f.start(t)
 	b := n.open(t)
-	h := b.Probe(t.Context(), []bootstrap.Target{{Host: "10.99.0.1"}}, nil)[0]
-	if !h.Self || h.Failed() || h.Ready() || h.Key.Fingerprint != "" {
+	h := b.Probe(t.Context(), bootstrap.Target{Host: "10.99.0.1"})
+	if !h.Self || h.Failure() != nil || h.Ready() || h.Key.Fingerprint != "" {
 		t.Errorf("this machine is %+v", h)
 	}
 	has(t, failing(t, b, bootstrap.Target{Host: "10.98.0.7"}, bootstrap.CheckReach).Message, "no route to 10.98.0.7")

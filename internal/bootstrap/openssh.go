@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/skeema/knownhosts"
+
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -176,7 +178,7 @@ func sshSaid(set *settings, err error, text string) error {
 	case strings.Contains(text, "HOST IDENTIFICATION HAS CHANGED"):
 		e := &changedKeyError{name: set.keyName, had: "another key", has: "a new one", where: "known_hosts"}
 		if m := offending.FindStringSubmatch(text); m != nil {
-			e.where = clean(m[1], mostDetail)
+			e.where = untrusted.Line(m[1], mostDetail)
 			e.line, _ = strconv.Atoi(m[2])
 		}
 		return e

@@ -17,7 +17,7 @@ func TestOpenSSHTransport(t *testing.T) {
 	n.config(t, fmt.Sprintf("Host *\n IdentityFile %s\n UserKnownHostsFile %s\n", filepath.Join(n.home, ".ssh", "id_ed25519"),
 		filepath.Join(n.home, ".ssh", "known_hosts")))
 	b := n.open(t)
-	h := b.Probe(t.Context(), []bootstrap.Target{f.target()}, nil)[0]
+	h := b.Probe(t.Context(), f.target())
 	if h.Key.State != bootstrap.KeyNew || h.Key.Fingerprint != f.host.fingerprint() {
 		t.Fatalf("host is %+v", h)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -112,7 +113,7 @@ type blob struct {
 // put has a host hold a file; changed is false where it did already.
 func put(ctx context.Context, s session, f blob) (changed bool, err error) {
 	if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-		return false, cluster.Errorf(cluster.CodeInternal, "copy to %q: not an absolute path", clean(f.Path, mostDetail))
+		return false, cluster.Errorf(cluster.CodeInternal, "copy to %q: not an absolute path", untrusted.Line(f.Path, mostDetail))
 	}
 	head := fmt.Sprintf("dir=%s; name=%s; sum=%s; mode=%s\n", quote(path.Dir(f.Path)), quote(path.Base(f.Path)), quote(f.SHA256), quote(f.Mode))
 	if _, _, err := s.Run(ctx, head+hasScript, nil); err == nil {
@@ -138,7 +139,7 @@ func put(ctx context.Context, s session, f blob) (changed bool, err error) {
 func putError(f blob, said string, err error) error {
 	text := lastLine([]byte(said))
 	if text == "" {
-		text = clean(err.Error(), mostDetail)
+		text = untrusted.Line(err.Error(), mostDetail)
 	}
 	e := cluster.Errorf(cluster.CodeInternal, "copy to %s: %s", f.Path, text)
 	switch {

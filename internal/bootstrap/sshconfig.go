@@ -15,6 +15,7 @@ import (
 	"github.com/kevinburke/ssh_config"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const sshPort = 22
@@ -175,18 +176,18 @@ func (b *Bootstrap) resolve(t *Target) (*settings, error) {
 	}
 	// ssh_config and known_hosts know hosts all over the world, and an advert must not choose among those.
 	if s.isHeard && !isLocalName(s.alias) {
-		return nil, cluster.Errorf(cluster.CodeInvalid, "Bonjour tells of %q, which is no name of the local network", clean(t.Host, mostName)).
+		return nil, cluster.Errorf(cluster.CodeInvalid, "Bonjour tells of %q, which is no name of the local network", untrusted.Line(t.Host, mostName)).
 			WithHint("if it is yours, name it: mlxctl up user@host")
 	}
 	if s.alias == "" && len(s.addresses) > 0 {
 		s.alias = s.addresses[0]
 	}
 	if !isHostName(s.alias) {
-		return nil, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a host", clean(t.Host, mostName)).
+		return nil, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a host", untrusted.Line(t.Host, mostName)).
 			WithHint("name it as ssh would be given it, or by its address")
 	}
 	if s.user != "" && !isUserName(s.user) {
-		return nil, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a user", clean(t.User, mostName))
+		return nil, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a user", untrusted.Line(t.User, mostName))
 	}
 	b.fromConfig(s)
 	return s, nil
@@ -289,7 +290,7 @@ func ParseTarget(s, source string) (Target, error) {
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		t.User, rest = rest[:i], rest[i+1:]
 		if t.User == "" || !isUserName(t.User) {
-			return t, cluster.Errorf(cluster.CodeInvalid, "%q names no user before the @", clean(s, mostName))
+			return t, cluster.Errorf(cluster.CodeInvalid, "%q names no user before the @", untrusted.Line(s, mostName))
 		}
 	}
 	t.Host = rest
@@ -299,12 +300,12 @@ func ParseTarget(s, source string) (Target, error) {
 	if host, port, err := net.SplitHostPort(rest); err == nil { // which a bare IPv6 address is not
 		n, err := strconv.Atoi(port)
 		if err != nil || n < 1 || n > 65535 {
-			return t, cluster.Errorf(cluster.CodeInvalid, "%q is no port, in %q", clean(port, mostName), clean(s, mostName))
+			return t, cluster.Errorf(cluster.CodeInvalid, "%q is no port, in %q", untrusted.Line(port, mostName), untrusted.Line(s, mostName))
 		}
 		t.Host, t.Port = host, n
 	}
 	if !isHostName(t.Host) {
-		return t, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a host", clean(s, mostName)).WithHint("it is [user@]host[:port]")
+		return t, cluster.Errorf(cluster.CodeInvalid, "%q is not the name of a host", untrusted.Line(s, mostName)).WithHint("it is [user@]host[:port]")
 	}
 	return t, nil
 }

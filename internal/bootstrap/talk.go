@@ -16,6 +16,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -102,7 +103,7 @@ func (a *apply) endedEarly(d *duplex, ended error) error {
 	}
 	text := lastLine(d.Errors.Bytes())
 	if text == "" && ended != nil {
-		text = clean(ended.Error(), mostDetail)
+		text = untrusted.Line(ended.Error(), mostDetail)
 	}
 	if text == "" {
 		text = "the connection ended"
@@ -343,14 +344,14 @@ func (a *apply) offer(ctx context.Context) *plan.ToHost {
 func (a *apply) send(ctx context.Context, m *plan.FromHost) error {
 	inside := path.Clean(m.Folder) == m.Folder && strings.HasPrefix(m.Folder, a.job.Order.Home+"/")
 	if !inside || a.wheels == "" {
-		return cluster.Errorf(cluster.CodeInvalid, "%s wants files in %q, which were not offered", a.h.Label(), clean(m.Folder, mostDetail))
+		return cluster.Errorf(cluster.CodeInvalid, "%s wants files in %q, which were not offered", a.h.Label(), untrusted.Line(m.Folder, mostDetail))
 	}
 	ctx, cancel := context.WithTimeout(ctx, copyWait)
 	defer cancel()
 	for i, want := range m.Files {
 		n := slices.IndexFunc(a.offered, func(f plan.File) bool { return f.Name == want.Name })
 		if n < 0 {
-			return cluster.Errorf(cluster.CodeInvalid, "%s wants %q, which was not offered", a.h.Label(), clean(want.Name, mostName))
+			return cluster.Errorf(cluster.CodeInvalid, "%s wants %q, which was not offered", a.h.Label(), untrusted.Line(want.Name, mostName))
 		}
 		f := a.offered[n]
 		a.event(plan.StepPython, plan.StateRunning, fmt.Sprintf("sending %s (%d of %d)", f.Name, i+1, len(m.Files)), nil)

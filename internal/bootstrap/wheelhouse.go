@@ -6,23 +6,20 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
 	wheelsStamp = "files.json"
-	wheelsPoll  = 100 * time.Millisecond
 	mostSaid    = 64 << 10
 )
 
@@ -42,7 +39,7 @@ type WheelsFor struct {
 // they are not there; the folder is used only once it is whole. Several processes may call it at the same time.
 func Wheelhouse(ctx context.Context, cacheDir string, w WheelsFor) (dir string, files []plan.File, err error) {
 	if !python.MatchString(w.Python) {
-		return "", nil, cluster.Errorf(cluster.CodeInvalid, "no packages can be chosen for Python %q", clean(w.Python, mostName)).
+		return "", nil, cluster.Errorf(cluster.CodeInvalid, "no packages can be chosen for Python %q", untrusted.Line(w.Python, mostName)).
 			WithHint("there: install a Python that workers can run in")
 	}
 	requirements, err := lockFor(w)
@@ -119,28 +116,14 @@ func stampFolder(dir string) ([]plan.File, error) {
 }
 
 func lockFolder(ctx context.Context, root string) (release func(), err error) {
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
+	l, err := durable.Lock(ctx, filepath.Join(root, "lock"))
+	if err == nil {
+		return l.Release, nil
 	}
-	tick := time.NewTicker(wheelsPoll)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil // which unlocks it
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			_ = f.Close()
-			return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, ctx.Err()
-		}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
+	return nil, cluster.Errorf(cluster.CodeInternal, "lock python packages: %v", err)
 }
 
 // fetch downloads what the list names. pip checks every hash, and keeps what is there already, so that a download that was
@@ -228,7 +211,7 @@ func lockFor(w WheelsFor) (string, error) {
 				condition := strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), `\`))
 				var err error
 				if keep, err = holds(condition, env); err != nil {
-					return "", cluster.Errorf(cluster.CodeInternal, "read list of packages: %q: %v", clean(condition, mostDetail), err)
+					return "", cluster.Errorf(cluster.CodeInternal, "read list of packages: %q: %v", untrusted.Line(condition, mostDetail), err)
 				}
 				line = strings.TrimSpace(head)
 				if strings.HasSuffix(strings.TrimSpace(rest), `\`) {

@@ -2,112 +2,25 @@ package doctor
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// Sources of hosts.
-const (
-	SourceBonjour = "bonjour"
-	SourceConfig  = "config"
-	SourceRoster  = "roster"
-	SourceCluster = "cluster"
-)
-
-// Host is one Mac, as those who know of it describe it.
+// Host is one Mac, as those who know of it describe it together.
 type Host struct {
-	Name      string
-	HostName  string // that SSH would be given
-	Named     string // what SSH is given by the operator or the roster, under which its key is known; empty where neither does
-	User      string
-	Addresses []netip.Addr
-	Port      int // of SSH; zero means what ssh would use
-	Home      string
-	Node      cluster.NodeID
-	Sources   []string
-	// RemoteLogin says that Bonjour shows it with SSH.
-	RemoteLogin bool
-	Admitted    bool
-	Self        bool          // is the operator's own Mac
-	State       *cluster.Node // as the controller sees it; nil where it does not
+	*bootstrap.Host
+	Home  string        // of the node there, where the list of nodes says it
+	State *cluster.Node // as the controller sees it; nil where it does not
 }
 
-// From says whether a source knows the host.
-func (h *Host) From(source string) bool { return slices.Contains(h.Sources, source) }
-
-// Merge makes one host of those that are one Mac: by node id, host name or address. The result is by name, this Mac
-// first; a name that an operator gave wins over one that Bonjour told.
-func Merge(hosts []Host) []Host {
-	var out []Host
-	for _, h := range hosts {
-		for i := 0; i < len(out); i++ {
-			if !same(out[i], h) {
-				continue
-			}
-			h = joined(out[i], h)
-			out = slices.Delete(out, i, i+1)
-			i = -1 // what is known now may make it the same as another one
-		}
-		out = append(out, h)
-	}
-	slices.SortStableFunc(out, func(a, b Host) int {
-		if a.Self != b.Self {
-			return map[bool]int{true: -1, false: 1}[a.Self]
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
-	return out
-}
-
-func same(a, b Host) bool {
-	if a.Self && b.Self {
-		return true
-	}
-	if a.Node != "" && b.Node != "" {
-		return a.Node == b.Node
-	}
-	if a.HostName != "" && strings.EqualFold(a.HostName, b.HostName) {
-		return true
-	}
-	return slices.ContainsFunc(a.Addresses, func(ip netip.Addr) bool {
-		return !ip.IsLinkLocalUnicast() && slices.Contains(b.Addresses, ip) // link-local ones repeat on every link
-	})
-}
-
-// joined is a with what b knows besides.
-func joined(a, b Host) Host {
-	if b.Admitted && !a.Admitted {
-		a, b = b, a
-	}
-	a.Name, a.HostName, a.User, a.Home = cmp.Or(a.Name, b.Name), cmp.Or(a.HostName, b.HostName), cmp.Or(a.User, b.User), cmp.Or(a.Home, b.Home)
-	a.Named = cmp.Or(a.Named, b.Named)
-	if a.Port == 0 {
-		a.Port = b.Port
-	}
-	if a.Node == "" {
-		a.Node = b.Node
-	}
-	if a.State == nil {
-		a.State = b.State
-	}
-	for _, ip := range b.Addresses {
-		if !slices.Contains(a.Addresses, ip) {
-			a.Addresses = append(a.Addresses, ip)
-		}
-	}
-	for _, s := range b.Sources {
-		if !slices.Contains(a.Sources, s) {
-			a.Sources = append(a.Sources, s)
-		}
-	}
-	a.RemoteLogin, a.Admitted, a.Self = a.RemoteLogin || b.RemoteLogin, a.Admitted || b.Admitted, a.Self || b.Self
-	return a
+// IsNode says that the Mac is a node of the cluster: the list of nodes or the controller has it.
+func (h *Host) IsNode() bool {
+	return h.From(bootstrap.SourceRoster) || h.From(bootstrap.SourceCluster)
 }
 
 // Cluster is what the judgement of a host depends on besides the host.
@@ -123,19 +36,19 @@ func (h *Host) Serving(c Cluster) plan.Finding {
 	switch {
 	case h.State != nil && c.Up:
 		f = h.judge(c)
-	case h.Admitted && !c.Up:
+	case h.IsNode() && !c.Up:
 		f = skip("it is a node; the controller does not answer, so nobody knows how it is")
-	case h.Admitted:
+	case h.IsNode():
 		f = fail("mlxctl up", "it is a node, and the controller has not heard of it")
 	case h.Self:
 		f = warn("mlxctl up", "no agent runs on this Mac")
-	case h.From(SourceConfig):
+	case h.From(bootstrap.SourceConfig):
 		f = fail("mlxctl up", "not a node yet, though the configuration names it")
-	case h.From(SourceBonjour) && !h.RemoteLogin:
+	case h.From(bootstrap.SourceBonjour) && !h.RemoteLogin:
 		f = warn("System Settings → General → Sharing → Remote Login: on, then `mlxctl up`",
 			"not a node: Remote Login is off")
 	default:
-		f = warn("mlxctl up "+quote(cmp.Or(h.HostName, h.Name)), "not a node: it has never been admitted")
+		f = warn("mlxctl up "+quote(cmp.Or(h.Host.Host, h.Label())), "not a node: it has never been admitted")
 	}
 	f.Check = "serving"
 	return f
@@ -173,7 +86,7 @@ func (h *Host) judge(c Cluster) plan.Finding {
 	case cluster.NodeDraining:
 		return warn("mlxctl undrain "+name, "draining: it takes nothing new%s", reason)
 	case cluster.NodeSuspect:
-		return fail("ping "+cmp.Or(h.HostName, n.Name)+"   # asleep, or off the network?", "suspect, last heard %s ago%s", age(c.At.Sub(n.LastSeen)), reason)
+		return fail("ping "+cmp.Or(h.Host.Host, n.Name)+"   # asleep, or off the network?", "suspect, last heard %s ago%s", age(c.At.Sub(n.LastSeen)), reason)
 	case cluster.NodeJoining:
 		return warn("mlxctl logs "+name, "joining: it has not proven itself yet%s", reason)
 	case cluster.NodeDown:

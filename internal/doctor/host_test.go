@@ -1,56 +1,18 @@
 package doctor_test
 
 import (
-	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/doctor"
 )
 
-func ips(list ...string) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range list {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
-}
-
-func TestMergeMakesOneOfOne(t *testing.T) {
-	t.Parallel()
-	state := &cluster.Node{ID: "n1", Name: "studio", State: cluster.NodeReady}
-	got := doctor.Merge([]doctor.Host{
-		{Name: "Zoe", Self: true},
-		{Name: "studio", State: state, Node: "n1", Admitted: true, Sources: []string{doctor.SourceCluster}},
-		{Name: "Fred’s Mac Studio", HostName: "Studio.local", Addresses: ips("10.0.0.7", "fe80::1%en0"), RemoteLogin: true, Sources: []string{doctor.SourceBonjour}},
-		{Name: "10.0.1.7", Addresses: ips("10.0.1.7"), Sources: []string{doctor.SourceConfig}},
-		{Name: "other", Addresses: ips("fe80::1%en0"), Sources: []string{doctor.SourceBonjour}},
-		{Name: "studio", Node: "n1", HostName: "studio.local", Addresses: ips("10.0.1.7"), Admitted: true, Sources: []string{doctor.SourceRoster}},
-		{Name: "me", HostName: "me.local", Self: true, Sources: []string{doctor.SourceBonjour}},
-		{Name: "twin", Node: "n2", Addresses: ips("10.0.0.7"), Admitted: true, Sources: []string{doctor.SourceRoster}},
-	})
-	var names []string
-	for _, h := range got {
-		names = append(names, h.Name)
-	}
-	if !slices.Equal(names, []string{"Zoe", "other", "studio", "twin"}) {
-		t.Fatalf("got %q: %+v", names, got)
-	}
-	s := got[2]
-	for _, source := range []string{doctor.SourceCluster, doctor.SourceBonjour, doctor.SourceConfig, doctor.SourceRoster} {
-		if !s.From(source) {
-			t.Errorf("%s is lost: %+v", source, s)
-		}
-	}
-	if s.State != state || !s.RemoteLogin || !s.Admitted || len(s.Addresses) != 3 {
-		t.Errorf("got %+v", s)
-	}
-	if got[0].HostName != "me.local" {
-		t.Errorf("this Mac: %+v", got[0])
-	}
+// seen is a host of which those sources tell.
+func seen(sources ...string) *bootstrap.Host {
+	return &bootstrap.Host{Target: bootstrap.Target{Name: "a"}, Sources: sources}
 }
 
 func TestServing(t *testing.T) {
@@ -58,11 +20,12 @@ func TestServing(t *testing.T) {
 	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	up := doctor.Cluster{Up: true, Version: "v2", At: at}
 	in := func(state cluster.NodeState, version, reason string) doctor.Host {
-		return doctor.Host{Name: "studio", Admitted: true, State: &cluster.Node{
+		return doctor.Host{Host: seen(bootstrap.SourceRoster), State: &cluster.Node{
 			Name: "studio", State: state, Version: version, Reason: reason, LastSeen: at.Add(-7 * time.Second), Models: make([]cluster.Model, 2),
 		}}
 	}
-	seen := []string{doctor.SourceBonjour}
+	open, self := seen(bootstrap.SourceBonjour), seen(bootstrap.SourceLocal)
+	open.RemoteLogin, self.Self = true, true
 	for name, test := range map[string]struct {
 		host  doctor.Host
 		c     doctor.Cluster
@@ -75,12 +38,12 @@ func TestServing(t *testing.T) {
 		"suspect":          {in(cluster.NodeSuspect, "v2", "heartbeats are late"), up, plan.FindingFail, "suspect, last heard 7s ago: heartbeats are late"},
 		"joining":          {in(cluster.NodeJoining, "v2", ""), up, plan.FindingWarn, "not proven"},
 		"down":             {in(cluster.NodeDown, "v2", ""), up, plan.FindingFail, "down, last heard 7s ago"},
-		"not heard of":     {doctor.Host{Name: "a", Admitted: true}, up, plan.FindingFail, "has not heard of it"},
-		"no controller":    {doctor.Host{Name: "a", Admitted: true}, doctor.Cluster{}, plan.FindingSkip, "does not answer"},
-		"Remote Login off": {doctor.Host{Name: "a", Sources: seen}, up, plan.FindingWarn, "Remote Login is off"},
-		"never admitted":   {doctor.Host{Name: "a", RemoteLogin: true, Sources: seen}, up, plan.FindingWarn, "never been admitted"},
-		"named":            {doctor.Host{Name: "a", Sources: []string{doctor.SourceConfig}}, up, plan.FindingFail, "the configuration names it"},
-		"this Mac":         {doctor.Host{Name: "a", Self: true}, up, plan.FindingWarn, "no agent runs on this Mac"},
+		"not heard of":     {doctor.Host{Host: seen(bootstrap.SourceRoster)}, up, plan.FindingFail, "has not heard of it"},
+		"no controller":    {doctor.Host{Host: seen(bootstrap.SourceRoster)}, doctor.Cluster{}, plan.FindingSkip, "does not answer"},
+		"Remote Login off": {doctor.Host{Host: seen(bootstrap.SourceBonjour)}, up, plan.FindingWarn, "Remote Login is off"},
+		"never admitted":   {doctor.Host{Host: open}, up, plan.FindingWarn, "never been admitted"},
+		"named":            {doctor.Host{Host: seen(bootstrap.SourceConfig)}, up, plan.FindingFail, "the configuration names it"},
+		"this Mac":         {doctor.Host{Host: self}, up, plan.FindingWarn, "no agent runs on this Mac"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -13,13 +13,12 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 const (
@@ -29,7 +28,7 @@ const (
 	readTimeout  = 5 * time.Second
 	writeTimeout = 5 * time.Second
 	endTimeout   = 2 * time.Second
-	mostName     = 64 // characters
+	mostName     = 64 // bytes
 	mostID       = 64 // bytes
 )
 
@@ -217,7 +216,7 @@ func (s *Server) admit(q *request) (string, error) {
 	if err := s.o.Authority.UseToken(q.ID, q.Node, q.Key, now); err != nil {
 		return "", err
 	}
-	n := roster.Node{ID: q.Node, Name: cleanName(q.Name), Key: q.Key, By: "token", AddedAt: now.UTC()}
+	n := roster.Node{ID: q.Node, Name: untrusted.Line(q.Name, mostName), Key: q.Key, By: "token", AddedAt: now.UTC()}
 	if i >= 0 && nodes[i].Key == q.Key {
 		n = nodes[i] // what is known of how to reach it stays
 	}
@@ -226,18 +225,4 @@ func (s *Server) admit(q *request) (string, error) {
 	}
 	s.o.Log.Info("a node was admitted by token", "node", q.Node, "name", n.Name, "key", q.Key, "token", q.ID)
 	return token, nil
-}
-
-// cleanName leaves of a name what may stand in a terminal.
-func cleanName(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return -1
-		}
-		return r
-	}, s)
-	if r := []rune(s); len(r) > mostName {
-		s = string(r[:mostName])
-	}
-	return strings.TrimSpace(s)
 }

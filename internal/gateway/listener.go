@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +24,7 @@ type limited struct {
 	most   int
 
 	mu     sync.Mutex
+	paused chan struct{}  // guarded by mu; closed when it goes on, nil while it does
 	open   map[string]int // guarded by mu; connections of other machines, by address
 	remote int            // guarded by mu; all of them
 	said   time.Time      // guarded by mu; when a refusal was logged
@@ -53,7 +56,7 @@ func (l *limited) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	for {
-		c, err := l.Listener.Accept()
+		c, err := l.acceptUnlessPaused()
 		if err != nil {
 			<-l.slots
 			return nil, err // as it is: the server asks its type whether to go on
@@ -122,6 +125,50 @@ func remoteOf(c net.Conn) string {
 		return p.String()
 	}
 	return ip.String()
+}
+
+func (l *limited) acceptUnlessPaused() (net.Conn, error) {
+	for {
+		if paused := l.pausing(); paused != nil {
+			select {
+			case <-paused:
+			case <-l.closed:
+				return nil, net.ErrClosed
+			}
+		}
+		c, err := l.Listener.Accept()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return c, err
+		}
+	}
+}
+
+func (l *limited) pausing() chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.paused
+}
+
+// pause leaves connections in the system's queue until resume. A listener that knows no deadline takes one more.
+func (l *limited) pause() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = make(chan struct{})
+	l.setDeadline(time.Unix(1, 0))
+}
+
+func (l *limited) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setDeadline(time.Time{})
+	close(l.paused)
+	l.paused = nil
+}
+
+func (l *limited) setDeadline(t time.Time) {
+	if d, ok := l.Listener.(interface{ SetDeadline(t time.Time) error }); ok {
+		_ = d.SetDeadline(t) // it may be closed
+	}
 }
 
 // Close ends Accept too where it waits for room.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -19,12 +18,9 @@ const (
 	lastWords = time.Second
 	// lastBytes is what the server gets to hand written answers to the system.
 	lastBytes = 250 * time.Millisecond
-	// lastRound is what clients that keep their connections get to learn, with an answer, that theirs is closed after it. One
-	// that was idle throughout is closed, as any idle one may be.
-	lastRound = time.Second
 )
 
-// Serve answers requests that come in on l until ctx ends or Options.Finish is closed, and closes l. When ctx ends, requests under way have Times.Grace to
+// Serve answers requests that come in on l until ctx ends or Options.Finish says so, and closes l. When ctx ends, requests under way have Times.Grace to
 // finish; those that do not get a typed error, as an event where their stream has begun. Serve returns nil after either,
 // when nothing of it is left, and an error if l fails before.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
@@ -47,7 +43,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	select {
 	case <-ctx.Done():
 	case <-g.o.Finish:
-		finish(ctx, srv, requests)
+		g.finish(ctx, srv, limited, requests)
 	case err = <-failed:
 		err = fmt.Errorf("serve http on %s: %w", l.Addr(), err)
 	}
@@ -67,18 +63,6 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// finish serves what is open to its end, or until ctx ends.
-func finish(ctx context.Context, srv *http.Server, requests *gate) {
-	requests.last.Store(true)
-	round := time.NewTimer(lastRound)
-	defer round.Stop()
-	select {
-	case <-round.C:
-		_ = srv.Shutdown(ctx) // ends early with ctx, whose end the caller handles
-	case <-ctx.Done():
-	}
-}
-
 func errClosing() error {
 	return cluster.Errorf(cluster.CodeUnreachable, "the gateway is shutting down").WithHint("try again in a moment")
 }
@@ -95,53 +79,16 @@ func wait(done <-chan struct{}, most time.Duration) {
 // gated lets requests in until the gate is closed.
 func (g *Gateway) gated(requests *gate) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !requests.enter() {
+		era, ok := requests.enter()
+		if !ok {
 			w.Header().Set("Connection", "close")
 			g.visit(w, r).fail(errClosing())
 			return
 		}
-		defer requests.exit()
+		defer requests.exit(era)
 		if requests.last.Load() {
 			w.Header().Set("Connection", "close")
 		}
 		g.serve(w, r)
 	})
-}
-
-// gate counts requests.
-type gate struct {
-	idle chan struct{} // closed when the gate is and the last one left
-	last atomic.Bool   // no connection is used for another request
-
-	mu     sync.Mutex
-	inside int  // guarded by mu
-	closed bool // guarded by mu
-}
-
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	g.inside++
-	return true
-}
-
-func (g *gate) exit() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.inside--
-	if g.closed && g.inside == 0 {
-		close(g.idle)
-	}
-}
-
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = true
-	if g.inside == 0 {
-		close(g.idle)
-	}
 }

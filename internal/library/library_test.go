@@ -117,7 +117,7 @@ func TestTinyIsUnpackedByManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	left, err := filepath.Glob(filepath.Join(cache, "models", "*", ".unpack-*"))
+	left, err := filepath.Glob(filepath.Join(cache, "models", "*", ".*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

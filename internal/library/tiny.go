@@ -5,24 +5,17 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 //go:embed tiny
 var embedded embed.FS
-
-// tempPrefix marks files that are being written. One that is older than tempKept was left by a process that died.
-const (
-	tempPrefix = ".unpack-"
-	tempKept   = time.Hour
-)
 
 // unpacked is the embedded model on disk. The folder is named after the content, so that binaries of several versions
 // share a cache. Each file appears whole or not at all, and several processes may unpack at once: they write the same.
@@ -81,7 +74,7 @@ func (u *unpacked) look() (string, error) {
 	}
 	var b strings.Builder
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) {
+		if _, isPart := durable.PartOf(e.Name()); isPart {
 			continue
 		}
 		info, err := e.Info()
@@ -107,8 +100,8 @@ func (u *unpacked) mend() error {
 		if u.files[e.Name()] != nil && e.Type().IsRegular() {
 			continue
 		}
-		if info, err := e.Info(); strings.HasPrefix(e.Name(), tempPrefix) && (err != nil || time.Since(info.ModTime()) < tempKept) {
-			continue // another process is writing it
+		if of, isPart := durable.PartOf(e.Name()); isPart && u.files[of] != nil {
+			continue // another process may be writing it
 		}
 		if err := os.RemoveAll(filepath.Join(u.dir, e.Name())); err != nil {
 			return err
@@ -119,30 +112,9 @@ func (u *unpacked) mend() error {
 		if got, err := os.ReadFile(path); err == nil && bytes.Equal(got, want) {
 			continue
 		}
-		if err := writeWhole(path, want); err != nil {
+		if err := durable.Write(path, want, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// writeWhole makes a file appear with all its content, also after a power cut.
-func writeWhole(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			if removeErr := os.Remove(f.Name()); !errors.Is(removeErr, fs.ErrNotExist) {
-				err = errors.Join(err, removeErr)
-			}
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -2,7 +2,6 @@ package printer
 
 import (
 	"io"
-	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -11,7 +10,7 @@ import (
 // JSON it is one object on one line.
 func Error(w io.Writer, format Format, command string, err error) error {
 	e := cluster.AsError(err)
-	message := oneLine(err.Error())
+	message := OneLine(err.Error())
 	if format == JSON || format == YAML {
 		body := *e
 		body.Message = message
@@ -25,11 +24,7 @@ func Error(w io.Writer, format Format, command string, err error) error {
 	}
 	out += message + "\n"
 	if e.Hint != "" {
-		out += "hint: " + oneLine(e.Hint) + "\n"
+		out += "hint: " + OneLine(e.Hint) + "\n"
 	}
 	return write(w, out)
-}
-
-func oneLine(s string) string {
-	return Clean(strings.Join(strings.Fields(s), " "))
 }

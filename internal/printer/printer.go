@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mlxctl/mlxctl/internal/iostreams"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Format is a way to show a result.
@@ -201,14 +202,10 @@ func plain(node *yaml.Node) {
 }
 
 // Clean takes control characters out of text that came from elsewhere, so that it cannot drive the terminal.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) {
-			return '?'
-		}
-		return r
-	}, s)
-}
+func Clean(s string) string { return untrusted.Marked(s) }
+
+// OneLine is Clean for text that may have several lines, or spaces to spare.
+func OneLine(s string) string { return Clean(strings.Join(strings.Fields(s), " ")) }
 
 func write(w io.Writer, s string) error {
 	_, err := io.WriteString(w, s)

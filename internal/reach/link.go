@@ -16,6 +16,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // mostRemembered bounds the file of the last address, in bytes.
@@ -111,23 +112,7 @@ func replace(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
 	}
-	return replaceBytes(path, append(data, '\n'))
-}
-
-func replaceBytes(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error says more
-		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
-	}
-	return nil
+	return durable.Write(path, append(data, '\n'), 0o600)
 }
 
 // recall reads the address that was right last.
@@ -157,9 +142,9 @@ func (d *Dialer) remember(addr string) {
 	if !isNew || d.o.Remember == "" {
 		return
 	}
-	err := os.MkdirAll(filepath.Dir(d.o.Remember), 0o700)
+	err := durable.MkdirAll(filepath.Dir(d.o.Remember), 0o700)
 	if err == nil {
-		err = replaceBytes(d.o.Remember, []byte(addr+"\n"))
+		err = durable.Write(d.o.Remember, []byte(addr+"\n"), 0o600)
 	}
 	if err != nil {
 		d.log.Warn("cannot note the controller's address", "err", err)

@@ -2,6 +2,7 @@ package roster
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,10 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 const (
@@ -194,14 +195,15 @@ func (r *Roster) Remove(id cluster.NodeID) error {
 // change replaces the list while nobody else does.
 func (r *Roster) change(edit func([]Node) ([]Node, error)) error {
 	dir := filepath.Dir(r.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder of the list of nodes: %w", err)
 	}
-	release, err := lock(dir)
+	// Nothing ends the waiting: who holds the lock is done as soon as its list is on the disk.
+	lock, err := durable.Lock(context.Background(), dir)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer lock.Release()
 	nodes, err := r.List()
 	if err != nil {
 		return err
@@ -214,48 +216,8 @@ func (r *Roster) change(edit func([]Node) ([]Node, error)) error {
 	if err != nil {
 		return fmt.Errorf("encode the list of nodes: %w", err)
 	}
-	if err := replace(r.path, append(data, '\n')); err != nil {
+	if err := durable.Write(r.path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write the list of nodes: %w", err)
 	}
 	return nil
-}
-
-// lock waits for the lock of a folder, which ends with the process at the latest.
-func lock(dir string) (release func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open folder: %w", err)
-	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close() // nothing was written
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { _ = f.Close() }, nil // closing unlocks; nothing was written
-}
-
-// replace changes a file as a whole: a reader, or a process that is killed, leaves the old one or the new one.
-func replace(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return err //nolint:wrapcheck // the caller says what for
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path)) // the new name has to outlive a loss of power, too
-	if err != nil {
-		return err //nolint:wrapcheck // the caller says what for
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -6,6 +6,8 @@
 // keeper.json (what it runs), op.lock (held by a command that starts or stops). Logs are in <home>/log.
 // keeper.sock is where a command that replaces the keeper asks it for its socket.
 //
+// What runs is a copy of the binary where Options.Versions names a folder for it; the copy of the version before is kept.
+//
 // Where a child listens, the keeper holds the socket and hands it to each new start of the child, and to the keeper that
 // follows when the version or the settings change: connections wait meanwhile, and what is open is finished first.
 //

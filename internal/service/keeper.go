@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // ErrRunning says that another keeper holds the home.
@@ -20,8 +22,8 @@ const (
 	mostBackoff  = 10 * time.Second
 	healthyAfter = 30 * time.Second
 	// waitFor is the longest pause between two starts of a child during which its connections wait. One that keeps dying is
-	// not worth waiting for.
-	waitFor = time.Second
+	// not worth waiting for, but for the time that a command takes to put the version before back.
+	waitFor = 2 * time.Second
 )
 
 // Spawn starts a keeper in a session of its own, its output in the keeper's log. It does not wait for it: the channel
@@ -57,7 +59,7 @@ func (o Options) spawn(held *socket) (<-chan error, error) {
 // keeper runs the children of one home.
 type keeper struct {
 	o    Options
-	lock *lock
+	lock *durable.FileLock
 	hand hand
 
 	mu     sync.Mutex
@@ -68,6 +70,7 @@ type keeper struct {
 // Keep runs the children until ctx ends, the home is no longer desired, or the home is gone; then it ends them. It
 // returns ErrRunning where another keeper holds the home.
 func Keep(ctx context.Context, o Options) error {
+	o.Version = o.versionOfCopy()
 	if err := o.makeDirs(); err != nil {
 		return err
 	}
@@ -77,14 +80,14 @@ func Keep(ctx context.Context, o Options) error {
 	// A status that looks at the lock holds it for an instant, so one refusal says nothing.
 	lockCtx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	l, err := lockWithin(lockCtx, o.run("keeper.lock"))
+	l, err := durable.Lock(lockCtx, o.run("keeper.lock"))
 	if err != nil {
 		if lockCtx.Err() != nil {
 			return ErrRunning
 		}
 		return err
 	}
-	defer l.release()
+	defer l.Release()
 	k := &keeper{o: o, lock: l, hand: hand{finish: make(chan struct{})}, socket: inherited(o.Inherit, o.Listen)}
 	defer k.dropSocket()
 	if err := k.takeOver(ctx); err != nil {
@@ -108,7 +111,7 @@ func (k *keeper) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.rec = record{Process: self(), Version: k.o.Version, Settings: k.o.Settings, Since: time.Now().UTC()}
+	k.rec = record{Process: self(), Version: k.o.Version, Settings: k.o.Settings, Exe: k.o.Exe, Since: time.Now().UTC()}
 	for _, c := range k.o.Children {
 		k.rec.Children = append(k.rec.Children, Proc{Name: c.Name, Since: k.rec.Since})
 	}
@@ -136,7 +139,7 @@ func (k *keeper) takeOver(ctx context.Context) error {
 // isWanted says that the services should run and that this home is still the one that was locked.
 func (k *keeper) isWanted() bool {
 	_, err := os.Stat(k.o.run("desired"))
-	return err == nil && k.lock.isStill(k.o.run("keeper.lock"))
+	return err == nil && k.lock.Holds()
 }
 
 func (k *keeper) runChildren(ctx context.Context) {
@@ -257,16 +260,19 @@ func (k *keeper) runOnce(ctx context.Context, i int, finish <-chan struct{}) err
 	return err
 }
 
-// finish lets a child finish what is open with it, for as long as the hand allows.
+// finish lets a child finish what is open with it, for as long as the hand allows. In the second half of that time it begins
+// nothing new.
 func (k *keeper) finish(ctx context.Context, lifeline *os.File, p *os.Process, ended <-chan error) error {
-	_, _ = lifeline.Write([]byte{1}) // it may have ended by itself
-	limit := time.NewTimer(k.hand.most)
-	defer limit.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	case <-limit.C:
+	for _, most := range []time.Duration{k.hand.most / 2, k.hand.most - k.hand.most/2} {
+		_, _ = lifeline.Write([]byte{1}) // it may have ended by itself
+		limit, cancel := context.WithTimeout(ctx, most)
+		select {
+		case err := <-ended:
+			cancel()
+			return err
+		case <-limit.Done():
+			cancel()
+		}
 	}
 	return k.end(p, ended)
 }

@@ -15,8 +15,9 @@ const LifelineFlag = "lifeline"
 const lifelineFD = 3
 
 // Watch follows the lifeline of a child: it returns a context that ends when the keeper is gone. If the services
-// should still run, a new keeper is started at that moment; the child's part is to end soon. finish is closed when the child
-// is to finish what is open and end by itself. A descriptor of zero means that no keeper runs this process, and returns ctx
+// should still run, a new keeper is started at that moment; the child's part is to end soon. finish gets a value
+// when the child is to end by itself as soon as it can without breaking anything off, and is closed when it is to begin nothing
+// new for that. A descriptor of zero means that no keeper runs this process, and returns ctx
 // itself.
 func Watch(ctx context.Context, o Options, fd int) (_ context.Context, finish <-chan struct{}, err error) {
 	if fd == 0 {
@@ -30,13 +31,19 @@ func Watch(ctx context.Context, o Options, fd int) (_ context.Context, finish <-
 	if _, err := f.Stat(); err != nil {
 		return nil, nil, fmt.Errorf("no lifeline on descriptor %d: %w", fd, err)
 	}
-	asked := make(chan struct{})
+	asked := make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { // lives as long as the process, as the lifeline does
 		defer cancel()
-		if n, _ := f.Read(make([]byte, 1)); n > 0 { // the one byte that is ever written
-			close(asked)
-			_, _ = f.Read(make([]byte, 1))
+		for said := 0; ; said++ { // two bytes are ever written
+			if n, _ := f.Read(make([]byte, 1)); n == 0 {
+				break
+			}
+			if said == 0 {
+				asked <- struct{}{}
+			} else {
+				close(asked)
+			}
 		}
 		if _, err := os.Stat(o.run("desired")); err != nil {
 			return

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,4 +86,13 @@ func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.f.Close()
+}
+
+// LastLine is the end of the log of one service; empty where nothing was written since then.
+func LastLine(home, name string, since time.Time) string {
+	info, err := os.Stat(LogPath(home, name))
+	if err != nil || info.ModTime().Before(since) {
+		return ""
+	}
+	return tail(LogPath(home, name))
 }

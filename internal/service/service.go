@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // Child is one process that the keeper runs.
@@ -27,6 +28,9 @@ type Options struct {
 	Home string
 	// Exe is the binary that is keeper and children alike; Arg0 is what it is called, so that a process list reads well.
 	Exe, Arg0 string
+	// Versions is the folder in which Start makes a copy of Exe, which is then what runs: a binary that is replaced changes
+	// nothing that runs, and the version before can be started again. Empty means that Exe itself runs.
+	Versions string
 	// KeepArgs make Exe a keeper.
 	KeepArgs []string
 	// Env is added to what keeper and children inherit: they run in Home, where a relative path means another place.
@@ -62,6 +66,7 @@ type Status struct {
 	Running  bool   `json:"running"` // a keeper lives
 	Version  string `json:"version,omitempty"`
 	Settings string `json:"-"`
+	Exe      string `json:"-"` // what keeper and children run
 	Keeper   Proc   `json:"keeper"`
 	Children []Proc `json:"children,omitempty"`
 }
@@ -71,6 +76,7 @@ type record struct {
 	Process  process   `json:"process"`
 	Version  string    `json:"version"`
 	Settings string    `json:"settings"`
+	Exe      string    `json:"exe"`
 	Since    time.Time `json:"since"`
 	Children []Proc    `json:"children"`
 	// Former is the keeper before this one, until its session is known to be gone.
@@ -109,15 +115,16 @@ func Acquire(ctx context.Context, o Options) (release func(), err error) {
 	if err := o.makeDirs(); err != nil {
 		return nil, err
 	}
-	l, err := lockWithin(ctx, o.run("op.lock"))
+	l, err := durable.Lock(ctx, o.run("op.lock"))
 	if err != nil {
 		return nil, err
 	}
-	return l.release, nil
+	return l.Release, nil
 }
 
 // Start makes sure that a keeper of this version with these settings runs. The caller holds Acquire's lock. changed is
-// false when everything was as it should be.
+// false when everything was as it should be. Where the copy of the binary cannot be made, what runs goes on. With Exe, Version
+// and Settings of a Status it goes back to what ran then.
 func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := o.makeDirs(); err != nil {
 		return false, err
@@ -128,6 +135,9 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	}
 	if s.Running && s.Version == o.Version && s.Settings == o.Settings {
 		return false, writeDesired(o)
+	}
+	if o, err = o.withCopy(); err != nil {
+		return false, err
 	}
 	var held *socket
 	if s.Running || s.Keeper.PID != 0 {
@@ -144,11 +154,17 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := writeDesired(o); err != nil {
 		return false, err
 	}
-	return true, o.launch(ctx, held)
+	if err := o.launch(ctx, held); err != nil {
+		return true, err
+	}
+	if err := o.prune(o.Exe, s.Exe); err != nil {
+		o.Log.Warn("cannot remove copies of old versions", "err", err)
+	}
+	return true, nil
 }
 
 func writeDesired(o Options) error {
-	return writeAtomic(o.run("desired"), []byte("up\n"))
+	return durable.Write(o.run("desired"), []byte("up\n"), 0o600)
 }
 
 // launch starts a keeper and waits until one holds the home's lock.
@@ -264,7 +280,7 @@ func Read(o Options) (Status, error) {
 	if err != nil || rec == nil {
 		return s, err
 	}
-	s.Version, s.Settings = rec.Version, rec.Settings
+	s.Version, s.Settings, s.Exe = rec.Version, rec.Settings, rec.Exe
 	s.Keeper = Proc{Name: "keeper", PID: rec.Process.PID, Since: rec.Since}
 	s.Children = rec.Children
 	s.Running = rec.Process.alive()
@@ -292,5 +308,5 @@ func (o Options) writeRecord(rec *record) error {
 	if err != nil {
 		return fmt.Errorf("encode keeper's record: %w", err)
 	}
-	return writeAtomic(o.run("keeper.json"), append(data, '\n'))
+	return durable.Write(o.run("keeper.json"), append(data, '\n'), 0o600)
 }

@@ -73,7 +73,7 @@ func initialise(dir, name string, now time.Time, step func(file string) error) (
 				if err := step(f.name); err != nil {
 					return err
 				}
-				if err := write(staging, f.name, f.data); err != nil {
+				if err := replace(staging, f.name, f.data); err != nil {
 					return err
 				}
 			}

@@ -1,13 +1,15 @@
 package trust
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // Files of an identity, all in one folder. What is not named as replaceable never changes after Init.
@@ -36,30 +38,21 @@ const (
 // stagingInfix is between an identity's folder name and a random part while it is being made beside its place.
 const stagingInfix = ".new-"
 
-// lock waits for the lock of a folder, which ends with the process at the latest.
+// lock waits for the lock of a folder, which ends with the process at the latest. Nothing ends the waiting: who holds it is
+// done as soon as a few files are on the disk.
 func lock(dir string) (release func(), err error) {
-	f, err := os.Open(dir)
+	l, err := durable.Lock(context.Background(), dir)
 	if err != nil {
-		return nil, fmt.Errorf("open folder: %w", err)
+		return nil, err
 	}
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close() // nothing was written
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { _ = f.Close() }, nil // closing unlocks; nothing was written
+	return l.Release, nil
 }
 
 // place makes the folder dir with what fill writes, whole or not at all: it is filled beside its place and renamed.
 // What killed processes left beside it is removed. It does nothing where dir is there and has something in it.
 func place(dir string, fill func(staging string) error) error {
 	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, modeDir); err != nil {
+	if err := durable.MkdirAll(parent, modeDir); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	release, err := lock(parent)
@@ -81,13 +74,10 @@ func place(dir string, fill func(staging string) error) error {
 		_ = os.RemoveAll(staging) // the first error says more
 		return err
 	}
-	if err := syncDir(staging); err != nil {
-		return err
-	}
-	if err := os.Rename(staging, dir); err != nil {
+	if err := durable.Rename(staging, dir); err != nil {
 		return fmt.Errorf("put identity in place: %w", err)
 	}
-	return syncDir(parent)
+	return nil
 }
 
 // sweep removes what killed processes left while they made dir. The parent is locked.
@@ -119,57 +109,7 @@ func hasEntries(dir string) (bool, error) {
 	return len(entries) > 0, nil
 }
 
-// write makes a file that is on the disk when it returns. It is for folders that nobody reads yet.
-func write(dir, name string, data []byte) error {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, modeFile)
-	if err != nil {
-		return fmt.Errorf("make file: %w", err)
-	}
-	return fillFile(f, data)
-}
-
-// replace changes a file as a whole: a reader, or a process that is killed, leaves the old one or the new one.
+// replace changes a file as a whole, on the disk too: a reader, or a process that is killed, leaves the old one or the new one.
 func replace(dir, name string, data []byte) error {
-	f, err := os.CreateTemp(dir, name+".*") // 0600
-	if err != nil {
-		return fmt.Errorf("make file: %w", err)
-	}
-	if err := fillFile(f, data); err != nil {
-		_ = os.Remove(f.Name()) // the first error says more
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		_ = os.Remove(f.Name()) // the first error says more
-		return fmt.Errorf("replace file: %w", err)
-	}
-	return syncDir(dir)
-}
-
-func fillFile(f *os.File, data []byte) error {
-	_, err := f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write file: %w", err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("open folder: %w", err)
-	}
-	err = d.Sync()
-	if closeErr := d.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("sync folder: %w", err)
-	}
-	return nil
+	return durable.Write(filepath.Join(dir, name), data, modeFile)
 }

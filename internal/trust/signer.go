@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
+
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // The key that signs users is replaced in three steps, each of which lasts, so that whoever is killed in between goes on
@@ -93,14 +95,14 @@ func (a *Authority) UseSigner() error {
 		return err
 	}
 	defer release()
-	err = os.Rename(filepath.Join(a.dir, fileAccountNext), filepath.Join(a.dir, fileAccountSigner))
+	err = durable.Rename(filepath.Join(a.dir, fileAccountNext), filepath.Join(a.dir, fileAccountSigner))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was taken into use before
 	}
 	if err != nil {
 		return fmt.Errorf("put signing key in place: %w", err)
 	}
-	return syncDir(a.dir)
+	return nil
 }
 
 // RetireSigners has the account believe the signing key in use alone: what older ones signed is worth nothing, and

@@ -32,6 +32,7 @@ type target struct {
 	record   unitRecord
 	text     []byte // of the unit
 	current  string // where the link is to point
+	ended    int    // how often the agent had ended by itself before its link is waited for
 }
 
 // install makes the node run the order's version with its settings, or leaves it as it was.
@@ -209,6 +210,7 @@ func (s *session) reasons(ctx context.Context, t *target) ([]string, error) {
 		return why, nil
 	}
 	status, err := t.driver.Status(ctx)
+	t.ended = status.Ended
 	if err == nil && !status.Running {
 		why = append(why, "not running")
 	}
@@ -230,13 +232,13 @@ func (s *session) change(ctx context.Context, t *target, why []string) error {
 		return s.failed(plan.StepUnit, err)
 	}
 	s.at("journal")
-	logged := s.logSize()
+	s.logged = s.logSize()
 	link, err := s.put(ctx, t)
 	if err == nil {
 		if err = s.decided(ctx, t, link); err == nil {
 			return nil
 		}
-		s.done.Log = s.logTail(logged)
+		s.done.Log = s.logTail(s.logged)
 	}
 	if undoErr := s.undo(ctx, j); undoErr != nil {
 		s.talk.say(plan.FromHost{Type: plan.TypeStep, Step: plan.StepUnit, State: plan.StateFailed, Error: explain(undoErr, s.order.Home)})
@@ -275,9 +277,9 @@ func (s *session) put(ctx context.Context, t *target) (*plan.Link, error) {
 	if err := s.stage(ctx, t); err != nil {
 		return nil, s.failed(plan.StepUnit, err)
 	}
-	logged := s.logSize()
+	s.logged = s.logSize()
 	if err := s.start(ctx, t); err != nil {
-		s.done.Log = s.logTail(logged)
+		s.done.Log = s.logTail(s.logged)
 		return nil, s.failed(plan.StepUnit, err)
 	}
 	s.settled(plan.StepUnit, true, string(t.record.Kind))
@@ -297,7 +299,7 @@ func (s *session) put(ctx context.Context, t *target) (*plan.Link, error) {
 		}
 	}
 	if err != nil {
-		s.done.Log = s.logTail(logged)
+		s.done.Log = s.logTail(s.logged)
 		return nil, s.failed(plan.StepLink, err)
 	}
 	s.settled(plan.StepLink, true, describe(link))
@@ -375,6 +377,7 @@ func (s *session) start(ctx context.Context, t *target) error {
 	if err := t.driver.Start(ctx); err != nil {
 		return err
 	}
+	t.ended = 0
 	s.at("started")
 	return nil
 }

@@ -88,8 +88,8 @@ func TestGoesBack(t *testing.T) {
 		says    string
 		logs    string
 	}{
-		{name: "a version that ends", version: "crash", code: cluster.CodeTimeout, says: "did not come up", logs: "boom:"},
-		{name: "a script", version: "script", code: cluster.CodeTimeout, says: "did not come up", logs: "no such library"},
+		{name: "a version that ends", version: "crash", code: cluster.CodeInternal, says: "times, and wrote last: boom: ", logs: "boom:"},
+		{name: "a script", version: "script", code: cluster.CodeInternal, says: "times, and wrote last: cannot: ", logs: "no such library"},
 		{name: "no controller", version: "mute", code: cluster.CodeUnreachable, says: "cannot reach the bus"},
 		{name: "not believed", version: "refused", code: cluster.CodeUnauthorized, says: "who are you?"},
 		{name: "called off", version: "v2", linked: "no answer came", code: cluster.CodeCancelled, says: "no answer came", logs: "here is v2"},
@@ -117,8 +117,18 @@ func TestGoesBack(t *testing.T) {
 					next = n.binary(c.version)
 				}
 				order := n.order(next)
-				order.Gate, order.Settings.LogLevel = 2*time.Second, "debug"
-				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) { o.decide = time.Second })
+				order.Settings.LogLevel = "debug"
+				switch {
+				case c.code == cluster.CodeInternal:
+					order.Gate = 10 * time.Minute // longer than the test may take: nothing waits for it
+				case c.linked == "": // it never gets as far as to be agreed to
+					order.Gate = 5 * time.Second
+				}
+				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) {
+					if c.linked == "silent" {
+						o.decide = 3 * time.Second
+					}
+				})
 				e := out.done.Error
 				if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.says) || out.done.Changed {
 					t.Errorf("done: %+v, %+v", out.done, e)

@@ -13,6 +13,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // journal is what a home was before an installation that is not over, and what that may have begun.
@@ -247,11 +248,14 @@ func Recover(home string) (undone bool, err error) {
 	if _, err := os.Stat(journalPath(home)); err != nil {
 		return false, nil
 	}
-	f, err := tryLock(filepath.Join(home, "lock"))
-	if f == nil {
-		return false, err // its installation goes on
+	lock, err := durable.TryLock(filepath.Join(home, "lock"))
+	if errors.Is(err, durable.ErrHeld) {
+		return false, nil // its installation goes on
 	}
-	defer f.Close() //nolint:errcheck // this lets go of it
+	if err != nil {
+		return false, err
+	}
+	defer lock.Release()
 	j, err := readJournal(home)
 	if j == nil {
 		return false, err

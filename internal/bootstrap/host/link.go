@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
@@ -20,8 +21,10 @@ const (
 	// calledWait is how long an agent that listens is given to be dialled before the operator's side, which may have to
 	// tell the controller first, is told where it listens.
 	calledWait = 2 * time.Second
-	tailLines  = 20
-	tailBytes  = 16 << 10
+	// mostEnds is how often an agent that is to come up may end by itself: once may be a mishap, and a loop is none.
+	mostEnds  = 3
+	tailLines = 20
+	tailBytes = 16 << 10
 )
 
 // errDenied is an agent that may not dial and does not listen.
@@ -37,11 +40,12 @@ func (s *session) link(ctx context.Context, t *target) (*plan.Link, error) {
 	tick := time.NewTicker(linkPoll)
 	defer tick.Stop()
 	for {
-		l := s.readLink()
-		ours, err := s.isOurs(ctx, t, l)
+		status, err := t.driver.Status(ctx)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("look at the agent: %w", err)
 		}
+		l := s.readLink()
+		ours := s.isOurs(t, l, status)
 		switch {
 		case !ours:
 		case l.State == plan.LinkConnected:
@@ -51,6 +55,9 @@ func (s *session) link(ctx context.Context, t *target) (*plan.Link, error) {
 			return l, nil
 		case t.settings.ReverseAddr == "" && l.State == plan.LinkDenied:
 			return nil, errDenied
+		}
+		if ended := status.Ended - t.ended; ended >= mostEnds {
+			return nil, s.keepsEnding(ended)
 		}
 		if time.Since(began) > gate {
 			return nil, notLinked(l, ours, gate)
@@ -80,12 +87,20 @@ func (s *session) readLink() *plan.Link {
 var notVersion = regexp.MustCompile(`[^0-9A-Za-z.+-]`)
 
 // isOurs says that it is the agent of this version, run by this unit, that speaks: a file may be left by another.
-func (s *session) isOurs(ctx context.Context, t *target, l *plan.Link) (bool, error) {
+func (s *session) isOurs(t *target, l *plan.Link, status unit.Status) bool {
 	if l == nil || l.Node != t.identity.Node || notVersion.ReplaceAllString(l.Version, "_") != s.order.Version[:len(s.order.Version)-idDigits-1] {
-		return false, nil
+		return false
 	}
-	status, err := t.driver.Status(ctx)
-	return status.Running && status.PID == l.PID, err
+	return status.Running && status.PID == l.PID
+}
+
+// keepsEnding is the error of an agent that does not stay up, with the last that it wrote.
+func (s *session) keepsEnding(times int) error {
+	last := "wrote nothing to its log"
+	if lines := s.logTail(s.logged); len(lines) > 0 {
+		last = "wrote last: " + lines[len(lines)-1]
+	}
+	return cluster.Errorf(cluster.CodeInternal, "the agent ended by itself %d times, and %s", times, last).WithHint("its log says more: %s", s.Unit.Log())
 }
 
 func notLinked(l *plan.Link, ours bool, gate time.Duration) error {

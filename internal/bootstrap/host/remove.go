@@ -12,6 +12,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
+	"github.com/mlxctl/mlxctl/internal/durable"
 )
 
 // stop ends the agent and keeps everything.
@@ -146,10 +147,8 @@ func (s *session) purge() (left []string, err error) {
 
 // isTemporary says that a name is of a file that was being written when its writer was killed.
 func isTemporary(name string) bool {
-	return slices.ContainsFunc(ownFiles(), func(own string) bool {
-		digits, ok := strings.CutPrefix(name, "."+own+".")
-		return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
-	})
+	of, ok := durable.PartOf(name)
+	return ok && slices.Contains(ownFiles(), of)
 }
 
 // purged tells of what a purge left.

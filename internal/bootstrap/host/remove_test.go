@@ -127,7 +127,10 @@ func TestPurgeRemovesWhatKilledInstallationsLeft(t *testing.T) {
 	v := n.binary("v1")
 	n.installed(v)
 	leave := func() {
-		for _, name := range []string{".node.json.123", ".ca.pem.4", ".unit.json.56", ".install.json.7", "versions/.put.12.mlxctl", "agent/.node.creds.8", "cache/.x.9", "run/.link.json.1"} {
+		for _, name := range []string{
+			".node.json.part-123", ".ca.pem.part-4", ".unit.json.part-56", ".install.json.part-7", "versions/.put.12.mlxctl",
+			"agent/.node.creds.part-8", "cache/.x.part-9", "run/.link.json.part-1",
+		} {
 			n.write(name, "x")
 		}
 		if err := os.Symlink("versions/v0", filepath.Join(n.home, ".current.new")); err != nil {
@@ -135,7 +138,7 @@ func TestPurgeRemovesWhatKilledInstallationsLeft(t *testing.T) {
 		}
 	}
 	leave()
-	for _, name := range []string{"thesis.txt", ".node.json.mine"} {
+	for _, name := range []string{"thesis.txt", ".node.json.part-mine"} {
 		n.write(name, "x")
 	}
 	out := n.run(operator{}, plan.Order{Action: plan.Uninstall, Home: n.home, Version: v, Purge: true}, nil)
@@ -148,7 +151,7 @@ func TestPurgeRemovesWhatKilledInstallationsLeft(t *testing.T) {
 			said = m.Detail
 		}
 	}
-	if want := "purged; left in " + n.home + ": .node.json.mine, thesis.txt"; said != want {
+	if want := "purged; left in " + n.home + ": .node.json.part-mine, thesis.txt"; said != want {
 		t.Errorf("said %q, want %q", said, want)
 	}
 	entries, err := os.ReadDir(n.home)

@@ -17,6 +17,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/unit"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // Identity is who a node is.
@@ -125,6 +126,8 @@ type session struct {
 	order plan.Order
 	talk  talk
 	done  plan.FromHost // the last word
+	// logged is how much the agent's log held before the agent was started.
+	logged int64
 	// unlock lets go of the home; nil while it is not held.
 	unlock func()
 	// forced says that a journal is not to be gone back by: all that may be of ours is to go. stray are units it names.
@@ -168,7 +171,7 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 // check refuses what cannot be right before anything is touched.
 func (s *session) check() error {
 	home := s.order.Home
-	if !filepath.IsAbs(home) || filepath.Clean(home) != home || home == "/" || strings.ContainsFunc(home, isControl) {
+	if !filepath.IsAbs(home) || filepath.Clean(home) != home || home == "/" || strings.ContainsFunc(home, untrusted.IsControl) {
 		return cluster.Invalid("home", "must be a clean absolute path")
 	}
 	if user, err := os.UserHomeDir(); err == nil && filepath.Clean(user) == home {

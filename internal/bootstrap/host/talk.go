@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
 // talk is the conversation with the operator's side. say and step are safe for concurrent use.
@@ -74,19 +74,8 @@ func (t *talk) expect(ctx context.Context, kind string, most time.Duration) (pla
 	}
 }
 
-func isControl(r rune) bool { return r < ' ' || (r >= 0x7f && r < 0xa0) }
+// mostText bounds what is told of a text that somebody else wrote, in bytes.
+const mostText = 1000
 
 // oneLine makes a text harmless to a terminal.
-func oneLine(text string) string {
-	const most = 1000
-	text = strings.Map(func(r rune) rune {
-		if isControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	if runes := []rune(text); len(runes) > most {
-		text = string(runes[:most])
-	}
-	return strings.TrimSpace(text)
-}
+func oneLine(text string) string { return untrusted.Line(text, mostText) }

@@ -92,7 +92,7 @@ func (k *keeper) Status(context.Context) (Status, error) {
 	out := Status{Loaded: s.Desired, Wanted: s.Desired}
 	if s.Running {
 		for _, c := range s.Children {
-			out.PID = c.PID
+			out.PID, out.Ended = c.PID, c.Restarts
 		}
 	}
 	out.Running = out.PID > 0

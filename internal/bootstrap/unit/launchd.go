@@ -283,7 +283,10 @@ func (l *launchd) enable(ctx context.Context) {
 	}
 }
 
-var launchdPID = regexp.MustCompile(`(?m)^\s*pid = (\d+)$`)
+var (
+	launchdPID  = regexp.MustCompile(`(?m)^\s*pid = (\d+)$`)
+	launchdRuns = regexp.MustCompile(`(?m)^\s*runs = (\d+)$`) // since bootstrap
+)
 
 func (l *launchd) Status(ctx context.Context) (Status, error) {
 	d, text := l.loaded(ctx)
@@ -292,5 +295,11 @@ func (l *launchd) Status(ctx context.Context) (Status, error) {
 		s.PID, _ = strconv.Atoi(m[1]) // it is all digits
 	}
 	s.Running = s.PID > 0
+	if m := launchdRuns.FindStringSubmatch(text); m != nil {
+		s.Ended, _ = strconv.Atoi(m[1]) // so is this
+		if s.Running {
+			s.Ended = max(0, s.Ended-1)
+		}
+	}
 	return s, nil
 }

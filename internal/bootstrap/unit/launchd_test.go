@@ -179,7 +179,8 @@ print)
     if test $n -le 0; then rm -f "$S/ending" "$S/loaded"; else echo $n >"$S/ending"; fi
   fi
   test -f "$S/loaded" && test "$(cat "$S/loaded")" = "${2%/*}" || { echo "Could not find service" >&2; exit 113; }
-  printf 'x = {\n\tstate = running\n\tpid = 4711\n}\n' ;;
+  if test -f "$S/dead"; then printf 'x = {\n\tstate = spawn scheduled\n\truns = 3\n\tlast exit code = 1\n}\n'; exit; fi
+  printf 'x = {\n\tstate = running\n\truns = 3\n\tpid = 4711\n}\n' ;;
 bootstrap)
   case $2 in gui/*) echo "Bootstrap failed: 125: Domain does not support specified action" >&2; exit 125 ;; esac
   test -f "$S/late" && { rm "$S/late"; echo "Bootstrap failed: 37" >&2; exit 37; }
@@ -249,8 +250,18 @@ func TestLaunchDaemon(t *testing.T) {
 	if got := without(calls(), "launchctl"); !slices.Equal(got, begin) {
 		t.Errorf("start:\ngot  %q\nwant %q", got, begin)
 	}
-	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Running: true, PID: 4711}) {
+	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Running: true, PID: 4711, Ended: 2}) {
 		t.Errorf("status %+v, %v", got, err)
+	}
+	dead := filepath.Join(strings.Split(os.Getenv("PATH"), ":")[0], "dead")
+	if err := os.WriteFile(dead, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Ended: 3}) {
+		t.Errorf("dead: status %+v, %v", got, err)
+	}
+	if err := os.Remove(dead); err != nil {
+		t.Fatal(err)
 	}
 	if err := d.Start(ctx); err != nil { // again: it has to end first, and launchd still is not done then
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -22,12 +23,20 @@ type runit struct {
 	Spec
 	dir    string // of the service
 	asRoot bool   // the folder of services is not ours to write
+	seen   change // by the last Status
+	ended  int
+}
+
+// change is one change of what a service does, as its supervisor notes it.
+type change struct {
+	at  string // raw, as it is only compared
+	pid int
 }
 
 var _ Driver = (*runit)(nil)
 
 func newRunit(s Spec) *runit {
-	return &runit{s, filepath.Join(s.ServiceDir, s.name()), !ours(s.ServiceDir)}
+	return &runit{Spec: s, dir: filepath.Join(s.ServiceDir, s.name()), asRoot: !ours(s.ServiceDir)}
 }
 
 func (r *runit) Kind() plan.UnitKind { return plan.UnitRunit }
@@ -152,13 +161,15 @@ func (r *runit) Start(ctx context.Context) error {
 		return fmt.Errorf("start unit: %w", err)
 	}
 	// A word that comes while the service still changes can be lost.
-	return await(ctx, startWait, "runit did not start the service", func() (bool, error) {
+	err = await(ctx, startWait, "runit did not start the service", func() (bool, error) {
 		if err := r.control(ctx, "sv", "up", r.dir); err != nil {
 			return false, fmt.Errorf("start unit: %w", err)
 		}
 		out, err := r.status(ctx, r.dir)
 		return strings.Contains(out, ", want up") || (strings.HasPrefix(out, "run: ") && !strings.Contains(out, ", want down")), err
 	})
+	r.seen, r.ended = r.lastChange(ctx), 0
+	return err
 }
 
 // end has the process go, and waits until it is gone.
@@ -237,7 +248,41 @@ func (r *runit) Status(ctx context.Context) (Status, error) {
 		s.Running = true
 		s.PID, _ = strconv.Atoi(m[1]) // it is all digits
 	}
+	if s.Wanted {
+		s.Ended = r.countEnds(r.lastChange(ctx))
+	}
 	return s, nil
+}
+
+// countEnds compares with what the last look saw: whatever ran then and does not now has ended, and so has what ran in between.
+func (r *runit) countEnds(now change) int {
+	before := r.seen
+	if now.at == "" || now == before {
+		return r.ended
+	}
+	r.seen = now
+	if before.at != "" && (before.pid != 0 || now.pid == 0) {
+		r.ended++
+	}
+	return r.ended
+}
+
+// lastChange reads what runsv notes for sv: a moment of 12 bytes, the process, and more. runsv rests for a second after one
+// that did not even last so long, so that each such end is there to be seen. It is zero where it cannot be read.
+func (r *runit) lastChange(ctx context.Context) change {
+	const most = 16
+	path := filepath.Join(r.dir, "supervise", "status")
+	var data string
+	if r.asRoot {
+		data, _ = r.rootOutput(ctx, "cat", path)
+	} else {
+		raw, _ := os.ReadFile(path)
+		data = string(raw)
+	}
+	if len(data) < most {
+		return change{}
+	}
+	return change{data[:12], int(binary.LittleEndian.Uint32([]byte(data[12:most])))}
 }
 
 // isLoaded says that a runsv answered.

@@ -144,6 +144,44 @@ func TestRunit(t *testing.T) {
 	}
 }
 
+// Each end is counted, also of an agent that is gone before anybody looks, and a start begins anew.
+func TestRunitCountsEnds(t *testing.T) {
+	t.Parallel()
+	home, _ := scripted(t, t.TempDir())
+	if err := os.WriteFile(filepath.Join(home, "versions", "v1", "mlxctl"), []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(plan.UnitRunit, Spec{Home: home, ServiceDir: runsvdir(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Remove(context.Background()) })
+	text, err := d.Text()
+	if err == nil {
+		err = d.Install(t.Context(), text)
+	}
+	for range 2 {
+		if err == nil {
+			err = d.Start(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := 0
+		err = await(t.Context(), startWait, "three ends were not seen", func() (bool, error) {
+			s, err := d.Status(t.Context())
+			if s.Ended > last+1 {
+				t.Errorf("%d ends, and a moment ago %d", s.Ended, last)
+			}
+			last = s.Ended
+			return last >= 3, err
+		})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // waitsForItsBinary takes the binary away that a unit runs, and gives it back.
 func waitsForItsBinary(t *testing.T, d Driver, home, starts string) {
 	t.Helper()

@@ -73,6 +73,7 @@ func (u *systemd) Start(ctx context.Context) error {
 	if err := u.linger(ctx); err != nil {
 		return err
 	}
+	_, _ = u.control(ctx, "reset-failed", u.unit()) // begins to count anew; one that is not loaded has nothing to count
 	for _, args := range [][]string{{"enable", u.unit()}, {"restart", u.unit()}} {
 		if _, err := u.control(ctx, args...); err != nil {
 			return fmt.Errorf("start unit: %w", err)
@@ -153,7 +154,7 @@ func (u *systemd) Remove(ctx context.Context) error {
 }
 
 func (u *systemd) Status(ctx context.Context) (Status, error) {
-	out, err := u.control(ctx, "show", "-p", "LoadState", "-p", "ActiveState", "-p", "MainPID", u.unit())
+	out, err := u.control(ctx, "show", "-p", "LoadState", "-p", "ActiveState", "-p", "MainPID", "-p", "NRestarts", u.unit())
 	if err != nil {
 		return Status{}, fmt.Errorf("look at unit: %w", err)
 	}
@@ -166,5 +167,9 @@ func (u *systemd) Status(ctx context.Context) (Status, error) {
 	s.PID, _ = strconv.Atoi(values["MainPID"])
 	s.Running = values["ActiveState"] == "active" && s.PID > 0
 	s.Wanted = s.Loaded && values["ActiveState"] != "inactive"
+	s.Ended, _ = strconv.Atoi(values["NRestarts"])
+	if values["ActiveState"] == "activating" && s.PID == 0 { // it ended, and is counted when it is started again
+		s.Ended++
+	}
 	return s, nil
 }

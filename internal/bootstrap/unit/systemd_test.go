@@ -17,7 +17,7 @@ shift
 case $1 in
 restart) touch "$S/active" ;;
 disable) rm -f "$S/active" ;;
-show) if test -f "$S/active"; then printf 'LoadState=loaded\nActiveState=active\nMainPID=4711\n'; else printf 'LoadState=loaded\nActiveState=inactive\nMainPID=0\n'; fi ;;
+show) if test -f "$S/dead"; then printf 'LoadState=loaded\nActiveState=activating\nMainPID=0\nNRestarts=2\n'; elif test -f "$S/active"; then printf 'LoadState=loaded\nActiveState=active\nMainPID=4711\nNRestarts=2\n'; else printf 'LoadState=loaded\nActiveState=inactive\nMainPID=0\n'; fi ;;
 esac`
 
 func TestSystemd(t *testing.T) {
@@ -39,8 +39,18 @@ func TestSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Running: true, PID: 4711}) {
+	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Running: true, PID: 4711, Ended: 2}) {
 		t.Errorf("status %+v, %v", got, err)
+	}
+	dead := filepath.Join(strings.Split(os.Getenv("PATH"), ":")[0], "dead")
+	if err := os.WriteFile(dead, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Status(ctx); err != nil || got != (Status{Loaded: true, Wanted: true, Ended: 3}) {
+		t.Errorf("waits to be started again: status %+v, %v", got, err)
+	}
+	if err := os.Remove(dead); err != nil {
+		t.Fatal(err)
 	}
 	for range 2 {
 		if err := d.Remove(ctx); err != nil {
@@ -51,8 +61,8 @@ func TestSystemd(t *testing.T) {
 	want := []string{
 		"systemctl --user show-environment", "systemctl --user daemon-reload",
 		"loginctl show-user ann -p Linger", "loginctl enable-linger ann", "sudo -n -- loginctl enable-linger ann",
-		"systemctl --user enable " + unit, "systemctl --user restart " + unit,
-		"systemctl --user show -p LoadState -p ActiveState -p MainPID " + unit,
+		"systemctl --user reset-failed " + unit, "systemctl --user enable " + unit, "systemctl --user restart " + unit,
+		"systemctl --user show -p LoadState -p ActiveState -p MainPID -p NRestarts " + unit, "systemctl --user show -p LoadState -p ActiveState -p MainPID -p NRestarts " + unit,
 		"systemctl --user disable --now " + unit, "systemctl --user daemon-reload",
 	}
 	if got := calls(); !slices.Equal(got, want) {

@@ -46,6 +46,9 @@ type Status struct {
 	Wanted  bool // it runs, or is to be started again
 	Running bool
 	PID     int // of the agent; zero while it does not run
+	// Ended is how often the agent ended by itself since Start: as the system counts it, or, where it does not, as often as
+	// this driver saw it by its own calls of Status.
+	Ended int
 }
 
 // Spec says what is run, and as whom.

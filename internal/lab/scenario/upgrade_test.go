@@ -85,12 +85,19 @@ func TestUpgradeUnderLoad(t *testing.T) {
 func TestUpgradeIsTakenBack(t *testing.T) {
 	s := newSite(t, 2, nil)
 	s.up(done)
-	for name, instead := range map[string]map[string]string{
-		"exits at once": {"cmd/mlxctl/main.go": agentThat("os.Exit(1)")},
-		"never links":   {"cmd/mlxctl/main.go": agentThat("select {}")},
-		"cannot answer": {"mlxbridge/worker/mlxworker/__main__.py": "raise SystemExit(1)\n"},
+	for name, c := range map[string]struct {
+		instead map[string]string
+		says    string
+	}{
+		// That it was noticed by its ends is what keeps it from waiting for the time limit.
+		"exits at once": {
+			map[string]string{"cmd/mlxctl/main.go": agentThat(`_, _ = os.Stderr.WriteString("no such library\n"); os.Exit(1)`)},
+			"the agent ended by itself 3 times, and wrote last: no such library",
+		},
+		"never links":   {map[string]string{"cmd/mlxctl/main.go": agentThat("select {}")}, "did not come up within"},
+		"cannot answer": {map[string]string{"mlxbridge/worker/mlxworker/__main__.py": "raise SystemExit(1)\n"}, "self-test"},
 	} {
-		bad, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.2-lab", instead)
+		bad, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.2-lab", c.instead)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,8 +117,8 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 				back++
 			}
 		}
-		if back == 0 {
-			t.Errorf("%s: nothing says that a node runs what it ran before", name)
+		if back == 0 || !strings.Contains(r.out+r.err, c.says) {
+			t.Errorf("%s: no node says that it runs what it ran before, because of %q", name, c.says)
 		}
 		s.version(version, append(s.Hosts, s.Operator)...)
 		s.serve(s.Hosts...)
@@ -119,8 +126,39 @@ func TestUpgradeIsTakenBack(t *testing.T) {
 	}
 }
 
-// agentThat is a program whose agent does something else; everything else of it is as it should be.
+// A version of the operator's own services that does not come up is taken back as well; nobody who asks meanwhile is refused.
+func TestUpgradeOfServicesIsTakenBack(t *testing.T) {
+	s := newSite(t, 1, nil)
+	s.up(done)
+	bad, err := build(filepath.Join(t.TempDir(), "mlxctl"), "v0.9.3-lab", map[string]string{
+		"cmd/mlxctl/main.go": programThat(`len(os.Args) > 1 && os.Args[1] == "controller"`, `_, _ = os.Stderr.WriteString("no such library\n"); os.Exit(1)`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Operator.Put(t.Context(), bad, "/usr/local/bin/mlxctl-bad"); err != nil {
+		t.Fatal(err)
+	}
+	finish := s.underLoad()
+	r := s.on(s.Operator, "mlxctl-bad", "upgrade", "--all", "--yes")
+	finish()
+	t.Logf("%d\n%s\n%s", r.code, r.out, r.err)
+	if r.code != partial || !strings.Contains(r.out+r.err, "and wrote last: no such library; "+version+" is back") {
+		t.Errorf("ended with %d", r.code)
+	}
+	s.version(version, s.Operator)
+	s.version("v0.9.3-lab", s.Hosts...)
+	s.serve(s.Hosts...)
+	s.whole(s.Hosts...)
+}
+
+// agentThat is a program whose agent on a node does something else; everything else of it is as it should be.
 func agentThat(does string) string {
+	return programThat(`len(os.Args) == 2 && os.Args[1] == "agent"`, does)
+}
+
+// programThat does something else where a condition is true.
+func programThat(isSo, does string) string {
 	return `package main
 
 import (
@@ -132,7 +170,7 @@ import (
 var version, commit string
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "agent" {
+	if ` + isSo + ` {
 		` + does + `
 	}
 	os.Exit(cmd.Main(cmd.Build{Version: version, Commit: commit}))

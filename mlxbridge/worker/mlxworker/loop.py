@@ -25,7 +25,6 @@ from mlxworker.errors import (
 )
 from mlxworker.frames import Frame, Writer
 from mlxworker.inbox import Inbox
-from mlxworker.report import Counters
 from mlxworker.telling import Telling
 from mlxworker.tokenizing import Job, Tokenizing
 
@@ -175,8 +174,7 @@ class Loop:
         engine = Engine(model, orders.options(order))
         warmup.produce_token(engine)
         warmup.compile_kernels(engine)
-        engine.counters = Counters()
-        engine.prefix.clear()
+        engine.forget()
         self._engine = engine
         self._orders = orders.Orders(engine, order.memory_bytes, order.prefix_bytes)
         self._calibration = Calibration(engine)
