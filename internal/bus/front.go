@@ -286,7 +286,7 @@ func (f *front) forget(s *source) {
 
 // join copies both ways until either side ends.
 func (f *front) join(g *guest) {
-	server, err := net.DialTimeout("tcp", f.inside, insideWait)
+	server, err := (&net.Dialer{Timeout: insideWait}).DialContext(context.Background(), "tcp", f.inside)
 	if err != nil {
 		if before, ok := f.said.Say("inside", time.Now()); ok && !f.isShut() {
 			f.log.Warn("bus cannot pass on a connection", "before", before, "err", err)
