@@ -98,7 +98,7 @@ func TestHelpOfACommandThatIsNotThere(t *testing.T) {
 func TestReadingMakesNoFolders(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{
-		"nodes rm x --yes", "upgrade --all --yes", "up --local --dry-run", "ps", "nodes", "token list", "config view", "env", "context ls", "down", "logs",
+		"nodes rm x --yes", "upgrade --all --yes", "up --local --dry-run", "up --dry-run --no-discover", "ps", "nodes", "token list", "config view", "env", "context ls", "down", "logs",
 	} {
 		home := filepath.Join(t.TempDir(), "home")
 		invocation{env: map[string]string{"MLXCTL_HOME": home}}.run(t, strings.Fields(line)...)
