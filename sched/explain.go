@@ -11,7 +11,7 @@ import (
 // helpful orders the codes of refusals: of several, the first here says most about what to do.
 func helpful() []cluster.Code {
 	return []cluster.Code{
-		cluster.CodeBusy, cluster.CodeQuarantined, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeUnsupported,
+		cluster.CodeBusy, cluster.CodeQuarantined, cluster.CodeConflict, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeUnsupported,
 		cluster.CodeWorkerCrashed, cluster.CodeTimeout, cluster.CodeNodeLost, cluster.CodeUnreachable,
 	}
 }
@@ -87,7 +87,7 @@ func pinned(s *cluster.Snapshot, r *cluster.Request, x cluster.Refusal, live Liv
 	case cluster.CodeNoModel:
 		return withNode(cluster.Errorf(x.Code, "node %s has no model %s", name, r.Model).
 			WithHint("`mlxctl models` lists what there is"), x.Node)
-	case cluster.CodeQuarantined, cluster.CodeNoFit:
+	case cluster.CodeQuarantined, cluster.CodeConflict, cluster.CodeNoFit:
 		return withNode(summary(s, r, x.Code, []cluster.Refusal{x}, live), x.Node)
 	default:
 		e := cluster.Errorf(x.Code, "node %s cannot answer for model %s: %s", name, r.Model, x.Reason)
@@ -112,6 +112,8 @@ func summary(s *cluster.Snapshot, r *cluster.Request, code cluster.Code, of []cl
 			WithHint("try again in a moment")
 	case cluster.CodeQuarantined:
 		e = e.WithHint("`mlxctl load %s` tries it again; `mlxctl logs` shows why it died", r.Model)
+	case cluster.CodeConflict:
+		e = e.WithHint("`mlxctl load MODEL` without --pin unpins a model, and `mlxctl unload MODEL` takes it out of memory")
 	case cluster.CodeNoFit:
 		if need, budget, node := largest(s, r, of, live); need > budget {
 			e = cluster.Errorf(code, "model %s needs %s, and the largest budget is %s, on node %s", r.Model, size(need), size(budget), node)

@@ -180,8 +180,8 @@ func TestPlaceRefuses(t *testing.T) {
 			says:  []string{"needs 41.0 GiB", "32.0 GiB", "mac-b"},
 		},
 		{
-			name: "pinned models leave no room", code: cluster.CodeNoFit,
-			nodes: []cluster.Node{node("a", holding(15*gib+gib/2, true, 0))}, says: []string{"pinned models hold 15.5 GiB"},
+			name: "pinned models leave no room", code: cluster.CodeConflict,
+			nodes: []cluster.Node{node("a", holding(15*gib+gib/2, true, 0))}, says: []string{"pinned models hold 15.5 GiB", "unpins"},
 		},
 		{
 			name: "busy models leave no room", code: cluster.CodeBusy,

@@ -93,7 +93,8 @@ class Engine:
         self._all = Lanes(model, self.speculation, options.lanes)
         self._lanes = self._all.taking
         self._blame = Blame(self._all)
-        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
+        budget, forms = model.budget(options.memory_bytes), model.grammars.shelf
+        self._admission = Admission(budget, self.prefix, most_padding(model), forms)
 
     @property
     def running(self) -> int:

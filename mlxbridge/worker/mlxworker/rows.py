@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,13 +189,15 @@ def make_row(model: Model, ask: Generate) -> Row:
 
 
 class _Guard:
-    """Remembers the first error of a row's processors."""
+    """Remembers the first error of a row's processors. It keeps no row: what a row holds goes when that ends."""
 
     def __init__(self, row: Row) -> None:
-        self._row = row
+        self._row = weakref.ref(row)
 
     def __call__(self, error: Exception) -> None:
-        self._row.fault = self._row.fault or error
+        row = self._row()
+        if row is not None:
+            row.fault = row.fault or error
 
 
 def guard(row: Row, processor: processors.Processor) -> processors.Processor:

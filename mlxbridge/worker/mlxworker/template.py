@@ -131,7 +131,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return call
         target = {**target, "arguments": arguments}
     return {**call, "function": target} if isinstance(function, dict) else target

@@ -46,7 +46,7 @@ def test_a_forced_call_has_no_more_whitespace_than_other_json(tiny: Model) -> No
     def fits(arguments: str) -> bool:
         text = '{"name": "add", "arguments": ' + arguments + "}"
         tokens = [3, *tiny.tokenizer.encode(text, add_special_tokens=False), 4]
-        return bool(tiny.grammars.matcher(made).try_consume_tokens(tokens) == len(tokens))
+        return bool(tiny.grammars.hold(made).start().try_consume_tokens(tokens) == len(tokens))
 
     assert fits('{"a": 41}')
     assert fits('{\n  "a": 41}')

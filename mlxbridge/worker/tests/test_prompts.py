@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from harness import answer
+from harness import answer, ask
 
-from mlxworker.errors import RequestError
+from mlxworker import template
+from mlxworker.errors import RequestError, unforeseen
 from mlxworker.model import Model
 
 
@@ -49,3 +50,28 @@ def test_an_image_part_is_refused(tiny: Model) -> None:
     with pytest.raises(RequestError) as e:
         answer(tiny, "x", messages=[{"role": "user", "content": image}])
     assert e.value.code == "unsupported"
+
+
+@pytest.mark.parametrize("arguments", ["{not json", "[" * 100_000, '{"a":' * 100_000])
+def test_arguments_of_a_call_that_are_no_json_are_handed_through(tiny: Model, arguments: str) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+    found = template._plain(1, {"role": "assistant", "content": None, "tool_calls": [call]})
+
+    assert found["tool_calls"] == [call]
+
+
+def test_what_is_nested_too_deeply_is_the_clients_mistake() -> None:
+    got = unforeseen(RecursionError("maximum recursion depth exceeded"), "the request could not be taken in")
+
+    assert got.code == "invalid_request"
+    assert got.message == "the request could not be taken in: something in it is nested too deeply"
+
+
+@pytest.mark.parametrize("key", ["00", "+1", "1_0", " 1", "01", "-0", "٣", "1.0", ""])
+def test_a_token_has_one_name_in_logit_bias(key: str) -> None:
+    with pytest.raises(RequestError, match="token ids") as e:
+        ask("r", "x", logit_bias={key: 1})
+
+    assert e.value.field == "logit_bias"
+    assert ask("r", "x", logit_bias={"0": 1, "10": 2}).sampling.logit_bias == {0: 1.0, 10: 2.0}

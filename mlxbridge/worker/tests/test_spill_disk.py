@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
+import os
+import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness import Driver
-from spilling import FILL, disk, driver_of, ended, files, say, settle
+from spilling import FILL, ROOM, disk, driver_of, ended, files, say, settle
 
-from mlxworker import entryfile
+from mlxworker import entryfile, sharing
 from mlxworker.model import Model
 
 
@@ -125,3 +130,124 @@ def test_a_folder_that_cannot_be_used(tiny: Model, tmp_path: Path, how: str, cap
         ended(other)
 
     assert len(caplog.records) == 1
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a device": lambda f: f.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_is_not_read(tiny: Model, tmp_path: Path, kind: str) -> None:
+    first = driver_of(tiny, tmp_path)
+    want = first.run(say("a", FILL))[0].tokens
+    ended(first)
+    (file,) = files(tmp_path)
+    driver = driver_of(tiny, tmp_path)
+    settle(driver)  # it knows the file
+    file.unlink()
+    ODD[kind](file)
+
+    got = driver.run(say("b", FILL))[0]
+    settle(driver)
+    ended(driver)
+    after = driver_of(tiny, tmp_path)
+    settle(after)
+    again = after.run(say("c", FILL))[0]
+
+    assert (got.tokens, got.usage["cached_tokens"]) == (want, 0)
+    assert again.tokens == want
+    ended(after)
+
+
+def test_a_disk_that_has_not_answered_once_is_not_asked_again(
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = [*range(40, 340)]
+    first = driver_of(tiny, tmp_path)
+    first.run(say("a", FILL))
+    first.run(say("b", other))
+    ended(first)
+    driver = driver_of(tiny, tmp_path, prefix_bytes=ROOM)
+    settle(driver)
+    gate, asked = threading.Event(), []
+
+    def hung(file: Path, identity: str, whole: bool) -> None:
+        asked.append(file)
+        gate.wait(60)
+        raise OSError("too late")
+
+    monkeypatch.setattr(entryfile, "read", hung)
+    monkeypatch.setattr(sharing, "MOST_READ_SECONDS", 0.05)
+    with caplog.at_level(logging.WARNING):
+        driver.run(say("c", FILL))
+        # Nothing that waits would come to an end from here on.
+        monkeypatch.setattr(sharing, "MOST_READ_SECONDS", 1e9)
+        got = driver.run(say("d", other), say("e", FILL))
+    gate.set()
+    settle(driver)
+    ended(driver)
+
+    assert [a.error for a in got] == [None, None]
+    assert len(asked) == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "prefixes are neither kept on disk nor read from now on: it has not answered for 0 s"
+    ]
+    assert driver.engine.prefix.outside == 0
+
+
+def test_a_file_under_the_name_of_another_is_removed(tiny: Model, tmp_path: Path) -> None:
+    other = [*range(40, 340)]
+    first = driver_of(tiny, tmp_path)
+    want = first.run(say("a", FILL), say("b", other))[0].tokens
+    ended(first)
+    wrong, right = (tmp_path / entryfile.name_of(n) for n in _names(tmp_path, FILL, other))
+    driver = driver_of(tiny, tmp_path)
+    settle(driver)
+    wrong.write_bytes(right.read_bytes())
+
+    got = driver.run(say("c", FILL))[0]
+    settle(driver)
+
+    assert (got.tokens, got.usage["cached_tokens"]) == (want, 0)
+    assert not wrong.exists()
+    assert len(disk(driver)) == 1
+    ended(driver)
+
+
+def test_no_file_is_read_twice_for_one_row(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = driver_of(tiny, tmp_path)
+    want = first.run(say("a", FILL))[0].tokens
+    ended(first)
+    driver = driver_of(tiny, tmp_path)
+    settle(driver)
+    read, real = [], entryfile.read
+
+    def counting(file: Path, identity: str, whole: bool) -> entryfile.Found:
+        read.append(file)
+        return real(file, identity, whole)
+
+    monkeypatch.setattr(entryfile, "read", counting)
+    # The store takes it, and has lost it again when the row looks.
+    monkeypatch.setattr(driver.engine.prefix, "insert", lambda *_, **__: True)
+
+    got = driver.run(say("b", FILL))[0]
+
+    assert got.tokens == want
+    assert len(read) == 1
+    ended(driver)
+
+
+def _names(folder: Path, *prompts: list[int]) -> list[list[int]]:
+    """Return the tokens of the files that begin with these prompts."""
+    found = [_tokens(file) for file in files(folder)]
+    return [next(t for t in found if t[: len(p)] == p) for p in prompts]
+
+
+def _tokens(file: Path) -> list[int]:
+    data = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    (count,) = json.loads(data[8 : 8 + length])["tokens"]["shape"]
+    return list(struct.unpack_from(f"<{count}I", data, 8 + length))
