@@ -23,7 +23,12 @@ import (
 const hostTimeout = 3 * time.Minute
 
 // thisMac is what the operator's own machine is called.
-var thisMac = map[bool]string{true: "this Mac", false: "this machine"}[runtime.GOOS == "darwin"]
+func thisMac() string {
+	if runtime.GOOS == "darwin" {
+		return "this Mac"
+	}
+	return "this machine"
+}
 
 type doctorOptions struct {
 	*deps
@@ -115,7 +120,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 func named(hosts []doctor.Host, name string) ([]doctor.Host, error) {
 	var known []string
 	for _, h := range hosts {
-		if string(h.Node) == name || isAny(name, h.Name, h.Host.Host, h.LocalName) || (h.Self && name == thisMac) {
+		if string(h.Node) == name || isAny(name, h.Name, h.Host.Host, h.LocalName) || (h.Self && name == thisMac()) {
 			return []doctor.Host{h}, nil
 		}
 		known = append(known, h.Label())
@@ -138,7 +143,7 @@ func newReport(results []doctor.Result) doctorReport {
 		for _, f := range result.Findings {
 			subject := result.Subject
 			if subject == "" {
-				subject = thisMac
+				subject = thisMac()
 			}
 			r.Items = append(r.Items, doctorItem{Subject: subject, Finding: f, TookMS: result.Took.Milliseconds()})
 			switch f.State {
@@ -162,7 +167,7 @@ func (opts *doctorOptions) tell(out printer.Options, r doctorReport) error {
 	}
 	subjects, checks := 0, 0
 	shown := slices.DeleteFunc(slices.Clone(r.Items), func(i doctorItem) bool {
-		return i.State == plan.FindingOK && i.Subject != thisMac && i.Check != checkServing && opts.node == "" && opts.verbose == 0
+		return i.State == plan.FindingOK && i.Subject != thisMac() && i.Check != checkServing && opts.node == "" && opts.verbose == 0
 	})
 	for i := range shown {
 		shown[i].Subject, shown[i].Check = printer.Clean(shown[i].Subject), printer.Clean(shown[i].Check)

@@ -227,10 +227,11 @@ func (u *upRun) judge() (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly, isNamed: len(u.hosts) > 0}
+	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}
+	j.isNamed = len(u.hosts) > 0
 	return j, nil
 }
 

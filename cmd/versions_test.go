@@ -8,7 +8,7 @@ func TestVersionsInOrder(t *testing.T) {
 	for i, a := range inOrder {
 		for j, b := range inOrder {
 			if isOlder(a, b) != (i < j) {
-				t.Errorf("%s before %s: %v", a, b, !(i < j))
+				t.Errorf("%s before %s: %v", a, b, i >= j)
 			}
 		}
 		for _, b := range []string{"dev", "", "0123abc"} {
