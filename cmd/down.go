@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Com
 		Use: "down", Short: "Stop the cluster: agents on other machines, then the services of this one", Args: between(0, 0, ""),
 		Long: `down stops the agents of all nodes over SSH, whether the cluster answers or not, and then ends the background services of
 this home, whatever state they are in. It leaves no process, port or lock. Nodes that cannot be reached are named, and the exit
-code is 3. Models and Python environments in the cache of this machine stay.
+code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this machine stay.
 
 With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
 are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. Where nobody is
@@ -76,7 +77,7 @@ func runDown(ctx context.Context, opts *downOptions) error {
 		return err
 	}
 	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
-		return opts.tell(out, downResult{}, nil)
+		return opts.tell(out, downResult{}, nil, nil)
 	}
 	items, release, err := opts.stopOthers(ctx, dirs)
 	if err != nil {
@@ -95,7 +96,7 @@ func runDown(ctx context.Context, opts *downOptions) error {
 	for _, p := range items {
 		r.Hosts = append(r.Hosts, resultOf(p))
 	}
-	if err := opts.tell(out, r, failures); err != nil || len(failures) == 0 {
+	if err := opts.tell(out, r, items, failures); err != nil || len(failures) == 0 {
 		return err
 	}
 	return silentError{exitPartial}
@@ -176,7 +177,7 @@ func purge(dirs config.Dirs) error {
 	return nil
 }
 
-func (opts *downOptions) tell(out printer.Options, r downResult, failures []*planItem) error {
+func (opts *downOptions) tell(out printer.Options, r downResult, items, failures []*planItem) error {
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)
 	}
@@ -185,7 +186,11 @@ func (opts *downOptions) tell(out printer.Options, r downResult, failures []*pla
 			return fmt.Errorf("tell: %w", err)
 		}
 	}
-	if n := len(r.Hosts) - r.Failed; n > 0 {
+	left := leftLines(items)
+	if _, err := io.WriteString(opts.streams.Err, left); err != nil {
+		return fmt.Errorf("tell: %w", err)
+	}
+	if n := len(r.Hosts) - r.Failed - strings.Count(left, "\n"); n > 0 {
 		if err := opts.say("%d other machines stopped", n); err != nil {
 			return err
 		}

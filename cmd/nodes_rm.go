@@ -34,7 +34,8 @@ func newNodesRm(d *deps, runF func(context.Context, *fleetOptions) error) *cobra
 	cmd := &cobra.Command{
 		Use: "rm NODE…", Short: "Take machines out of the cluster and remove what was installed there", Args: between(1, 1<<10, "the node"),
 		Long: `rm lets a node finish what it answers, removes its agent over SSH, and revokes its key. With --force a node that
-cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told.`,
+cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told. A host that is
+another node by now, or one of another cluster, is left as it is.`,
 		Example:     "  mlxctl nodes rm studio-2\n  mlxctl nodes rm lost-laptop --force --yes",
 		Annotations: exits("0", "1", "2", "3", "4", "6", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -236,6 +237,9 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		return err
 	}
 	p.done = "removed"
+	if p.left != "" {
+		p.done = "taken out of the list; what is there is left as it is: " + p.left
+	}
 	if left != "" {
 		p.done = "removed, but not what is on it"
 		return f.events.warn(fmt.Sprintf("%s: taken out of the cluster, its key is worth nothing now; it could not be reached (%s). On that machine: %s",

@@ -57,6 +57,7 @@ type planItem struct {
 	log     []string // the end of its agent's log, where that did not come up
 	undone  undone
 	done    string // what is said when it is done well; empty means that it serves
+	left    string // why the host was left as it is; empty where it was not
 }
 
 // undone is what a host said of an installation that failed.
