@@ -17,7 +17,6 @@ import (
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/printer"
 	"github.com/mlxctl/mlxctl/internal/roster"
-	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func newNodes(d *deps, runF func(context.Context, *listOptions) error) *cobra.Command {
@@ -52,6 +51,7 @@ func newNodesAdd(d *deps, runF func(context.Context, *upOptions) error) *cobra.C
 	opts.cmd = cmd
 	opts.output = addOutput(cmd, objectFormats()...)
 	opts.cluster.addInstall(cmd.Flags())
+	opts.addTakeOver(cmd.Flags())
 	opts.cluster.only = true
 	return cmd
 }
@@ -96,8 +96,8 @@ func (opts *fleetOptions) openFleet(ctx context.Context, cfg *config.Config, out
 	}
 	p := opts.lanParts()
 	f = &fleet{fleetOptions: opts, cfg: cfg, events: newUpEvents(opts.deps, out), roster: p.roster(rosterPath(cfg.Dirs.Home))}
-	if authority, err := trust.Open(trustDir(cfg.Dirs.Home)); err == nil { // else nodes are told by their ids alone
-		f.clusterID = authority.ClusterID()
+	if id := clusterIDOf(cfg.Dirs.Home); id != noCluster { // else nodes are told by their ids alone
+		f.clusterID = id
 	}
 	f.installer, err = p.installer(opts.installerOptions(ctx, cfg, &opts.cluster.sshFlags, f.events.pause))
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -66,5 +68,82 @@ func TestANodeOfAnotherClusterIsNotStoppedNorRemoved(t *testing.T) {
 				t.Errorf("%+v\n%s%s", m, r.out, r.err)
 			}
 		})
+	}
+}
+
+func TestANodeOfAnotherClusterIsTakenOverOnlyWhereThatIsSaid(t *testing.T) {
+	t.Parallel()
+	const says = "is a node of another cluster (attic, controller at 192.0.2.99:8660, id another-)"
+	theirs := func(isOurs bool) (*fakeNet, *fakeMac) {
+		if isOurs {
+			f, m := newCluster(t)
+			m.clusterID = "another-cluster"
+			f.setNode(m, "", cluster.NodeDown)
+			return f, m
+		}
+		f := newFakeNet(t)
+		m := f.mac("mini")
+		m.installed, m.clusterID, m.runs = newVersion9, "another-cluster", true
+		return f, m
+	}
+	for name, c := range map[string]struct {
+		isOurs   bool // it is in this cluster's list
+		answers  string
+		args     []string
+		code     int
+		isTaken  bool
+		says     string
+		saysNot  string
+		keyIsNew bool
+	}{
+		"seen by Bonjour":          {args: []string{"up", "--yes"}, says: "`mlxctl up mini.local --take-over`"},
+		"dry run":                  {args: []string{"up", "--dry-run"}, says: "`mlxctl up mini.local --take-over`"},
+		"named":                    {args: []string{"up", "mini.local", "--yes"}, code: exitFailed, says: "`mlxctl up mini.local --take-over`"},
+		"named, by nodes add":      {args: []string{"nodes", "add", "mini.local", "--yes"}, code: exitFailed},
+		"with the flag":            {args: []string{"up", "mini.local", "--yes", "--take-over"}, isTaken: true},
+		"with the flag, add":       {args: []string{"nodes", "add", "mini.local", "--yes", "--take-over"}, isTaken: true},
+		"no to its question":       {answers: "n\n", args: []string{"up"}, says: "Take over mini, which " + says + "?", saysNot: "Do this"},
+		"yes to its question":      {answers: "y\n", args: []string{"up"}, isTaken: true, saysNot: "Do this"},
+		"the flag, and a question": {answers: "y\n", args: []string{"up", "mini.local", "--take-over"}, isTaken: true, says: "Do this: take over 1?", saysNot: "Take over mini"},
+		"its key is new":           {answers: "y\nn\n", args: []string{"up"}, keyIsNew: true, says: "Take over mini"},
+		"its key is new, yes":      {args: []string{"up", "--yes"}, keyIsNew: true},
+		"lost to another":          {isOurs: true, args: []string{"up", "--yes"}, code: exitFailed, says: "`mlxctl nodes rm n-mini`"},
+		"taken back":               {isOurs: true, args: []string{"up", "mini.local", "--yes", "--take-over"}, isTaken: true},
+		"upgrade":                  {isOurs: true, args: []string{"upgrade", "mini", "--yes"}, code: exitFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, m := theirs(c.isOurs)
+			if c.keyIsNew {
+				m.keyState = bootstrap.KeyNew
+			}
+			installs := f.logged("install")
+			r := f.run(c.answers, c.args...)
+			want := says
+			if name == "with the flag" || name == "with the flag, add" || name == "upgrade" || name == "taken back" {
+				want = "node" // what is done needs no words
+			}
+			wants(t, name, r, c.code, want, c.says)
+			if c.saysNot != "" && strings.Contains(r.err, c.saysNot) {
+				t.Errorf("it says %q\n%s", c.saysNot, r.err)
+			}
+			if isTaken := m.clusterID != "another-cluster"; isTaken != c.isTaken || (f.logged("install") > installs) != c.isTaken {
+				t.Errorf("taken %v, want %v: %v\n%s%s", isTaken, c.isTaken, f.log, r.out, r.err)
+			}
+		})
+	}
+	f := newFakeNet(t)
+	wants(t, "nobody named", f.run("", "up", "--take-over", "--yes"), exitUsage, "--take-over is for hosts that are named")
+}
+
+func TestDoctorSaysThatAHostIsOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	h := &bootstrap.Host{Target: bootstrap.Target{Host: "mini.local", Node: "n-mini"}}
+	h.Facts.Owner = plan.Owner{ClusterID: "another-cluster"}
+	f := ownerFinding(h, "this-cluster")
+	if f == nil || f.State != plan.FindingFail || !strings.Contains(f.Fix, "--take-over") || !strings.Contains(f.Fix, "nodes rm n-mini") {
+		t.Errorf("%+v", f)
+	}
+	if f := ownerFinding(h, "another-cluster"); f != nil {
+		t.Errorf("its own: %+v", f)
 	}
 }

@@ -56,6 +56,9 @@ func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (er
 	if err != nil {
 		return err
 	}
+	if opts.takeOver && len(opts.hosts) == 0 {
+		return usageHint("mlxctl up HOST --take-over", "--take-over is for hosts that are named")
+	}
 	if err := checkNetwork(cfg); err != nil {
 		return err
 	}
@@ -173,6 +176,9 @@ func (u *upRun) carryOut(ctx context.Context, items []*planItem) ([]*planItem, e
 	if items, err = u.acceptKeys(ctx, items); err != nil {
 		return items, err
 	}
+	if err := u.agreeToTakeOver(ctx, items); err != nil {
+		return items, err
+	}
 	if err := u.askSudo(ctx, items); err != nil {
 		return items, err
 	}
@@ -225,7 +231,10 @@ func (u *upRun) judge() (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
+	j := &judge{
+		binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly,
+		clusterID: clusterIDOf(u.cfg.Dirs.Home), mayTakeOver: u.takeOver, canAsk: u.streams.CanAsk() && !u.cluster.yes && !u.cluster.dryRun,
+	}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}

@@ -110,6 +110,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		Order: plan.Order{
 			Action: plan.Install, Operator: operatorName(), Settings: u.settings, Unit: plan.UnitKind(u.cluster.unit),
 			Password: sudoFor(h, u.password), Offline: u.cluster.offline, Gate: gateTimeout,
+			TakeOver: p.What == whatTakeOver,
 		},
 		Binary: u.binaries(u.cfg.Dirs.Cache),
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {

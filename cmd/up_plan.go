@@ -21,9 +21,11 @@ const (
 	whatRepair  = "repair"
 	whatNothing = "nothing"
 	whatCannot  = "cannot"
-	whatStart   = "start" // the services of this machine
-	whatStop    = "stop"
-	whatRemove  = "remove"
+	// whatTakeOver is an installation on a node of another cluster.
+	whatTakeOver = "take over"
+	whatStart    = "start" // the services of this machine
+	whatStop     = "stop"
+	whatRemove   = "remove"
 )
 
 // remoteLogin is the setting that lets SSH in.
@@ -68,7 +70,7 @@ type undone struct {
 
 // changes says that something would be done.
 func (p *planItem) changes() bool {
-	return slices.Contains([]string{whatInstall, whatUpgrade, whatRepair, whatStart}, p.What)
+	return slices.Contains([]string{whatInstall, whatUpgrade, whatRepair, whatTakeOver, whatStart}, p.What)
 }
 
 // isInstall says that the host has an installation before it.
@@ -86,6 +88,9 @@ type judge struct {
 	nodes     []roster.Node
 	digest    string // of the settings that nodes should have
 	knownOnly bool   // new host keys are not agreed to
+	clusterID string // of this cluster; noCluster before it is made
+	// mayTakeOver says that hosts which were named may be taken from another cluster; canAsk, that somebody is asked about it.
+	mayTakeOver, canAsk bool
 }
 
 // items judges everything that was found, in the order of the table.
@@ -161,6 +166,10 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 	if err != nil {
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix = whatCannot, e.Message, e.Hint
+		return p
+	}
+	if h.Facts.Owner.IsOfAnother(j.clusterID) {
+		j.takeOver(p)
 		return p
 	}
 	p.What, p.Reason = j.change(h, p.node, live, want)
@@ -269,7 +278,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem) error {
 // count says how many items are to be changed in each way: "install 3, upgrade 1".
 func countPlan(items []*planItem) string {
 	var parts []string
-	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatRepair} {
+	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatRepair, whatTakeOver} {
 		n := 0
 		for _, p := range items {
 			if p.What == what {

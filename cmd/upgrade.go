@@ -174,6 +174,11 @@ func (r *rollout) judge(p *planItem) {
 		p.What, p.Reason, p.Fix, p.isAuth = whatCannot, e.Message, e.Hint, e.Code == cluster.CodeUnauthorized
 		return
 	}
+	there := &plan.Order{Action: plan.Stop, Node: p.Node, ClusterID: r.clusterID}
+	if why := there.Spares(p.host.Facts.Owner); why != "" {
+		p.What, p.Reason, p.Fix = whatCannot, why, "`mlxctl up` looks at it anew"
+		return
+	}
 	p.KeyState, p.HostKey, p.Model = string(p.host.Key.State), p.host.Key.Fingerprint, modelText(p.host)
 	_, want, err := r.binaries(r.cfg.Dirs.Cache)(p.host.Facts.OS, p.host.Facts.Arch)
 	switch {
