@@ -154,7 +154,7 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 // goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
-	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json"}
+	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json", begunFile}
 	if filepath.Dir(dirs.File) == home {
 		names = append(names, filepath.Base(dirs.File))
 	}

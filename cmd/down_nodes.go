@@ -27,6 +27,13 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 	if nodes, err = opts.withoutSSH(nodes); err != nil {
 		return nil, nil, err
 	}
+	if opts.purge {
+		begun, err := begunHosts(dirs.Home, nodes)
+		if err != nil {
+			return nil, nil, err
+		}
+		nodes = append(nodes, begun...)
+	}
 	if len(nodes) == 0 {
 		return nil, free, nil
 	}
@@ -78,7 +85,11 @@ func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (b
 		}
 		return false, &e
 	}
-	return f.order(ctx, p, action, opts.purge)
+	changed, err := f.order(ctx, p, action, opts.purge)
+	if err == nil && p.node.By == byBegun {
+		err = begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
+	}
+	return changed, err
 }
 
 // withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.

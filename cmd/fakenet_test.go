@@ -68,6 +68,7 @@ type fakeMac struct {
 	sudo        bootstrap.Sudo
 	self        bool
 	fails       error    // of every order
+	refuses     error    // of every order, before anything is copied
 	logs        []string // end of the agent's log, with that
 	vanishes    bool     // before it says what it went back to
 	denied      bool     // may not dial the network
@@ -222,6 +223,9 @@ func (f *fakeNet) Apply(ctx context.Context, h *bootstrap.Host, job bootstrap.Jo
 	}
 	if left := job.Order.Spares(m.owner()); left != "" {
 		return bootstrap.Result{Left: left}, nil
+	}
+	if m.refuses != nil {
+		return bootstrap.Result{}, m.refuses
 	}
 	step(plan.StepCopy, plan.StateRunning)
 	if gate != nil {

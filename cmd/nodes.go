@@ -233,7 +233,7 @@ func (f *fleet) one(ctx context.Context, p *planItem, do func(context.Context, *
 func (f *fleet) order(ctx context.Context, p *planItem, action plan.Action, purge bool) (bool, error) {
 	o := plan.Order{
 		Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: plan.UnitKind(p.node.Unit),
-		Password: sudoFor(p.host, f.password), Node: p.node.ID, ClusterID: f.clusterID,
+		Password: sudoFor(p.host, f.password), Node: p.Node, ClusterID: f.clusterID,
 	}
 	r, err := f.installer.Apply(ctx, p.host, bootstrap.Job{Order: o, Binary: f.binaries(f.cfg.Dirs.Cache), Wheels: f.wheels(f.cfg.Dirs.Cache)}, func(e bootstrap.Event) { f.events.step(p, e) })
 	p.log, p.left = r.Log, r.Left
@@ -269,6 +269,9 @@ func itemsOf(nodes []roster.Node, hosts map[cluster.NodeID]*bootstrap.Host, what
 		p := &planItem{Name: n.Name, Node: n.ID, HostKey: n.HostKey, Source: bootstrap.SourceRoster, What: what, node: n, host: hosts[n.ID]}
 		if len(n.Addresses) > 0 {
 			p.Address = n.Addresses[0]
+		}
+		if n.By == byBegun {
+			p.Node = "" // its id is none of a node
 		}
 		out = append(out, p)
 	}

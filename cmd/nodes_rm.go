@@ -78,6 +78,15 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 	if f.strays, err = f.unlisted(ctx); err != nil {
 		return err
 	}
+	listed, err := f.roster.List()
+	if err != nil {
+		return err
+	}
+	begun, err := begunHosts(cfg.Dirs.Home, listed)
+	if err != nil {
+		return err
+	}
+	f.strays = append(f.strays, begun...)
 	nodes, err := f.named()
 	if err != nil {
 		return err
@@ -233,7 +242,12 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		}
 		left = printer.OneLine(err.Error())
 	}
-	if err := f.revoke(ctx, authority, p, key); err != nil {
+	if p.node.By == byBegun {
+		err = begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
+	} else {
+		err = f.revoke(ctx, authority, p, key)
+	}
+	if err != nil {
 		return err
 	}
 	p.done = "removed"

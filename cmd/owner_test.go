@@ -147,3 +147,41 @@ func TestDoctorSaysThatAHostIsOfAnotherCluster(t *testing.T) {
 		t.Errorf("its own: %+v", f)
 	}
 }
+
+func TestAHostWithANewIDReplacesItsEntry(t *testing.T) {
+	t.Parallel()
+	for name, hardware := range map[string]string{"machine with a number": "hw-mini", "machine without": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFakeNet(t)
+			m := f.mac("mini")
+			m.hardware = hardware
+			wants(t, "up", f.run("", "up", "--yes"), 0)
+			old := m.key
+			f.setNode(m, "", cluster.NodeDown)
+			m.node, m.key, m.installed, m.runs = "n-again", "", "", false // its disk was restored
+			wants(t, "again", f.run("", "up", "--yes"), 0, "is node n-again now; as n-mini it is out of the list")
+			if len(f.admitted) != 1 || f.admitted[0].ID != "n-again" || !f.isRevoked(old) || f.isRevoked(m.key) {
+				t.Errorf("%+v, former key revoked %v", f.admitted, f.isRevoked(old))
+			}
+		})
+	}
+}
+
+func TestAnEntryThatAHostHadBeforeIsReplacedLater(t *testing.T) {
+	t.Parallel()
+	f, m := newCluster(t)
+	old := f.former(userKey(t))
+	live := f.admitted[0]
+	live.ID, live.Key, live.Name = "n-copy", userKey(t), "copy" // up, so that it is another machine
+	f.admitted = append(f.admitted, live)
+	f.setNode(&fakeMac{node: live.ID}, newVersion9, cluster.NodeReady)
+	installs := f.logged("install")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "as n-former it is out of the list")
+	if !f.isRevoked(old.Key) || f.isRevoked(m.key) || f.isRevoked(live.Key) || f.logged("install") != installs {
+		t.Errorf("former %v, own %v, copy %v: %v", f.isRevoked(old.Key), f.isRevoked(m.key), f.isRevoked(live.Key), f.log)
+	}
+	if len(f.admitted) != 2 {
+		t.Errorf("%+v", f.admitted)
+	}
+}

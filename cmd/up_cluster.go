@@ -146,6 +146,9 @@ func (u *upRun) run(ctx context.Context) error {
 	if err := u.undrainInterrupted(ctx); err != nil {
 		return err
 	}
+	if err := u.settleFormer(ctx, seen.Hosts); err != nil {
+		return err
+	}
 	j, err := u.judge()
 	if err != nil {
 		return err

@@ -53,7 +53,9 @@ type planItem struct {
 	isSeen bool
 	isAuth bool // it does not let us in
 	isSelf bool
-	node   *roster.Node
+	// isCopied says that something was copied to it.
+	isCopied bool
+	node     *roster.Node
 
 	outcome *outcome // nil where nothing was done
 	log     []string // the end of its agent's log, where that did not come up
