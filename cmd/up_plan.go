@@ -53,6 +53,8 @@ type planItem struct {
 	isSeen bool
 	isAuth bool // it does not let us in
 	isSelf bool
+	// isApart says that it joined without SSH, so that other machines are changed without it.
+	isApart bool
 	// isCopied says that something was copied to it.
 	isCopied bool
 	node     *roster.Node
@@ -136,7 +138,10 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 		p.node = &j.nodes[i]
 		p.Name = p.node.Name
 	}
-	live := j.live(h.Node)
+	if p.node == nil {
+		j.joinedAs(p)
+	}
+	live := j.live(p.Node)
 	switch {
 	case live != nil:
 		p.State = string(live.State)
@@ -178,6 +183,18 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 	return p
 }
 
+// joinedAs finds the node that joined by a token and is this host, as that says itself: nothing is signed for it on its word.
+func (j *judge) joinedAs(p *planItem) {
+	there := p.host.Facts.Owner
+	i := slices.IndexFunc(j.nodes, func(n roster.Node) bool {
+		return n.ID == there.Node && n.By == "token" && n.HostKey == "" && !sighting.AreTwoMachines(n.Hardware, p.host.Facts.Hardware)
+	})
+	if i < 0 || there.IsOfAnother(j.clusterID) {
+		return
+	}
+	p.node, p.Node, p.Name = &j.nodes[i], there.Node, j.nodes[i].Name
+}
+
 // change is what a host that can be installed needs, and why.
 func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node, want string) (what, reason string) {
 	switch {
@@ -194,7 +211,7 @@ func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node,
 		return whatRepair, "does not serve"
 	case live.Version != versionOf(want):
 		return whatRepair, "still runs " + live.Version
-	case j.digest != "" && node.Settings != j.digest:
+	case j.digest != "" && node.Settings != j.digest && node.Settings != "": // one that joined by a token has none here
 		return whatRepair, "its settings are not these any more"
 	}
 	return whatNothing, ""
@@ -214,7 +231,7 @@ func (j *judge) unreachable(n roster.Node) *planItem {
 		p.State = string(live.State)
 	}
 	if live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining) {
-		p.What, p.Reason, p.Fix = whatCannot, "is not up, and it joined without SSH", "start its agent there: mlxctl agent join"
+		p.What, p.Reason, p.Fix = whatCannot, "is not up, and it joined without SSH", "there: mlxctl agent join TOKEN   # the same token, or one of `mlxctl token create`"
 	}
 	return p
 }
