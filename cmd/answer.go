@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type answer struct {
 	firstToken time.Time
 	last       cluster.Chunk
 	node       cluster.NodeID
+	nodeName   string
 }
 
 // answerUsage is the account of an answer in JSON.
@@ -51,6 +53,7 @@ type answerLine struct {
 	FinishReason cluster.FinishReason `json:"finish_reason,omitempty"`
 	StopSequence string               `json:"stop_sequence,omitempty"`
 	Node         cluster.NodeID       `json:"node,omitempty"`
+	NodeName     string               `json:"node_name,omitempty"`
 	Usage        *answerUsage         `json:"usage,omitempty"`
 }
 
@@ -60,7 +63,7 @@ func (a *answer) take(c cluster.Chunk) error {
 		return a.progress(c)
 	}
 	if c.Node != "" {
-		a.node = c.Node
+		a.node, a.nodeName = c.Node, nameOrID(&c)
 	}
 	if a.firstToken.IsZero() && (c.Text != "" || len(c.Tokens) > 0) {
 		a.firstToken = time.Now()
@@ -72,7 +75,7 @@ func (a *answer) take(c cluster.Chunk) error {
 	case printer.JSON:
 		a.text.WriteString(c.Text)
 		a.reasoning.WriteString(c.Reasoning)
-		a.collect(c.ToolCalls)
+		a.calls.Add(c.ToolCalls...)
 		return nil
 	case formatLines:
 		return a.writeLine(&c)
@@ -96,7 +99,7 @@ func (a *answer) writeLine(c *cluster.Chunk) error {
 }
 
 func (a *answer) write(c *cluster.Chunk) error {
-	a.collect(c.ToolCalls)
+	a.calls.Add(c.ToolCalls...)
 	if err := a.think(c.Reasoning); err != nil || c.Text == "" {
 		return err
 	}
@@ -110,14 +113,14 @@ func (a *answer) write(c *cluster.Chunk) error {
 
 // writeCalls ends an answer in text with a line for each call.
 func (a *answer) writeCalls() error {
-	for i := range a.calls {
+	for _, call := range a.whole() {
 		if a.wrote && !a.endsLine {
 			if _, err := io.WriteString(a.opts.streams.Out, "\n"); err != nil {
 				return err
 			}
 		}
 		a.wrote, a.endsLine = true, true
-		if err := printer.Line(a.opts.streams.Out, &a.calls[i]); err != nil {
+		if err := printer.Line(a.opts.streams.Out, &call); err != nil {
 			return err
 		}
 	}
@@ -132,8 +135,11 @@ func (a *answer) progress(c cluster.Chunk) error {
 	if c.Node == "" {
 		return a.opts.say("loading %s…", a.model)
 	}
-	return a.opts.say("loading %s on %s…", a.model, c.Node)
+	return a.opts.say("loading %s on %s…", a.model, nameOrID(&c))
 }
+
+// nameOrID is what people are told of the node of a chunk: a controller of an earlier version sends no name.
+func nameOrID(c *cluster.Chunk) string { return cmp.Or(printer.Clean(c.NodeName), string(c.Node)) }
 
 // finish ends the output and says how it went.
 func (a *answer) finish(err error) error {
@@ -150,8 +156,8 @@ func (a *answer) finish(err error) error {
 	if a.format == printer.JSON {
 		line := a.line(a.text.String())
 		line.Reasoning = a.reasoning.String()
-		if len(a.calls) > 0 {
-			line.ToolCalls = a.calls
+		if calls := a.whole(); len(calls) > 0 {
+			line.ToolCalls = calls
 		}
 		if err := printer.Object(a.opts.streams.Out, printer.JSON, line); err != nil {
 			return err
@@ -169,7 +175,7 @@ func (a *answer) remarks() error {
 	}
 	if a.opts.stats {
 		line := fmt.Sprintf("%d prompt tokens (%d cached), %d generated, first after %.0f ms, %s tokens/s, on %s",
-			u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.FirstTokenMS, printer.Rate(u.TokensPerSecond), a.node)
+			u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.FirstTokenMS, printer.Rate(u.TokensPerSecond), a.nodeName)
 		if u.Shared {
 			line += ", shared with an identical request"
 		}
@@ -188,7 +194,7 @@ func (a *answer) remarks() error {
 func (a *answer) line(text string) answerLine {
 	return answerLine{
 		Text: text, Model: a.model, FinishReason: a.last.Finish, StopSequence: a.last.StopSequence,
-		Node: a.node, Usage: a.usage(),
+		Node: a.node, NodeName: a.nodeName, Usage: a.usage(),
 	}
 }
 

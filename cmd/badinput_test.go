@@ -64,10 +64,11 @@ func TestBadInputGetsOneLineAndTheClusterGoesOn(t *testing.T) {
 	}{
 		{"unknown model", []string{"run", "tinny", "x"}, exitNoSuch, []string{"tinny", "tiny"}},
 		{"unknown folder", []string{"run", "/no/such/folder", "x"}, exitNoSuch, []string{"/no/such/folder"}},
-		{"empty folder", []string{"run", empty, "x"}, exitFailed, []string{empty, "config.json"}},
-		{"broken folder", []string{"run", broken, "x"}, exitFailed, []string{broken, "config.json"}},
+		{"empty folder", []string{"run", empty, "x"}, exitUsage, []string{h.up.Nodes[0].Name + " cannot load " + empty + ": it has no config.json"}},
+		{"broken folder", []string{"load", "-q", broken}, exitUsage, []string{broken, "config.json"}},
 		{"too big", []string{"run", h.giant(), "x"}, exitCapacity, []string{"GiB"}},
 		{"no tokens", []string{"run", "tiny", "x", "--max-tokens", "0"}, exitUsage, []string{"max"}},
+		{"more than a context", []string{"run", "tiny", strings.Repeat("Count from 1 to 9. ", 2000)}, exitUsage, []string{"8192", "hint: shorten the prompt"}},
 		{"no prompt", []string{"run", "tiny"}, exitUsage, []string{"prompt"}},
 		{"unknown node", []string{"run", "tiny", "x", "--node", "nowhere"}, exitNoSuch, []string{"nowhere"}},
 		{"not loaded", []string{"unload", "small"}, exitNoSuch, []string{"small", "mlxctl ps"}},

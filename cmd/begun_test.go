@@ -29,7 +29,7 @@ func TestWhatAFailedInstallationLeftIsRemovedWithThePurge(t *testing.T) {
 	if b := f.begun(); len(b) != 1 || b[0].Host != "mini.local" {
 		t.Fatalf("begun: %+v", b)
 	}
-	wants(t, "down", f.run("", "down"), 0)
+	wants(t, "down", f.run("", "down", "--yes"), 0)
 	if f.logged("mini.local purge") != 1 { // the installation
 		t.Errorf("stopped what is no node: %v", f.log)
 	}

@@ -33,7 +33,7 @@ func TestStraightLine(t *testing.T) {
 	if r := h.run("run", "tiny", countTo(300)); r.code != 0 || r.out != want || r.err != "" {
 		t.Errorf("run: %+v", r)
 	}
-	if r := h.runWith("Count from 1\nto 5.", "run", "tiny", "--stats"); r.code != 0 || !strings.Contains(r.err, "tokens") {
+	if r := h.runWith("Count from 1\nto 5.", "run", "tiny", "--stats"); r.code != 0 || !strings.HasSuffix(r.err, " on "+h.up.Nodes[0].Name+"\n") {
 		t.Errorf("run from stdin: %+v", r)
 	}
 	if s := h.stream(t.Context(), body("tiny", countTo(300), `,"stream":true`), nil); s.text != want || s.finish != "stop" || !s.done || s.err != nil {
@@ -57,7 +57,7 @@ func TestStraightLine(t *testing.T) {
 		want string
 	}{
 		{[]string{"ps", "-o", "name"}, "tiny\n"},
-		{[]string{"nodes", "-o", "name"}, string(h.up.Nodes[0].ID) + "\n"},
+		{[]string{"nodes", "-o", "name"}, h.up.Nodes[0].Name + "\n"},
 		{[]string{"models", "-o", "name"}, "tiny\n"},
 		{[]string{"env", "--shell", "sh"}, "export OPENAI_BASE_URL='" + h.up.BaseURL + "'\nexport OPENAI_API_KEY='" + h.up.APIKey + "'\n"},
 		{[]string{"top"}, "tiny"},
@@ -126,13 +126,12 @@ func TestManyAtOnce(t *testing.T) {
 func TestDeathAndReturn(t *testing.T) {
 	t.Parallel()
 	h := running(t)
-	var killed time.Time
 	var once sync.Once
 	after := func(strike func()) func(string) {
 		once = sync.Once{}
 		return func(text string) {
 			if len(text) > 40 {
-				once.Do(func() { strike(); killed = time.Now() })
+				once.Do(strike)
 			}
 		}
 	}
@@ -140,8 +139,8 @@ func TestDeathAndReturn(t *testing.T) {
 
 	first := h.replica("tiny").WorkerPID
 	s := h.stream(t.Context(), long, after(func() { h.kill(first) }))
-	if took := time.Since(killed); s.failure != string(cluster.CodeWorkerCrashed) || s.done || s.err != nil || took > 3*time.Second {
-		t.Errorf("worker killed: %q after %s, %v", s.failure, took, s.err)
+	if s.failure != string(cluster.CodeWorkerCrashed) || s.done || s.err != nil {
+		t.Errorf("worker killed: %q, %v", s.failure, s.err)
 	}
 	if !strings.HasPrefix(enginetest.Counted(1, 900), s.text) {
 		t.Errorf("what came before is no true beginning: %q", s.text)

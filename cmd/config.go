@@ -31,7 +31,8 @@ func newConfigView(d *deps, runF func(context.Context, *configViewOptions) error
 	opts := &configViewOptions{deps: d}
 	cmd := &cobra.Command{
 		Use: "view", Short: "Show the settings in effect; secrets are taken out", Args: between(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
+		Annotations: exits("0", "1", "2", "6"),
+		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, listFormats()...)
 	cmd.Flags().BoolVar(&opts.origin, "origin", false, "say where each came from")
@@ -93,6 +94,7 @@ func newConfigGet(d *deps, runF func(context.Context, *configGetOptions) error) 
 	opts := &configGetOptions{deps: d}
 	return &cobra.Command{
 		Use: "get KEY", Short: "Print one setting in effect", Args: exactly(1, "the key"),
+		Annotations:       exits("0", "1", "2", "6"),
 		ValidArgsFunction: completeKeys,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.key = args[0]
@@ -146,7 +148,17 @@ func runConfigSet(_ context.Context, opts *configSetOptions) error {
 			return fmt.Errorf("resolve %s: %w", opts.value, err)
 		}
 	}
-	return config.Set(dirs.File, opts.key, value)
+	if err := config.Set(dirs.File, opts.key, value); err != nil {
+		return err
+	}
+	cfg, err := opts.config(nil)
+	if err != nil {
+		return nil //nolint:nilerr // it was written; another setting, or the environment, is what is wrong
+	}
+	if command := opts.takesOver(cfg); command != "" {
+		return opts.say("the cluster runs with other settings until `%s`, which starts its services again", command)
+	}
+	return nil
 }
 
 type configPathOptions struct{ *deps }

@@ -27,8 +27,10 @@ type feed interface {
 	Next(ctx context.Context) (*cluster.Snapshot, []cluster.Event, error)
 }
 
-// logQuery says which lines of a node's log are wanted.
+// logQuery says which lines of a node's log are wanted, or what is known of a request.
 type logQuery struct {
+	Request cluster.RequestID // instead of all else
+
 	Node   cluster.NodeID
 	Source string // "agent", or "worker-" and a model
 	Follow bool
@@ -68,37 +70,48 @@ func (d *deps) snapshot(ctx context.Context) (*cluster.Snapshot, error) {
 
 // findNode turns a node's name or id into its id.
 func findNode(ctx context.Context, c clusterClient, name string) (cluster.NodeID, error) {
+	n, err := lookUpNode(ctx, c, name)
+	if err != nil {
+		return "", err
+	}
+	return n.ID, nil
+}
+
+// lookUpNode finds a node by its name or id.
+func lookUpNode(ctx context.Context, c clusterClient, name string) (*cluster.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	s, err := c.Snapshot(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	return nodeNamed(s, name)
 }
 
-func nodeNamed(s *cluster.Snapshot, name string) (cluster.NodeID, error) {
+func nodeNamed(s *cluster.Snapshot, name string) (*cluster.Node, error) {
+	var last *cluster.Node
 	var named []cluster.NodeID
 	var known []string
-	for _, n := range s.Nodes {
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
 		if string(n.ID) == name {
-			return n.ID, nil
+			return n, nil
 		}
 		if strings.EqualFold(n.Name, name) {
-			named = append(named, n.ID)
+			last, named = n, append(named, n.ID)
 		}
 		known = append(known, n.Name)
 	}
 	switch len(named) {
 	case 1:
-		return named[0], nil
+		return last, nil
 	case 0:
 		e := cluster.Errorf(cluster.CodeNoNode, "no node %q", name).WithHint("`mlxctl nodes` lists them")
 		if near := cluster.Nearest(name, known); len(near) > 0 {
 			e = e.WithHint("did you mean %q?", near[0])
 		}
-		return "", &noSuchError{e}
+		return nil, &noSuchError{e}
 	default:
-		return "", usagef("%d nodes are called %q; say which by its id: %s", len(named), name, strings.Trim(fmt.Sprint(named), "[]"))
+		return nil, usagef("%d nodes are called %q; say which by its id: %s", len(named), name, strings.Trim(fmt.Sprint(named), "[]"))
 	}
 }

@@ -38,7 +38,7 @@ func newContextLs(d *deps, runF func(context.Context, *contextLsOptions) error) 
 	}
 	opts := &contextLsOptions{deps: d}
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List contexts", Args: between(0, 0, ""),
+		Use: "ls", Short: "List contexts", Args: between(0, 0, ""), Annotations: exits("0", "1", "2", "6"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, listFormats()...)
@@ -170,7 +170,8 @@ func runContextAdd(ctx context.Context, opts *contextAddOptions) error {
 	}
 	x := opts.context
 	if (x.Home == "") == (x.NATSURL == "") {
-		return usagef("a context needs either --home or --nats-url")
+		return usageHint("give --nats-url, with --nats-creds and --nats-ca from that cluster; programs that use the API need no context, only its URL and key",
+			"a context needs either --home or --nats-url: commands talk to a cluster over its NATS, which a gateway does not replace")
 	}
 	for _, p := range []*string{&x.Home, &x.NATSCreds, &x.NATSCA, &x.APIKeyFile} {
 		if *p == "" {

@@ -165,7 +165,7 @@ func (r *remote) Unload(ctx context.Context, model string, node cluster.NodeID, 
 }
 
 func (r *remote) Logs(ctx context.Context, q logQuery, line func(string) error) error {
-	body := api.LogsRequest{Node: q.Node, Source: q.Source, Follow: q.Follow, Tail: q.Tail}
+	body := api.LogsRequest{Request: q.Request, Node: q.Node, Source: q.Source, Follow: q.Follow, Tail: q.Tail}
 	return r.Client.Logs(ctx, body, func(l bus.LogLine) error { return line(l.Text) })
 }
 

@@ -30,6 +30,8 @@ type downOptions struct {
 type downResult struct {
 	Stopped bool `json:"stopped"` // false when nothing ran
 	Purged  bool `json:"purged"`
+	// Kept are the folders and files that --purge leaves on this machine.
+	Kept []string `json:"kept,omitempty"`
 	// Hosts are the other machines of the cluster, and what came of each.
 	Hosts  []hostResult `json:"hosts,omitempty"`
 	Failed int          `json:"failed,omitempty"`
@@ -44,12 +46,13 @@ func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Com
 		Use: "down", Short: "Stop the cluster: agents on other machines, then the services of this one", Args: between(0, 0, ""),
 		Long: `down stops the agents of all nodes over SSH, whether the cluster answers or not, and then ends the background services of
 this home, whatever state they are in. It leaves no process, port or lock. Nodes that cannot be reached are named, and the exit
-code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this machine stay.
+code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this machine stay. Where nobody is there to agree, a cluster with
+other machines takes --yes; a cluster of this machine alone is never asked for.
 
 With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
-are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. Where nobody is
-there to agree to that, it takes --yes, unless this machine is the only one.`,
-		Annotations: exits("0", "1", "2", "3", "130"),
+are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. The cache stays,
+and so does a configuration file that is not in the home: down says at its end what is left, and where.`,
+		Annotations: exits("0", "1", "2", "3", "6", "130"),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, objectFormats()...)
@@ -88,11 +91,14 @@ func runDown(ctx context.Context, opts *downOptions) error {
 	if len(failures) > 0 && !opts.force {
 		opts.purge = false // it would take away what is needed to try again
 	}
-	stopped, err := opts.stop(ctx, dirs)
+	stopped, err := opts.stop(ctx, dirs, !opts.local && len(failures) == 0)
 	if err != nil {
 		return err
 	}
 	r := downResult{Stopped: stopped, Purged: opts.purge, Failed: len(failures)}
+	if r.Purged {
+		r.Kept = keptBy(dirs)
+	}
 	for _, p := range items {
 		r.Hosts = append(r.Hosts, resultOf(p))
 	}
@@ -119,7 +125,32 @@ func (opts *downOptions) checkContext() error {
 	return nil
 }
 
-func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, error) {
+// allStoppedPath is there while the agents of all other machines are stopped, and the services here were not started since.
+func allStoppedPath(home string) string { return filepath.Join(home, "run", "all-stopped") }
+
+// isAllStopped says that a `down` before stopped every machine, and that nothing was started since.
+func (opts *downOptions) isAllStopped(home string) bool {
+	status, err := service.Read(opts.services(home, "", nil))
+	if err != nil || status.Running || status.Desired {
+		return false
+	}
+	_, err = os.Stat(allStoppedPath(home))
+	return err == nil
+}
+
+// noteStopped writes down whether a `down` stopped every machine.
+func noteStopped(home string, all bool) error {
+	if all {
+		return config.WriteFile(allStoppedPath(home), nil)
+	}
+	if err := os.Remove(allStoppedPath(home)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove: %w", err)
+	}
+	return nil
+}
+
+// stop ends the services of this machine; all says that those of the others are stopped.
+func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs, all bool) (bool, error) {
 	home := dirs.Home
 	o := opts.services(home, "", opts.log())
 	progress := opts.streams.NewProgress(opts.quiet)
@@ -133,6 +164,11 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 	if err != nil {
 		return false, err
 	}
+	if status.Running || status.Desired { // what an earlier `down` wrote down ended with that start
+		if err := noteStopped(home, false); err != nil {
+			return false, err
+		}
+	}
 	if status.Running {
 		progress.Step("stopping controller and agent")
 	}
@@ -144,13 +180,16 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs) (bool, erro
 			return false, fmt.Errorf("remove: %w", err)
 		}
 	}
-	if opts.purge {
+	switch {
+	case opts.purge:
 		err = purge(dirs)
+	case all:
+		err = noteStopped(home, true)
 	}
 	return status.Running || status.Desired, err
 }
 
-// purge removes what a home holds of ours, and the home itself where nothing else is in it. The lock, in the folder that
+// purge removes what a home holds of ours, and the home and the folder of settings where nothing else is in them. The lock, in the folder that
 // goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
@@ -169,12 +208,26 @@ func purge(dirs config.Dirs) error {
 			return fmt.Errorf("purge: %w", err)
 		}
 	}
-	if left, err := os.ReadDir(home); err == nil && len(left) == 0 {
-		if err := os.Remove(home); err != nil {
-			return fmt.Errorf("purge: %w", err)
+	for _, dir := range []string{home, filepath.Dir(dirs.File)} {
+		if left, err := os.ReadDir(dir); err == nil && len(left) == 0 {
+			if err := os.Remove(dir); err != nil {
+				return fmt.Errorf("purge: %w", err)
+			}
 		}
 	}
 	return nil
+}
+
+// keptBy lists what is left on this machine after a purge: the cache, which can be made again, the user's own settings where
+// they are not in the home, and a home that holds something else.
+func keptBy(dirs config.Dirs) []string {
+	var kept []string
+	for _, path := range []string{dirs.Cache, dirs.File, dirs.Home} {
+		if _, err := os.Stat(path); err == nil {
+			kept = append(kept, path)
+		}
+	}
+	return kept
 }
 
 func (opts *downOptions) tell(out printer.Options, r downResult, items, failures []*planItem) error {
@@ -199,7 +252,10 @@ func (opts *downOptions) tell(out printer.Options, r downResult, items, failures
 		return opts.say("nothing was running")
 	}
 	if r.Purged {
-		return opts.say("stopped and purged")
+		if len(r.Kept) == 0 {
+			return opts.say("stopped and purged")
+		}
+		return opts.say("stopped and purged; kept: %s", strings.Join(r.Kept, ", "))
 	}
 	return opts.say("stopped")
 }

@@ -24,6 +24,9 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 			WithHint("`mlxctl down --local` stops the services of this one")
 	}
 	nodes = otherMachines(nodes, dirs.Home)
+	if !opts.purge && opts.isAllStopped(dirs.Home) {
+		return nil, free, nil
+	}
 	if nodes, err = opts.withoutSSH(nodes); err != nil {
 		return nil, nil, err
 	}
@@ -52,11 +55,9 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 	if opts.purge {
 		verb = "Remove everything on"
 	}
-	if opts.purge || f.streams.CanAsk() { // what is stopped can be started again, what is purged cannot
-		if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
-			closeAll()
-			return nil, nil, err
-		}
+	if err := f.confirm(ctx, verb+" "+nodeNames(nodes)+" and this machine?"); err != nil {
+		closeAll()
+		return nil, nil, err
 	}
 	items = itemsOf(nodes, f.reach(ctx, nodes), whatStop)
 	if err := f.askSudo(ctx, items); err != nil {

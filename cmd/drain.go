@@ -151,20 +151,13 @@ func findNodes(ctx context.Context, c clusterClient, names []string) ([]drainRes
 	}
 	var out []drainResult
 	for _, name := range names {
-		id, err := nodeNamed(s, name)
+		n, err := nodeNamed(s, name)
 		if err != nil {
 			return nil, err
 		}
-		if slices.ContainsFunc(out, func(r drainResult) bool { return r.Node == id }) {
-			continue
+		if !slices.ContainsFunc(out, func(r drainResult) bool { return r.Node == n.ID }) {
+			out = append(out, drainResult{Node: n.ID, Name: cmp.Or(n.Name, string(n.ID))})
 		}
-		r := drainResult{Node: id, Name: name}
-		for i := range s.Nodes {
-			if s.Nodes[i].ID == id {
-				r.Name = cmp.Or(s.Nodes[i].Name, string(id))
-			}
-		}
-		out = append(out, r)
 	}
 	return out, nil
 }
@@ -216,27 +209,13 @@ func countWork(s *cluster.Snapshot, results []drainResult) []string {
 	for i := range results {
 		r := &results[i]
 		if r.Drained {
-			r.Requests = requestsOn(s, r.Node)
+			r.Requests = s.Open(r.Node)
 		}
 		if r.Requests > 0 {
 			waits = append(waits, fmt.Sprintf("%s on %s", countOf(r.Requests, "request"), r.Name))
 		}
 	}
 	return waits
-}
-
-// requestsOn counts what a node has to finish: as the controller knows it, and as the node does.
-func requestsOn(s *cluster.Snapshot, id cluster.NodeID) int {
-	there := 0
-	for i := range s.Nodes {
-		if s.Nodes[i].ID != id {
-			continue
-		}
-		for _, r := range s.Nodes[i].Replicas {
-			there += r.Running + r.Waiting
-		}
-	}
-	return max(there, s.Outstanding(id))
 }
 
 func countOf(n int, what string) string {

@@ -36,7 +36,7 @@ func TestDrain(t *testing.T) {
 		{name: "idle", args: []string{"drain", "studio"}, asked: []string{"n-studio"}, says: "studio is drained\n"},
 		{name: "by id, twice", args: []string{"drain", "n-studio", "STUDIO"}, asked: []string{"n-studio"}, says: "studio is drained\n"},
 		{name: "both", args: []string{"drain", "studio", "mini"}, asked: []string{"n-studio", "n-mini"}, says: "mini is drained\n"},
-		{name: "work is left", args: []string{"drain", "studio", "--timeout", "50ms"}, busy: true, code: exitPartial, asked: []string{"n-studio"}, says: "waiting for what runs: 3 requests on studio\nstudio drains, but still has 3 requests\n"},
+		{name: "work is left", args: []string{"drain", "studio", "--timeout", "1s"}, busy: true, code: exitPartial, asked: []string{"n-studio"}, says: "waiting for what runs: 3 requests on studio\nstudio drains, but still has 3 requests\n"},
 		{name: "without waiting", args: []string{"drain", "studio", "--no-wait"}, busy: true, asked: []string{"n-studio"}, says: "studio drains\n"},
 		{name: "undrain", args: []string{"undrain", "studio", "mini"}, busy: true, asked: []string{"-n-studio", "-n-mini"}, says: "studio takes requests again\nmini takes requests again\n"},
 		{name: "quiet", args: []string{"-q", "drain", "studio"}, asked: []string{"n-studio"}},
@@ -70,7 +70,7 @@ func TestDrainAsJSON(t *testing.T) {
 	t.Parallel()
 	away := cluster.Errorf(cluster.CodeUnreachable, "node mini is down")
 	f := &fakeCluster{state: twoMacs(), refuses: map[cluster.NodeID]error{"n-mini": away}}
-	r := invocation{cluster: f}.run(t, "drain", "studio", "mini", "--timeout", "50ms", "-o", "json")
+	r := invocation{cluster: f}.run(t, "drain", "studio", "mini", "--timeout", "1s", "-o", "json")
 	var got struct {
 		Items []drainResult `json:"items"`
 	}
@@ -95,11 +95,19 @@ func TestDrainOfARealNode(t *testing.T) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if r := h.run("run", "tiny", countTo(3)); r.code != exitCapacity || !strings.Contains(r.err, "draining") {
+		if r := h.run("run", "tiny", countTo(3)); r.code != exitCapacity || !strings.Contains(r.err, "draining") || !strings.Contains(r.err, "mlxctl undrain "+node) {
 			t.Errorf("%s: %+v", when, r)
 		}
 	}
 	refused("drained")
+	for what, r := range map[string]result{"nodes": h.run("nodes", "--no-headers"), "top": h.run("top", "--once")} {
+		if r.code != 0 || !strings.Contains(r.out, " drained ") {
+			t.Errorf("%s of a node that is empty: %+v", what, r)
+		}
+	}
+	if s := h.snapshot(); !s.Nodes[0].Drained {
+		t.Errorf("JSON does not say that it is empty: %+v", s.Nodes[0])
+	}
 	pid := h.pid("agent")
 	h.kill(pid)
 	h.await("the agent is back", func() bool {

@@ -34,7 +34,7 @@ func exitMeanings() [][2]string {
 		{"3", "partly done: some nodes failed"},
 		{"4", "not allowed: authentication failed"},
 		{"5", "no capacity: nothing could take it, now or at all"},
-		{"6", "no such model, node or context"},
+		{"6", "no such model, node, context or token"},
 		{"7", "the cluster cannot be reached, or a time limit passed"},
 		{"130", "interrupted (SIGINT)"},
 		{"143", "terminated (SIGTERM)"},
@@ -113,7 +113,7 @@ func exitCode(ctx context.Context, err error) int {
 
 func exitOfCode(code cluster.Code) int {
 	switch code {
-	case cluster.CodeInvalid:
+	case cluster.CodeInvalid, cluster.CodeContext, cluster.CodeTooLarge, cluster.CodeBadModel:
 		return exitUsage
 	case cluster.CodeUnauthorized:
 		return exitAuth
@@ -123,8 +123,8 @@ func exitOfCode(code cluster.Code) int {
 		return exitNoSuch
 	case cluster.CodeUnreachable, cluster.CodeTimeout:
 		return exitUnreachable
-	case cluster.CodeTooLarge, cluster.CodeContext, cluster.CodeBadModel, cluster.CodeNodeLost, cluster.CodeWorkerCrashed,
-		cluster.CodeCancelled, cluster.CodeUnsupported, cluster.CodeConflict, cluster.CodeInternal:
+	case cluster.CodeNodeLost, cluster.CodeWorkerCrashed, cluster.CodeCancelled, cluster.CodeUnsupported, cluster.CodeConflict,
+		cluster.CodeInternal:
 		return exitFailed
 	}
 	return exitFailed

@@ -64,6 +64,12 @@ func (f *fakeCluster) Forget(_ context.Context, node cluster.NodeID) error {
 }
 
 func (f *fakeCluster) Logs(_ context.Context, q logQuery, line func(string) error) error {
+	if q.Request != "" {
+		if q.Request != "r-known" {
+			return nil
+		}
+		return line("time=2026-11-24T09:00:01Z msg=\"request answered\" req=r-known")
+	}
 	f.logged = q
 	return line("time=2026-11-24T09:00:00Z msg=hello")
 }
@@ -134,6 +140,7 @@ func twoMacs() *cluster.Snapshot {
 				Replicas: []cluster.Replica{
 					{
 						Model: big.Name, Digest: big.Digest, State: cluster.ReplicaReady, PlannedBytes: 20 << 30, ResidentBytes: 19 << 30, Context: 40960, Slots: 8, Running: 2, Waiting: 1, TokensPerSecond: 61.25, WorkerPID: 4711, Restarts: 1,
+						Adapter: "/srv/adapters/legal", Draft: "org/draft", KVBits: 8,
 						Curve: &cluster.Curve{Decode: [][2]float64{{1, 25}, {8, 40}}, Prefill: [][2]float64{{256, 120}}, Measured: true},
 					},
 					{

@@ -78,6 +78,38 @@ func newHelp(root *cobra.Command) *cobra.Command {
 	}
 }
 
+// doneBy is the command line that does what other programs call by that name; empty where there is none.
+func doneBy(cmd *cobra.Command, name string) string {
+	if cmd.HasParent() {
+		return ""
+	}
+	switch name {
+	case "list", "ls":
+		return "mlxctl models"
+	case "pin":
+		return "mlxctl load --pin"
+	case "unpin":
+		return "mlxctl load --pin=false"
+	case "stop":
+		return "mlxctl down"
+	case "start", "serve":
+		return "mlxctl up"
+	}
+	return ""
+}
+
+// refuseHelp has --help after a command that is not there be the error that the command is without it.
+func refuseHelp(d *deps, root *cobra.Command) {
+	show := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
+			d.noHelp = unknownCommand(cmd, words)
+			return
+		}
+		show(cmd, args)
+	})
+}
+
 func helpNames(of *cobra.Command) []string {
 	var out []string
 	for _, c := range of.Commands() {

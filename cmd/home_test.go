@@ -77,7 +77,7 @@ func (h *home) run(args ...string) result { return h.runWith("", args...) }
 
 func (h *home) runWith(stdin string, args ...string) result {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	var out, errOut bytes.Buffer
 	cmd := h.command(ctx, args...)
@@ -195,14 +195,15 @@ func (h *home) kill(pid int) {
 // await asks until ok says yes.
 func (h *home) await(what string, ok func() bool) {
 	h.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	const most = 2 * time.Minute // it ends what hangs, and says nothing about how long anything may take
+	deadline := time.NewTimer(most)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			h.t.Fatalf("waited 30 s for: %s\n%s", what, h.logs())
+			h.t.Fatalf("waited %s for: %s\n%s", most, what, h.logs())
 		case <-tick.C:
 		}
 	}

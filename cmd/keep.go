@@ -66,6 +66,7 @@ func (dm *daemon) command(d *deps, short string, serve func(context.Context, *da
 	if dm.name == "controller" {
 		cmd.Flags().IntVar(&dm.socket, service.SocketFlag, 0, "descriptor on which the keeper listens for the gateway")
 	}
+	_ = cmd.Flags().MarkHidden(service.LifelineFlag) // fails only for a flag that is not there
 	return cmd
 }
 

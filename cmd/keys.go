@@ -52,7 +52,8 @@ func newRotateAPI(d *deps, runF func(context.Context, *keysOptions) error) *cobr
 	opts := &keysOptions{}
 	cmd := keysCommand(d, opts, &cobra.Command{
 		Use: "api", Short: "Replace the key of the HTTP API",
-		Long: "api makes another API key. The one before is accepted for the time of --grace, in which clients can be given the new\none: `mlxctl env` prints it.",
+		Long:        "api makes another API key. The one before is accepted for the time of --grace, in which clients can be given the new\none: `mlxctl env` prints it.",
+		Annotations: exits("0", "1", "2", "6", "7"),
 	}, runF, runRotateAPI)
 	opts.output = addOutput(cmd, objectFormats()...)
 	cmd.Flags().DurationVar(&opts.grace, "grace", defaultKeyGrace, "how long the key before is accepted; 0 ends it at once, and all before it")
@@ -104,7 +105,7 @@ func newRotateSigning(d *deps, runF func(context.Context, *keysOptions) error) *
 		Use: "signing", Short: "Replace the key that signs nodes and clients",
 		Long: `signing makes another signing key, has every node take a token signed with it, and then ends the one before. While a node
 cannot be reached the key before stays good; run it again when the node is back, or let it go with --force.`,
-		Annotations: exits("0", "1", "2", "3", "7"),
+		Annotations: exits("0", "1", "2", "3", "6", "7"),
 	}, runF, runRotateSigning)
 	opts.output = addOutput(cmd, listFormats()...)
 	cmd.Flags().BoolVar(&opts.force, "force", false, "end the key before though some nodes cannot be reached; they have to be added anew")
@@ -117,7 +118,7 @@ func newRotateNodes(d *deps, runF func(context.Context, *keysOptions) error) *co
 		Use: "nodes", Short: "Replace the keys of the nodes",
 		Long: `nodes has each node, one after the other, make another key and use that; the one before is revoked. Nodes that cannot be
 reached keep theirs.`,
-		Annotations: exits("0", "1", "2", "3", "7"),
+		Annotations: exits("0", "1", "2", "3", "6", "7"),
 	}, runF, runRotateNodes)
 	opts.output = addOutput(cmd, listFormats()...)
 	return cmd
@@ -173,7 +174,7 @@ func (opts *keysOptions) rotate(ctx context.Context, do func(context.Context, *r
 
 func (opts *keysOptions) tellRotated(out printer.Options, results []rotated) error {
 	list := printer.List[rotated]{
-		Name:  func(r rotated) string { return string(r.Node) },
+		Name:  func(r rotated) string { return r.Name },
 		Empty: "no nodes",
 		Columns: []printer.Column[rotated]{
 			{Header: "NAME", Value: func(r rotated) string { return r.Name }},

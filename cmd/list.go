@@ -60,6 +60,7 @@ type replicaItem struct {
 
 func showReplicas(opts *listOptions, out printer.Options, s *cluster.Snapshot) error {
 	var items []replicaItem
+	work := s.Work()
 	for _, n := range s.Nodes {
 		for _, r := range n.Replicas {
 			items = append(items, replicaItem{r, n.ID, n.Name})
@@ -72,13 +73,15 @@ func showReplicas(opts *listOptions, out printer.Options, s *cluster.Snapshot) e
 			{Header: "MODEL", Value: func(r replicaItem) string { return r.Model }},
 			{Header: "NODE", Value: func(r replicaItem) string { return r.NodeName }},
 			{Header: "STATE", Value: func(r replicaItem) string { return string(r.State) }},
-			{Header: "MEM", Right: true, Value: func(r replicaItem) string { return printer.Bytes(max(r.ResidentBytes, r.PlannedBytes)) }},
+			{Header: "MEM", Right: true, Value: func(r replicaItem) string { return memoryOf(&r.Replica) }},
 			{Header: "CTX", Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Context) }},
 			{Header: "IDLE", Right: true, Value: func(r replicaItem) string { return idle(r.Replica, s.At) }},
-			{Header: "REQS", Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Running + r.Waiting) }},
+			{Header: "REQS", Right: true, Value: func(r replicaItem) string { return strconv.Itoa(work[cluster.Place{Node: r.Node, Model: r.Model}]) }},
 			{Header: "TOK/S", Right: true, Value: func(r replicaItem) string { return printer.Rate(r.TokensPerSecond) }},
+			{Header: "CLAIM", Wide: true, Right: true, Value: func(r replicaItem) string { return printer.Bytes(r.PlannedBytes) }},
 			{Header: "SLOTS", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Slots) }},
 			{Header: "ALONE", Wide: true, Right: true, Value: func(r replicaItem) string { return alone(r.Curve) }},
+			{Header: "WITH", Wide: true, Value: func(r replicaItem) string { return r.With() }},
 			{Header: "PID", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.WorkerPID) }},
 			{Header: "RESTARTS", Wide: true, Right: true, Value: func(r replicaItem) string { return strconv.Itoa(r.Restarts) }},
 			{Header: "DIGEST", Wide: true, Value: func(r replicaItem) string { return short(r.Digest) }},
@@ -86,6 +89,19 @@ func showReplicas(opts *listOptions, out printer.Options, s *cluster.Snapshot) e
 		},
 	}
 	return list.Print(opts.streams, out, items)
+}
+
+// memoryOf is what a replica takes, marked where it was not measured.
+func memoryOf(r *cluster.Replica) string {
+	n, measured := r.Memory()
+	switch {
+	case measured:
+		return printer.Bytes(n)
+	case n == 0:
+		return "" // it has none
+	default:
+		return "~" + printer.Bytes(n)
+	}
 }
 
 // alone is the tokens a second of a stream that has a replica to itself, marked where it was not measured.
@@ -114,7 +130,7 @@ func idle(r cluster.Replica, now time.Time) string {
 
 func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) error {
 	list := printer.List[cluster.Node]{
-		Name:    func(n cluster.Node) string { return string(n.ID) },
+		Name:    func(n cluster.Node) string { return n.Name },
 		Empty:   "no nodes; run `mlxctl up`",
 		Columns: nodeColumns(s.At),
 	}
@@ -124,7 +140,7 @@ func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) erro
 func nodeColumns(now time.Time) []printer.Column[cluster.Node] {
 	return []printer.Column[cluster.Node]{
 		{Header: "NAME", Value: func(n cluster.Node) string { return n.Name }},
-		{Header: "STATE", Value: func(n cluster.Node) string { return string(n.State) }},
+		{Header: "STATE", Value: func(n cluster.Node) string { return n.StateName() }},
 		{Header: "CHIP", Value: func(n cluster.Node) string { return n.Hardware.Chip }},
 		{Header: "MEM", Right: true, Value: func(n cluster.Node) string { return bytesOrNone(n.Hardware.MemoryBytes) }},
 		{Header: "FREE", Right: true, Value: func(n cluster.Node) string { return reading(n.Load.MemoryFreeBytes, printer.Bytes) }},

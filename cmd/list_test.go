@@ -73,6 +73,19 @@ func TestEmptyListings(t *testing.T) {
 	}
 }
 
+func TestStateOfADrainingNode(t *testing.T) {
+	t.Parallel()
+	for want, drained := range map[string]bool{" draining ": false, " drained ": true} {
+		s := twoMacs()
+		s.Nodes[1].State, s.Nodes[1].Drained = cluster.NodeDraining, drained
+		for _, command := range []string{"nodes", "top"} {
+			if r := (invocation{cluster: &fakeCluster{state: s}}).run(t, command); r.code != 0 || !strings.Contains(r.out, want) {
+				t.Errorf("%s, want %q: %+v", command, want, r)
+			}
+		}
+	}
+}
+
 func TestTopSamples(t *testing.T) {
 	t.Parallel()
 	f := &fakeCluster{state: twoMacs()}

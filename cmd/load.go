@@ -20,10 +20,11 @@ type loadOptions struct {
 
 // loadResult is the shape of `load -o json` and `unload -o json`.
 type loadResult struct {
-	Model  string         `json:"model"`
-	Node   cluster.NodeID `json:"node,omitempty"`
-	Loaded bool           `json:"loaded"`
-	Pinned bool           `json:"pinned,omitempty"`
+	Model    string         `json:"model"`
+	Node     cluster.NodeID `json:"node,omitempty"`
+	NodeName string         `json:"node_name,omitempty"`
+	Loaded   bool           `json:"loaded"`
+	Pinned   bool           `json:"pinned,omitempty"`
 }
 
 func newLoad(d *deps, runF func(context.Context, *loadOptions) error) *cobra.Command {
@@ -32,7 +33,7 @@ func newLoad(d *deps, runF func(context.Context, *loadOptions) error) *cobra.Com
 	}
 	opts := &loadOptions{deps: d}
 	cmd := loadCommand(d, opts, "load MODEL", "Bring a model into memory", runF)
-	cmd.Flags().BoolVar(&opts.pin, "pin", false, "keep it there, idle or not")
+	cmd.Flags().BoolVar(&opts.pin, "pin", false, "keep it there, idle or not; --pin=false lets it go again")
 	return cmd
 }
 
@@ -102,9 +103,11 @@ func (opts *loadOptions) act(ctx context.Context, do func(context.Context, clust
 	defer cancel()
 	var node cluster.NodeID
 	if opts.node != "" {
-		if node, err = findNode(ctx, c, opts.node); err != nil {
+		n, err := lookUpNode(ctx, c, opts.node)
+		if err != nil {
 			return err
 		}
+		node, result.NodeName = n.ID, n.Name
 	}
 	if err := do(ctx, c, model, node); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 )
 
 func occupied(t *testing.T) (addr string, port int) {
@@ -24,14 +25,7 @@ func occupied(t *testing.T) (addr string, port int) {
 func TestPorts(t *testing.T) {
 	t.Parallel()
 	taken, port := occupied(t)
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
+	free := func() string { return freeport.Addr(t) }
 	cfg := &config.Config{HTTPAddr: taken, Name: "n"}
 	_, err := planServices(cfg, nil, false)
 	e := cluster.AsError(err)

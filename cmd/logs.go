@@ -38,7 +38,8 @@ func newLogs(d *deps, runF func(context.Context, *logsOptions) error) *cobra.Com
 		Short: "Show what services and nodes log",
 		Long: `logs shows the end of a log. SERVICE is keeper, controller, agent or worker-MODEL of this machine; without one,
 controller and agent are shown together. A node's name shows its agent's log, asked for over the cluster's own bus. Anything
-else is taken for a request's id and shows the lines of this machine's services that name it.`,
+else is taken for a request's id: it shows a line for each answer to it, of the last 1,024 that ended and of those under way,
+and the lines of this machine's services that name it.`,
 		Example: `  mlxctl logs -f
   mlxctl logs controller --since 10m
   mlxctl logs studio-2 --source worker-small`,
@@ -106,7 +107,7 @@ func (opts *logsOptions) logHome() (string, error) {
 	return homeOf(cfg), nil
 }
 
-// showRemote asks a node for its log; a name that no node has may be a request's.
+// showRemote asks a node for its log; a name that no node has may be a request's, which the controller is asked about.
 func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []string, p *linePrinter) error {
 	cfg, err := opts.config(nil)
 	if err != nil {
@@ -122,14 +123,33 @@ func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []
 		err = findErr
 	}
 	p.only = opts.what
+	isKnown, askErr := opts.account(ctx, c, p)
+	if askErr != nil {
+		return askErr
+	}
 	found, searchErr := opts.search(ctx, home, sources, p)
-	if searchErr != nil || found {
+	if searchErr != nil || found || isKnown {
 		return searchErr
 	}
 	e := cluster.AsError(err)
 	return &noSuchError{cluster.Errorf(e.Code, "no service, node or request %q", opts.what).
 		WithHint("services here: %s", strings.Join(sources, ", "))}
 }
+
+// account shows what the controller knows of a request. A cluster that cannot be reached, c is nil then, knows nothing.
+func (opts *logsOptions) account(ctx context.Context, c clusterClient, p *linePrinter) (isKnown bool, err error) {
+	if c == nil {
+		return false, nil
+	}
+	err = c.Logs(ctx, logQuery{Request: cluster.RequestID(opts.what)}, func(line string) error {
+		isKnown = true
+		return p.line(fmt.Sprintf(logPrefix, "controller") + line)
+	})
+	return isKnown, err
+}
+
+// logPrefix sets off whose line it is where several are shown together.
+const logPrefix = "%-10s | "
 
 // search shows the lines of all local logs that name one request. found says that there were some before it followed.
 func (opts *logsOptions) search(ctx context.Context, home string, sources []string, p *linePrinter) (found bool, err error) {
@@ -187,7 +207,7 @@ func tailsOf(home string, names []string, named bool, p *linePrinter) []*logtail
 	for _, name := range names {
 		prefix := ""
 		if named {
-			prefix = fmt.Sprintf("%-10s | ", name)
+			prefix = fmt.Sprintf(logPrefix, name)
 		}
 		line := func(text string) error { return p.line(prefix + text) }
 		logs = append(logs, logtail.New(logtail.Dir(filepath.Join(home, "log")), name+".log", line))

@@ -44,6 +44,7 @@ func TestLogs(t *testing.T) {
 		{"since", []string{"controller", "--since", "10m"}, result{0, "time=" + recent + " msg=b req=01R9\n    more?[2J\n", ""}},
 		{"a request", []string{"01R9", "-n", "1"}, result{0, "controller | time=" + recent + " msg=b req=01R9\n", ""}},
 		{"a node", []string{"studio", "--source", "worker-tiny", "-n", "7"}, result{0, "time=2026-11-24T09:00:00Z msg=hello\n", ""}},
+		{"a request that the cluster remembers", []string{"r-known"}, result{0, "controller | time=2026-11-24T09:00:01Z msg=\"request answered\" req=r-known\n", ""}},
 		{"nothing of that name", []string{"nosuch"}, result{6, "", "mlxctl: logs: no service, node or request \"nosuch\"\nhint: services here: agent, controller, worker-small\n"}},
 		{"negative", []string{"-n", "-1"}, result{2, "", "mlxctl: logs: --tail and --since must not be negative\nhint: see `mlxctl logs --help`\n"}},
 	} {

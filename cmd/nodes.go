@@ -42,7 +42,7 @@ func newNodesAdd(d *deps, runF func(context.Context, *upOptions) error) *cobra.C
 	cmd := &cobra.Command{
 		Use: "add HOST…", Short: "Make nodes of machines, as `mlxctl up` does, and of no others", Args: between(1, 1<<10, "the host"),
 		Example:     "  mlxctl nodes add anna@studio.local mini-2:2222",
-		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
+		Annotations: exits("0", "1", "2", "3", "4", "5", "6", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.hosts = args
 			return runF(cmd.Context(), opts)

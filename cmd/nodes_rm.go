@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ func newNodesRm(d *deps, runF func(context.Context, *fleetOptions) error) *cobra
 cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told. A host that is
 another node by now, or one of another cluster, is left as it is.`,
 		Example:     "  mlxctl nodes rm studio-2\n  mlxctl nodes rm lost-laptop --force --yes",
-		Annotations: exits("0", "1", "2", "3", "4", "6", "130"), ValidArgsFunction: completeNodes(d),
+		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.names = args
 			return runF(cmd.Context(), opts)
@@ -107,7 +108,14 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 
 // settle reads the settings of a command for nodes of the cluster of this home.
 func (opts *fleetOptions) settle() (*config.Config, error) {
-	return opts.clusterConfig(opts.cmd, &opts.cluster)
+	cfg, err := opts.clusterConfig(opts.cmd, &opts.cluster)
+	if err != nil {
+		return nil, err
+	}
+	if l, _, err := readLocal(cfg.Dirs.Home); err != nil || l == nil {
+		return nil, cmp.Or(err, notRunning(cfg.Dirs.Home))
+	}
+	return cfg, nil
 }
 
 // named finds the nodes of the command line in the list.
@@ -242,12 +250,7 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		}
 		left = printer.OneLine(err.Error())
 	}
-	if p.node.By == byBegun {
-		err = begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
-	} else {
-		err = f.revoke(ctx, authority, p, key)
-	}
-	if err != nil {
+	if err := f.revoke(ctx, authority, p, key); err != nil {
 		return err
 	}
 	p.done = "removed"
@@ -271,6 +274,9 @@ func (f *fleet) orForce(err error) error {
 // revoke has a node be nobody: its keys, its place in the list, its line in the controller. It may live with another key than
 // that in the list.
 func (f *fleet) revoke(ctx context.Context, authority *trust.Authority, p *planItem, live string) error {
+	if p.node.By == byBegun { // it never was anybody
+		return begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
+	}
 	for _, key := range slices.Compact([]string{p.node.Key, live}) {
 		if key == "" {
 			continue

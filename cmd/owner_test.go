@@ -56,7 +56,7 @@ func TestADeadEntryIsRemovedAndTheLiveNodeOfItsHostStays(t *testing.T) {
 
 func TestANodeOfAnotherClusterIsNotStoppedNorRemoved(t *testing.T) {
 	t.Parallel()
-	for name, args := range map[string][]string{"down": {"down"}, "purge": {"down", "--purge", "--yes"}, "rm": {"nodes", "rm", "mini", "--yes"}} {
+	for name, args := range map[string][]string{"down": {"down", "--yes"}, "purge": {"down", "--purge", "--yes"}, "rm": {"nodes", "rm", "mini", "--yes"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, m := newCluster(t)

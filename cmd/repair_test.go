@@ -191,7 +191,7 @@ func TestPurgeLeavesNothing(t *testing.T) {
 	t.Parallel()
 	h := running(t)
 	h.write("config.yaml", "log_level: debug\n")
-	if r := h.run("down", "--purge"); r.code != 0 || !strings.Contains(r.out+r.err, "purged") {
+	if r := h.run("down", "--purge"); r.code != 0 || !strings.Contains(r.err, "stopped and purged; kept: "+enginetest.CacheDir(t)+"\n") {
 		t.Errorf("purge: %+v", r)
 	}
 	if _, err := os.Stat(h.dir); !errors.Is(err, os.ErrNotExist) {

@@ -5,6 +5,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -56,6 +57,8 @@ type deps struct {
 	installNode func(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (how string, err error)
 	// dial, where it is set, takes the place of the way to a real cluster.
 	dial func(context.Context, *config.Config) (clusterClient, error)
+	// noHelp is why there was no help to show.
+	noHelp error
 	// around is where doctor learns of other Macs; the zero value has the network and the roster.
 	around surroundings
 	// parts, where they are set, take the place of discovery, SSH and the list of nodes.
@@ -82,6 +85,9 @@ func runWith(parent context.Context, d *deps, args []string) int {
 	root.SetErr(d.streams.Err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
+		err = d.noHelp
+	}
+	if err == nil {
 		return exitDone
 	}
 	code := exitCode(ctx, err)
@@ -102,8 +108,11 @@ func report(d *deps, cmd *cobra.Command, args []string, err error) {
 		name = strings.Join(path[1:], " ")
 	}
 	if errors.As(err, new(*usageError)) && cluster.AsError(err).Hint == "" {
-		hint := "see `" + strings.TrimSpace("mlxctl "+name) + " --help`"
-		err = &usageError{cluster.Errorf(cluster.CodeInvalid, "%s", err.Error()).WithHint("%s", hint)}
+		usage := cluster.Errorf(cluster.CodeInvalid, "%s", err.Error())
+		if !errors.As(err, new(*fs.PathError)) { // of a file no help says more
+			usage = usage.WithHint("see `%s --help`", strings.TrimSpace("mlxctl "+name))
+		}
+		err = &usageError{usage}
 	}
 	_ = printer.Error(d.streams.Err, format, name, err) // there is nobody left to tell
 }
@@ -173,6 +182,7 @@ program that speaks the OpenAI API can use them.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpTemplate(helpTemplate)
+	refuseHelp(d, root)
 	root.SetVersionTemplate("mlxctl {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.String("context", "", "cluster to talk to")
@@ -231,6 +241,9 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 			known = append(known, c.Name())
 		}
 	}
+	if does := doneBy(cmd, args[0]); does != "" {
+		return usageHint("did you mean `"+does+"`?", "unknown command %q", args[0])
+	}
 	if near := cluster.Nearest(args[0], known); len(near) > 0 {
 		return usageHint("did you mean `"+cmd.CommandPath()+" "+near[0]+"`?", "unknown command %q", args[0])
 	}
@@ -277,14 +290,15 @@ func (d *deps) config(local *pflag.FlagSet) (*config.Config, error) {
 // applyColor needs no valid file: an error in it is for the command to report.
 func (d *deps) applyColor() error {
 	when := d.flags.Lookup("color").Value.String()
+	origin := "--color"
 	if v, ok := d.env("MLXCTL_COLOR"); ok && v != "" && !d.flags.Changed("color") {
-		when = v
+		when, origin = v, "MLXCTL_COLOR"
 	}
 	if c, err := d.config(nil); err == nil {
 		when = c.Color
 	}
 	if !slices.Contains([]string{"auto", "always", "never"}, when) {
-		return usagef("--color must be auto, always or never, not %q", when)
+		return usagef("%s must be auto, always or never, not %q", origin, when)
 	}
 	d.streams.SetColor(when)
 	return nil

@@ -18,8 +18,8 @@ type channels struct {
 	ends     string // between reasoning and what follows it
 	thinking bool   // some was shown, and nothing since
 
-	reasoning strings.Builder // of json only
-	calls     []toolCall      // of json and text
+	reasoning strings.Builder   // of json only
+	calls     cluster.ToolCalls // of json and text
 }
 
 // toolCall is a whole call in JSON.
@@ -60,14 +60,13 @@ func (c *channels) stopThinking() error {
 	return err
 }
 
-// collect keeps pieces of calls.
-func (c *channels) collect(calls []cluster.ToolCallDelta) {
-	for _, d := range calls {
-		if d.ID != "" || len(c.calls) == 0 {
-			c.calls = append(c.calls, toolCall{ID: d.ID, Name: d.Name})
-		}
-		c.calls[len(c.calls)-1].Arguments += d.Arguments
+// whole returns the calls that came.
+func (c *channels) whole() []toolCall {
+	var out []toolCall
+	for _, d := range c.calls.Joined() {
+		out = append(out, toolCall{d.ID, d.Name, d.Arguments})
 	}
+	return out
 }
 
 // channelFlags are the flags of run that ask for more than an answer.

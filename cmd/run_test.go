@@ -16,11 +16,11 @@ import (
 
 func hello() *fakeCluster {
 	return &fakeCluster{state: twoMacs(), chunks: []cluster.Chunk{
-		{Progress: &cluster.Progress{Phase: cluster.PhaseLoading}},
-		{Text: "hel", Tokens: []int{1}, Node: "n-studio"},
+		{Progress: &cluster.Progress{Phase: cluster.PhaseLoading}, Node: "n-studio", NodeName: "studio"},
+		{Text: "hel", Tokens: []int{1}, Node: "n-studio", NodeName: "studio"},
 		{Tokens: []int{2}},
 		{Text: "lo", Tokens: []int{3}},
-		{Finish: cluster.FinishStop, Node: "n-studio", StopSequence: "!", Usage: &cluster.Usage{
+		{Finish: cluster.FinishStop, Node: "n-studio", NodeName: "studio", StopSequence: "!", Usage: &cluster.Usage{
 			PromptTokens: 5, CachedTokens: 4, CompletionTokens: 3,
 			Queue: time.Millisecond, Prefill: 20 * time.Millisecond, Decode: 100 * time.Millisecond,
 		}},
@@ -115,14 +115,14 @@ func TestRunRequest(t *testing.T) {
 
 func TestRunOutput(t *testing.T) {
 	t.Parallel()
-	if r := (invocation{cluster: hello()}).run(t, "run", "tiny", "x"); r != (result{0, "hello", "loading tiny…\n"}) {
+	if r := (invocation{cluster: hello()}).run(t, "run", "tiny", "x"); r != (result{0, "hello", "loading tiny on studio…\n"}) {
 		t.Errorf("pipe: %+v", r)
 	}
 	if r := (invocation{cluster: hello(), tty: true}).run(t, "run", "tiny", "x", "-q"); r != (result{0, "hello\n", ""}) {
 		t.Errorf("terminal: %+v", r)
 	}
 	r := invocation{cluster: hello()}.run(t, "run", "tiny", "x", "-q", "--stats")
-	if r.code != 0 || r.out != "hello" || !strings.HasPrefix(r.err, "5 prompt tokens (4 cached), 3 generated, first after ") || !strings.HasSuffix(r.err, "30.0 tokens/s, on n-studio\n") {
+	if r.code != 0 || r.out != "hello" || !strings.HasPrefix(r.err, "5 prompt tokens (4 cached), 3 generated, first after ") || !strings.HasSuffix(r.err, "30.0 tokens/s, on studio\n") {
 		t.Errorf("stats: %+v", r)
 	}
 }
@@ -131,7 +131,7 @@ func TestRunJSON(t *testing.T) {
 	t.Parallel()
 	clear := func(u *answerUsage) { u.FirstTokenMS, u.TotalMS = 0, 0 }
 	want := answerLine{
-		Text: "hello", Model: "tiny", FinishReason: "stop", StopSequence: "!", Node: "n-studio",
+		Text: "hello", Model: "tiny", FinishReason: "stop", StopSequence: "!", Node: "n-studio", NodeName: "studio",
 		Usage: &answerUsage{PromptTokens: 5, CachedTokens: 4, CompletionTokens: 3, QueueMS: 1, PrefillMS: 20, DecodeMS: 100, TokensPerSecond: 30},
 	}
 	r := invocation{cluster: hello()}.run(t, "run", "tiny", "x", "-q", "-o", "json")
@@ -218,7 +218,7 @@ func TestRunSaysWhatItsTextDoesNot(t *testing.T) {
 		t.Errorf("text: %+v", r)
 	}
 	r := invocation{cluster: cut}.run(t, "run", "tiny", "x", "-q", "--stats")
-	if !strings.HasPrefix(r.err, remark) || !strings.HasSuffix(r.err, "on n-studio, shared with an identical request\n") {
+	if !strings.HasPrefix(r.err, remark) || !strings.HasSuffix(r.err, "on studio, shared with an identical request\n") {
 		t.Errorf("stats: %+v", r)
 	}
 	if r := (invocation{cluster: cut}).run(t, "run", "tiny", "x", "-q", "-o", "json"); r.err != "" || !strings.Contains(r.out, `"shared": true`) {

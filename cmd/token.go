@@ -13,6 +13,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/enrol"
 	"github.com/mlxctl/mlxctl/internal/printer"
+	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -41,7 +42,8 @@ type tokenResult struct {
 type tokenItem struct {
 	trust.Token
 
-	State string `json:"state"` // good, used or expired
+	State    string `json:"state"`               // good, used or expired
+	NodeName string `json:"node_name,omitempty"` // of the node that joined with it, while it is one
 }
 
 func newToken(d *deps, runF func(context.Context, *tokenOptions) error) *cobra.Command {
@@ -60,7 +62,7 @@ func newTokenCreate(d *deps, runF func(context.Context, *tokenOptions) error) *c
 the controller listens for joins only while a token is good. Whoever has it can join: hand it over as you would a password.`,
 		Example: `  mlxctl token create
   mlxctl token create --ttl 1h | ssh mini mlxctl agent join -`,
-		Annotations: exits("0", "1", "2", "7"),
+		Annotations: exits("0", "1", "2", "6", "7"),
 		RunE:        func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, objectFormats()...)
@@ -133,7 +135,7 @@ func newTokenList(d *deps, runF func(context.Context, *tokenOptions) error) *cob
 	}
 	opts := &tokenOptions{deps: d}
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List join tokens", Args: between(0, 0, ""),
+		Use: "list", Aliases: []string{"ls"}, Short: "List join tokens", Args: between(0, 0, ""), Annotations: exits("0", "1", "2", "6", "7"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), opts) },
 	}
 	opts.output = addOutput(cmd, listFormats()...)
@@ -153,10 +155,20 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 	if err != nil {
 		return err
 	}
+	nodes, err := roster.Open(rosterPath(c.home)).List()
+	if err != nil {
+		return err
+	}
 	now := time.Now()
 	var items []tokenItem
 	for _, t := range tokens {
-		items = append(items, tokenItem{t, tokenState(&t, now)})
+		item := tokenItem{Token: t, State: tokenState(&t, now)}
+		if t.Used != nil {
+			if n, ok := nodeOf(nodes, string(t.Used.Node)); ok {
+				item.NodeName = n.Name
+			}
+		}
+		items = append(items, item)
 	}
 	list := printer.List[tokenItem]{
 		Name:  func(t tokenItem) string { return t.ID },
@@ -168,18 +180,30 @@ func runTokenList(_ context.Context, opts *tokenOptions) error {
 				if t.IsExpired(now) {
 					return ""
 				}
-				return printer.Age(t.ExpiresAt.Sub(now))
+				return timeLeft(t.ExpiresAt.Sub(now))
 			}},
 			{Header: "AGE", Right: true, Value: func(t tokenItem) string { return printer.Age(now.Sub(t.CreatedAt)) }},
 			{Header: "NODE", Value: func(t tokenItem) string {
 				if t.Used == nil {
 					return ""
 				}
-				return string(t.Used.Node)
+				return first(t.NodeName, string(t.Used.Node))
 			}},
 		},
 	}
 	return list.Print(opts.streams, out, items)
+}
+
+// timeLeft is printer.Age rounded up: what ends in 4m59s has 5m left.
+func timeLeft(d time.Duration) string {
+	unit := time.Hour
+	switch {
+	case d < time.Minute:
+		unit = time.Second
+	case d < time.Hour:
+		unit = time.Minute
+	}
+	return printer.Age(d + unit - 1)
 }
 
 func tokenState(t *trust.Token, now time.Time) string {
@@ -199,7 +223,8 @@ func newTokenRemove(d *deps, runF func(context.Context, *tokenOptions) error) *c
 	opts := &tokenOptions{deps: d}
 	cmd := &cobra.Command{
 		Use: "rm ID", Aliases: []string{"remove"}, Short: "Take a join token back", Args: exactly(1, "the token's id"),
-		Long: "rm has a token be good for nobody. A node that joined with it stays; `mlxctl nodes rm` removes that.",
+		Annotations: exits("0", "1", "2", "6", "7"),
+		Long:        "rm has a token be good for nobody. A node that joined with it stays; `mlxctl nodes rm` removes that.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.id = args[0]
 			return runF(cmd.Context(), opts)
@@ -213,7 +238,11 @@ func runTokenRemove(_ context.Context, opts *tokenOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := c.authority.RemoveToken(opts.id); err != nil {
+	err = c.authority.RemoveToken(opts.id)
+	if cluster.CodeOf(err) == cluster.CodeInvalid {
+		return &noSuchError{cluster.AsError(err)}
+	}
+	if err != nil {
 		return err
 	}
 	return opts.say("token %s is good for nobody any more", opts.id)

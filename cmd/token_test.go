@@ -148,7 +148,7 @@ func (h *home) checkTokens(t *testing.T, k *tokenResult, joined *joinResult) {
 			t.Errorf("rm: exit %d, %s", r.code, r.err)
 		}
 	}
-	if r := h.run("token", "rm", other.ID); r.code != exitUsage {
+	if r := h.run("token", "rm", other.ID); r.code != exitNoSuch {
 		t.Errorf("rm again: exit %d, %s", r.code, r.err)
 	}
 	h.await("nobody takes joins any more", func() bool {

@@ -77,7 +77,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
   mlxctl up --dry-run
   mlxctl up anna@studio.local mini-2 --yes
   mlxctl up --local --http-addr 0.0.0.0:8640`,
-		Annotations: exits("0", "1", "2", "3", "4", "7", "130"),
+		Annotations: exits("0", "1", "2", "3", "4", "5", "6", "7", "130"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.hosts = args
 			return runF(cmd.Context(), opts)
@@ -118,6 +118,9 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return usageHint("add `--context local`, or set MLXCTL_HOME for another cluster on this machine",
 			"up --local starts the cluster of this home, not that of context %q", cfg.Context)
 	}
+	if opts.cluster.dryRun {
+		return opts.previewLocal(ctx, cfg, out)
+	}
 	ctx, cancel := bounded(ctx, cfg.Timeout)
 	defer cancel()
 	began := time.Now()
@@ -156,9 +159,8 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err != nil {
 		return false, err
 	}
-	if before != nil && cfg.Name != "" && cfg.Name != before.Name {
-		return false, cluster.Errorf(cluster.CodeInvalid, "this cluster is named %s; a name is given when it is first made", before.Name).
-			WithHint("leave out the name, or `mlxctl down --purge` and begin anew")
+	if err := checkName(cfg, before); err != nil {
+		return false, err
 	}
 	status, err := service.Read(opts.services(home, digest, opts.log()))
 	if err != nil {

@@ -44,6 +44,9 @@ func (u *upRun) replaceFormer(ctx context.Context, n roster.Node, patience time.
 		if err := u.roster.Remove(old.ID); err != nil {
 			return replaced, err
 		}
+		if err := u.local.client.Forget(ctx, old.ID); err != nil && cluster.CodeOf(err) != cluster.CodeNoNode {
+			return replaced, err
+		}
 		replaced = append(replaced, old.ID)
 		if err := u.events.warn(fmt.Sprintf("%s is node %s now; as %s it is out of the list, and that key is worth nothing", n.Name, n.ID, old.ID), ""); err != nil {
 			return replaced, err

@@ -134,13 +134,7 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 	if len(h.Addresses) > 0 {
 		p.Address = h.Addresses[0]
 	}
-	if i := slices.IndexFunc(j.nodes, func(n roster.Node) bool { return n.ID == h.Node && h.Node != "" }); i >= 0 {
-		p.node = &j.nodes[i]
-		p.Name = p.node.Name
-	}
-	if p.node == nil {
-		j.joinedAs(p)
-	}
+	j.find(p)
 	live := j.live(p.Node)
 	switch {
 	case live != nil:
@@ -170,21 +164,26 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 		return p
 	}
 	_, want, err := j.binary(h.Facts.OS, h.Facts.Arch)
-	if err != nil {
+	switch {
+	case err != nil:
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix = whatCannot, e.Message, e.Hint
-		return p
-	}
-	if h.Facts.Owner.IsOfAnother(j.clusterID) {
+	case h.Facts.Owner.IsOfAnother(j.clusterID):
 		j.takeOver(p)
-		return p
+	default:
+		p.What, p.Reason = j.change(h, p.node, live, want)
 	}
-	p.What, p.Reason = j.change(h, p.node, live, want)
 	return p
 }
 
-// joinedAs finds the node that joined by a token and is this host, as that says itself: nothing is signed for it on its word.
-func (j *judge) joinedAs(p *planItem) {
+// find finds the node of the list that a host is. One that joined by a token has shown no host key: that it is this host is
+// what the host says, and nothing is signed for it on its word.
+func (j *judge) find(p *planItem) {
+	if i := slices.IndexFunc(j.nodes, func(n roster.Node) bool { return n.ID == p.Node && p.Node != "" }); i >= 0 {
+		p.node = &j.nodes[i]
+		p.Name = p.node.Name
+		return
+	}
 	there := p.host.Facts.Owner
 	i := slices.IndexFunc(j.nodes, func(n roster.Node) bool {
 		return n.ID == there.Node && n.By == "token" && n.HostKey == "" && !sighting.AreTwoMachines(n.Hardware, p.host.Facts.Hardware)

@@ -75,7 +75,7 @@ func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	m.fails = nil
 	wants(t, "mended", f.run("", "up", "--yes"), 0)
 	m.fails = fails
-	wants(t, "stop", f.run("", "down"), exitPartial, "    boom: ?[31mno metal\n")
+	wants(t, "stop", f.run("", "down", "--yes"), exitPartial, "    boom: ?[31mno metal\n")
 	s, _, _, errOut := iostreams.Test()
 	if err := (&deps{streams: s}).withLog(cluster.AsError(fails), m.logs[9:]); !errors.Is(err, fails) || !strings.HasSuffix(errOut.String(), ":\n    line 10\n    boom: ?[31mno metal\n") {
 		t.Errorf("here: %v, %q", err, errOut)

@@ -122,6 +122,9 @@ func (e *workerEngine) endStream(f *workerFrame) {
 	case f.Type == "error":
 		err := cluster.Errorf(knownCode(f.Code), "%s", f.Message)
 		err.Field = f.Field
+		if err.Code == cluster.CodeContext {
+			err.Hint = "shorten the prompt, or ask a model with a longer context: `mlxctl models` lists them"
+		}
 		s.fail(err)
 	case f.Reason == "stop" || f.Reason == "length" || f.Reason == "tool_calls":
 		s.complete(cluster.FinishReason(f.Reason), f.Stop, f.usage())

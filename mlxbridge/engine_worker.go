@@ -269,6 +269,18 @@ func (e *workerEngine) end(read, logged <-chan struct{}) {
 	close(e.done)
 }
 
+// wasKilled says whether the process has ended because somebody else killed it.
+func (e *workerEngine) wasKilled() bool {
+	select {
+	case <-e.done:
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.reason == "" && e.process.wasKilled()
+	default:
+		return false
+	}
+}
+
 // cause says why the process ended; nil when it was to end.
 func (e *workerEngine) cause() error {
 	if e.closing {

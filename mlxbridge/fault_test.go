@@ -107,7 +107,7 @@ func newFaultyPool(t *testing.T, fault string) *faultyPool {
 	launcher := mlxbridge.NewWorkerLauncher(mlxbridge.WorkerOptions{
 		Environment: enginetest.Environment(t), CacheDir: enginetest.CacheDir(t), LogDir: t.TempDir(), Source: damaged(t),
 		Env:   append(os.Environ(), "MLXBRIDGE_TEST_FAULT="+fault, "MLXBRIDGE_TEST_ARMED="+armed),
-		Stall: 9 * time.Second,
+		Stall: 24 * time.Second,
 	})
 	pool := mlxbridge.NewPool(mlxbridge.PoolOptions{
 		Launcher: launcher, Options: mlxbridge.ModelOptions{Speculate: "off"}, // a step is a token then

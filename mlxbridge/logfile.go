@@ -90,9 +90,9 @@ func (l *logFile) lastLine() string {
 // hint tells where to look, with the last line of the log in it.
 func (l *logFile) hint() string {
 	if line := l.lastLine(); line != "" {
-		return fmt.Sprintf("its log ends with: %s (%s)", line, l.path)
+		return fmt.Sprintf("its log ends with: %s (%s)", line, filepath.Base(l.path))
 	}
-	return "its log is " + l.path
+	return "its log is " + filepath.Base(l.path)
 }
 
 func (l *logFile) close() {

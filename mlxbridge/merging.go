@@ -6,7 +6,7 @@ import "github.com/mlxctl/mlxctl/internal/cluster"
 type merging struct {
 	text      []byte
 	reasoning []byte
-	calls     []cluster.ToolCallDelta
+	calls     cluster.ToolCalls
 	tokens    []int
 	logprobs  []cluster.TokenLogprob
 }
@@ -14,7 +14,7 @@ type merging struct {
 // follows says whether a row may be merged without what it says coming before what is there.
 func (m *merging) follows(r *stepRow) bool {
 	switch {
-	case len(m.calls) > 0:
+	case m.calls.Len() > 0:
 		return r.Text == "" && r.Extra.Reasoning == ""
 	case len(m.text) > 0:
 		return r.Extra.Reasoning == ""
@@ -26,7 +26,7 @@ func (m *merging) follows(r *stepRow) bool {
 func (m *merging) merge(r *stepRow) {
 	m.text = append(m.text, r.Text...)
 	m.reasoning = append(m.reasoning, r.Extra.Reasoning...)
-	m.calls = cluster.AppendToolCalls(m.calls, r.Extra.Calls...)
+	m.calls.Add(r.Extra.Calls...)
 	m.tokens = append(m.tokens, r.Tokens...)
 	for i := range r.Logprobs {
 		m.logprobs = append(m.logprobs, r.Logprobs[i].value())
@@ -34,13 +34,13 @@ func (m *merging) merge(r *stepRow) {
 }
 
 func (m *merging) holds() bool {
-	return len(m.text) > 0 || len(m.reasoning) > 0 || len(m.calls) > 0 || len(m.tokens) > 0
+	return len(m.text) > 0 || len(m.reasoning) > 0 || m.calls.Len() > 0 || len(m.tokens) > 0
 }
 
 // chunk returns what was merged and begins anew.
 func (m *merging) chunk() cluster.Chunk {
 	c := cluster.Chunk{
-		Text: string(m.text), Reasoning: string(m.reasoning), ToolCalls: m.calls, Tokens: m.tokens, Logprobs: m.logprobs,
+		Text: string(m.text), Reasoning: string(m.reasoning), ToolCalls: m.calls.Joined(), Tokens: m.tokens, Logprobs: m.logprobs,
 	}
 	*m = merging{text: m.text[:0], reasoning: m.reasoning[:0]}
 	return c

@@ -33,7 +33,13 @@ func TestPoolLaunchesAModelWithItsOptions(t *testing.T) {
 			got.MaxRows != 3 || got.PrefixBytes != 7 || got.MemoryBytes > 15*gib/4 {
 			t.Errorf("launched with %+v", got)
 		}
+		if r := b.replica(t, "org/m"); r.Adapter != "/adapters/a" || r.Draft != "small" || r.KVBits != 8 || r.Slots != 3 {
+			t.Errorf("it says of itself %+v", r)
+		}
 		b.mustLoad(t, elastic("n"), false)
+		if r := b.replica(t, "n"); r.Adapter+r.Draft != "" || r.KVBits != 0 {
+			t.Errorf("one without options says of itself %+v", r)
+		}
 		got = b.engineOf(t, "n").Spec()
 		want = mlxbridge.LaunchOptions{SessionSeconds: 60, Wired: "off"}
 		if got.Options != want || got.Adapter+got.Draft != "" || got.MaxRows != 32 || got.PrefixBytes != got.MemoryBytes/10 {

@@ -1,6 +1,7 @@
 package mlxbridge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -143,6 +144,30 @@ func TestSlots(t *testing.T) {
 	} {
 		if got := slots(p, c.claim, c.curve, c.want, c.target*time.Millisecond); got != c.slots {
 			t.Errorf("%s: %d slots, want %d", c.name, got, c.slots)
+		}
+	}
+}
+
+// A step of a busy moment bounds nothing for ever: no step of as many rows would come that could correct it.
+func TestPointsThatCannotBeAreNotBelieved(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		decode [][2]float64
+		slots  int
+	}{
+		"a slow step, then quick ones with fewer rows": {[][2]float64{{1, 5}, {3, 10}, {4, 210}}, 4},
+		"twice a row's share":                          {[][2]float64{{2, 60}, {4, 230}}, 3},
+		"no fewer rows were seen":                      {[][2]float64{{4, 210}}, 3},
+		"one after the other":                          {[][2]float64{{1, 10}, {2, 900}, {4, 900}}, 4},
+	} {
+		p := planOn(eightB(), ModelOptions{}, 4, measured{}, false)
+		curve := &cluster.Curve{Decode: c.decode}
+		before := slices.Clone(c.decode)
+		if got := slots(p, 0, stepTimes(curve), 4, stepTarget); got != c.slots {
+			t.Errorf("%s: %d slots, want %d", name, got, c.slots)
+		}
+		if !slices.Equal(before, curve.Decode) {
+			t.Errorf("%s: the curve itself was changed", name)
 		}
 	}
 }

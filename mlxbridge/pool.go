@@ -42,6 +42,9 @@ type PoolOptions struct {
 // Pool keeps the models in memory on this machine: it loads what is asked for, evicts what is idle when the budget
 // needs it, and restarts what dies. All methods are safe for concurrent use.
 //
+// A model whose folder cannot be loaded is refused with the same error until something in the folder changes, or
+// ten minutes have passed.
+//
 // A model runs as many requests at once as its options, its memory and its measured speed allow, its slots, and lets
 // four times as many wait; one more is CodeBusy.
 //
@@ -66,6 +69,7 @@ type Pool struct {
 	events   []cluster.Event     // still to be told
 	telling  bool                // somebody tells them
 	failures []error             // of workers that did not end
+	refusals map[string]refusal  // by refusalKey
 }
 
 // NewPool makes an empty Pool. Close it in the end.
@@ -78,7 +82,7 @@ func NewPool(o PoolOptions) *Pool {
 	}
 	p := &Pool{
 		o: o, born: time.Now(), admission: make(chan struct{}, 1), closing: make(chan struct{}),
-		replicas: map[string]*replica{}, pressure: pressureNormal,
+		replicas: map[string]*replica{}, pressure: pressureNormal, refusals: map[string]refusal{},
 	}
 	p.work.Go(p.keep)
 	if least := p.leastTTL(); least > 0 {
@@ -115,6 +119,9 @@ func (p *Pool) Load(ctx context.Context, m cluster.Model, dir string, pinned boo
 
 // order has a model loaded. It returns the load to wait for, if it is not ready, or what must be over before.
 func (p *Pool) order(m cluster.Model, dir string, pinned bool) (*load, <-chan struct{}, error) {
+	if err := p.refused(m, dir); err != nil {
+		return nil, nil, err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r, wait, err := p.find(m, dir)
@@ -186,6 +193,9 @@ func (p *Pool) join(
 	for {
 		if ctx.Err() != nil {
 			return nil, nil, nil, contextError(ctx)
+		}
+		if err := p.refused(m, dir); err != nil {
+			return nil, nil, nil, err
 		}
 		p.mu.Lock()
 		r, wait, err := p.find(m, dir)
@@ -280,7 +290,7 @@ func (p *Pool) Replicas() []cluster.Replica {
 	defer p.mu.Unlock()
 	out := make([]cluster.Replica, 0, len(p.replicas))
 	for _, r := range p.replicas {
-		out = append(out, r.snapshot(time.Since(p.born), p.options(r.model.Name).rows()))
+		out = append(out, r.snapshot(time.Since(p.born), p.options(r.model.Name)))
 	}
 	slices.SortFunc(out, func(a, b cluster.Replica) int { return cmp.Compare(a.Model, b.Model) })
 	return out

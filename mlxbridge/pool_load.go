@@ -33,6 +33,11 @@ func (p *Pool) runLoad(ctx context.Context, r *replica, l *load, delay time.Dura
 	case <-ctx.Done():
 		return nil, contextError(ctx)
 	}
+	a := p.attempt(r)
+	if err := p.examine(a); err != nil {
+		p.refuse(a, err)
+		return nil, err
+	}
 	if err := p.makeRoom(ctx, r); err != nil {
 		return nil, err
 	}
@@ -46,7 +51,11 @@ func (p *Pool) runLoad(ctx context.Context, r *replica, l *load, delay time.Dura
 	if err != nil {
 		return nil, err
 	}
-	return p.o.Launcher.Launch(ctx, spec)
+	engine, err := p.o.Launcher.Launch(ctx, spec)
+	if err != nil {
+		p.refuse(a, err)
+	}
+	return engine, err
 }
 
 // endLoad takes what a load came to.

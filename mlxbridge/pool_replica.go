@@ -123,13 +123,14 @@ func (r *replica) isDeaf() bool {
 	return r.deaf != nil
 }
 
-// snapshot describes the replica; most is how many requests it could run at once before it was ever loaded.
-func (r *replica) snapshot(now time.Duration, most int) cluster.Replica {
-	slots := cmp.Or(r.slots, most)
+// snapshot describes the replica, which runs with these options.
+func (r *replica) snapshot(now time.Duration, o ModelOptions) cluster.Replica {
+	slots := cmp.Or(r.slots, o.rows()) // before it was ever loaded it is thought to run as many as it may
 	out := cluster.Replica{
 		Model: r.model.Name, Digest: r.model.Digest, State: r.state, Reason: r.reason,
 		PlannedBytes: r.planned, Context: r.model.Context, Slots: slots,
 		Waiting: r.users, Counters: r.last.Counters, Restarts: r.restarts, Pinned: r.pinned,
+		Adapter: o.Adapter, Draft: o.Draft, KVBits: o.KVBits,
 	}
 	r.counting.Lock()
 	out.TokensPerSecond = r.tokens.perSecond(now)

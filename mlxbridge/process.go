@@ -113,6 +113,21 @@ func (p *process) ending() string {
 	return fmt.Sprintf("ended with exit code %d", state.ExitCode())
 }
 
+// wasKilled says whether somebody ended the process by a signal. Signals of a process that does what it must not do are
+// its own fault. Only after exited is closed.
+func (p *process) wasKilled() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return false
+	}
+	switch status.Signal() {
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+		return true
+	default:
+		return false
+	}
+}
+
 // exhausted says whether the process ended because it had no memory left. Only after exited is closed. What the system
 // kills for that reason it kills as anybody could, so that does not count.
 func (p *process) exhausted() bool { return p.cmd.ProcessState.ExitCode() == exitOutOfMemory }

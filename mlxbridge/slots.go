@@ -1,6 +1,7 @@
 package mlxbridge
 
 import (
+	"math"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -25,7 +26,22 @@ func stepTimes(c *cluster.Curve) []stepTime {
 	for i, point := range c.Decode {
 		out[i] = stepTime{int(point[0]), point[1]}
 	}
-	return out
+	return believable(out)
+}
+
+// mostOverRate is how many times what fewer rows make expect a point is believed at the most.
+const mostOverRate = 2
+
+// believable lowers points that say much more than a row's share of a step with fewer rows, row for row. A step of a busy
+// moment says so, and nothing would ever correct it: as many rows as that do not run again.
+func believable(curve []stepTime) []stepTime {
+	least := math.Inf(1) // milliseconds a row
+	for i := range curve {
+		p := &curve[i]
+		p.ms = min(p.ms, mostOverRate*least*float64(p.rows))
+		least = min(least, p.ms/float64(p.rows))
+	}
+	return curve
 }
 
 // slots says how many requests a model runs at once: as many as wanted, as its claim on memory holds at 1,024 tokens

@@ -65,7 +65,8 @@ func NewWorkerLauncher(o WorkerOptions) *WorkerLauncher {
 }
 
 // Launch starts a worker for one model; see Launcher. The first launch on a machine installs the environment. A worker
-// that could not start because something is missing from the environment has it installed again, once.
+// that could not start because something is missing from the environment has it installed again, once. One that somebody
+// killed before it could answer is started again, once: nobody has seen anything of it.
 func (l *WorkerLauncher) Launch(ctx context.Context, spec LaunchSpec) (Engine, error) {
 	if spec.Dir == "" {
 		return nil, cluster.Errorf(cluster.CodeBadModel, "model %s has no folder", spec.Model.Name)
@@ -76,9 +77,18 @@ func (l *WorkerLauncher) Launch(ctx context.Context, spec LaunchSpec) (Engine, e
 	}
 	made := madeAt(python)
 	engine, err := l.launch(ctx, python, spec)
+	if killed, ok := errors.AsType[*killedError](err); ok {
+		l.o.Log.WarnContext(ctx, "worker was killed while it was started; starting it again", "model", spec.Model.Name, "err", err)
+		if engine, err = l.launch(ctx, python, spec); errors.As(err, &killed) {
+			return nil, killed.cause
+		}
+	}
 	var early *environmentError
 	if !errors.As(err, &early) {
 		return engineOrNil(engine), err
+	}
+	if early.orderly && l.o.Environment.isWhole(python) {
+		return nil, early.cause
 	}
 	l.o.Log.WarnContext(ctx, "worker could not start; checking its environment", "model", spec.Model.Name, "err", err)
 	python, rebuilt, err := l.o.Environment.Repair(ctx, l.o.Progress)
@@ -94,10 +104,21 @@ func (l *WorkerLauncher) Launch(ctx context.Context, spec LaunchSpec) (Engine, e
 	return nil, early.cause
 }
 
-// environmentError wraps an error that a damaged environment may have caused.
-type environmentError struct{ cause *cluster.Error }
+// environmentError wraps an error that a damaged environment may have caused. orderly says that the worker itself gave
+// it, so that at most a file is missing.
+type environmentError struct {
+	cause   *cluster.Error
+	orderly bool
+}
 
 func (e *environmentError) Error() string { return e.cause.Error() }
+
+// killedError is the end of a worker that somebody killed before it had loaded its model.
+type killedError struct{ cause *cluster.Error }
+
+func (e *killedError) Error() string { return e.cause.Error() }
+
+func (e *killedError) Unwrap() error { return e.cause }
 
 func engineOrNil(e *workerEngine) Engine {
 	if e == nil {
@@ -118,11 +139,14 @@ func (l *WorkerLauncher) launch(ctx context.Context, python string, spec LaunchS
 	cmd.Env = withFastBLAS(workerEnv(l.o.Env, source), blasFolders())
 	process, err := startProcess(cmd)
 	if err != nil {
-		return nil, &environmentError{cluster.Errorf(cluster.CodeInternal, "worker of %s: %v", name, err)}
+		return nil, &environmentError{cause: cluster.Errorf(cluster.CodeInternal, "worker of %s: %v", name, err)}
 	}
 	log := openLogFile(filepath.Join(l.o.LogDir, "worker-"+LogName(name)+".log"), logFileBytes)
 	e := newWorkerEngine(name, process, log, l.o.Stall, l.o.Log)
 	if err := e.shakeHands(ctx, spec); err != nil {
+		if e.wasKilled() {
+			err = &killedError{cluster.AsError(e.Err())}
+		}
 		e.mu.Lock()
 		e.closing = true // its end is no news any more
 		e.mu.Unlock()
@@ -139,7 +163,7 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 	ready, err := e.await(ctx, importWait, "importing its packages")
 	if err != nil {
 		if cluster.CodeOf(err) == cluster.CodeWorkerCrashed {
-			return &environmentError{cluster.AsError(err)}
+			return &environmentError{cause: cluster.AsError(err)}
 		}
 		return err
 	}
@@ -162,10 +186,11 @@ func (e *workerEngine) shakeHands(ctx context.Context, spec LaunchSpec) error {
 
 func (e *workerEngine) loadError(f *workerFrame) error {
 	err := cluster.Errorf(knownCode(f.Code), "model %s cannot be loaded: %s", e.name, f.Message)
+	err.Field = "model"
 	switch err.Code {
 	case cluster.CodeInternal, cluster.CodeUnsupported:
 		// A file of a package may be missing: an architecture is a file, too.
-		return &environmentError{err.WithHint("%s", e.log.hint())}
+		return &environmentError{cause: err.WithHint("%s", e.log.hint()), orderly: true}
 	default:
 		return err
 	}

@@ -101,7 +101,7 @@ func obeyed(t *testing.T, engine mlxbridge.Engine, s mlxbridge.Settings) {
 	case <-engine.Set(s):
 	case <-engine.Done():
 		t.Fatalf("it ended: %v", engine.Err())
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("it does not obey %+v", s)
 	}
 }
@@ -118,7 +118,7 @@ func TestWorkerObeys(t *testing.T) {
 	var asking sync.WaitGroup
 	answered := make(chan struct{})
 	asking.Go(func() { mustCount(t, engine, 62); close(answered) })
-	end := time.NewTimer(30 * time.Second)
+	end := time.NewTimer(time.Minute)
 	defer end.Stop()
 	for waits := false; !waits; {
 		select {

@@ -94,7 +94,7 @@ func (c *candidate) room(work Work) *cluster.Refusal {
 	}
 	switch {
 	case need+pinned > n.BudgetBytes:
-		return refuse(n, cluster.CodeNoFit, "the model needs %s, pinned models hold %s of %s", size(need), size(pinned), size(n.BudgetBytes))
+		return refuse(n, cluster.CodeConflict, "the model needs %s, pinned models hold %s of %s", size(need), size(pinned), size(n.BudgetBytes))
 	case need+pinned+busy > n.BudgetBytes:
 		return refuse(n, cluster.CodeBusy, "models that answer requests hold its memory")
 	case need+n.PlannedBytes-own > n.BudgetBytes:

@@ -11,7 +11,7 @@ import (
 // helpful orders the codes of refusals: of several, the first here says most about what to do.
 func helpful() []cluster.Code {
 	return []cluster.Code{
-		cluster.CodeBusy, cluster.CodeQuarantined, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeUnsupported,
+		cluster.CodeBusy, cluster.CodeQuarantined, cluster.CodeConflict, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeUnsupported,
 		cluster.CodeWorkerCrashed, cluster.CodeTimeout, cluster.CodeNodeLost, cluster.CodeUnreachable,
 	}
 }
@@ -38,8 +38,11 @@ func explain(s *cluster.Snapshot, r *cluster.Request, refused []cluster.Refusal,
 		}
 	}
 	if of := having(refused, cluster.CodeNoNode); len(of) == len(refused) || anyKnows(s, r, of, live) {
-		return cluster.Errorf(cluster.CodeNoNode, "no node is ready to answer for model %s: %s", r.Model, list(s, of)).
-			WithHint("`mlxctl nodes` shows their state")
+		e := cluster.Errorf(cluster.CodeNoNode, "no node is ready to answer for model %s: %s", r.Model, list(s, of))
+		if name := draining(s, of); name != "" {
+			return e.WithHint("`mlxctl undrain %s` has it take requests again", name)
+		}
+		return e.WithHint("`mlxctl nodes` shows their state")
 	}
 	for _, x := range refused {
 		switch x.Code {
@@ -53,6 +56,16 @@ func explain(s *cluster.Snapshot, r *cluster.Request, refused []cluster.Refusal,
 		return e.WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
 	return e.WithHint("`mlxctl models` lists what there is")
+}
+
+// draining is the name of the first node that takes nothing new because somebody wanted that; empty where there is none.
+func draining(s *cluster.Snapshot, of []cluster.Refusal) string {
+	for _, x := range of {
+		if i := indexNode(s, x.Node); i >= 0 && s.Nodes[i].State == cluster.NodeDraining {
+			return nameOf(s, x.Node)
+		}
+	}
+	return ""
 }
 
 // modelNames lists each model of the cluster once.
@@ -74,7 +87,7 @@ func pinned(s *cluster.Snapshot, r *cluster.Request, x cluster.Refusal, live Liv
 	case cluster.CodeNoModel:
 		return withNode(cluster.Errorf(x.Code, "node %s has no model %s", name, r.Model).
 			WithHint("`mlxctl models` lists what there is"), x.Node)
-	case cluster.CodeQuarantined, cluster.CodeNoFit:
+	case cluster.CodeQuarantined, cluster.CodeConflict, cluster.CodeNoFit:
 		return withNode(summary(s, r, x.Code, []cluster.Refusal{x}, live), x.Node)
 	default:
 		e := cluster.Errorf(x.Code, "node %s cannot answer for model %s: %s", name, r.Model, x.Reason)
@@ -99,11 +112,20 @@ func summary(s *cluster.Snapshot, r *cluster.Request, code cluster.Code, of []cl
 			WithHint("try again in a moment")
 	case cluster.CodeQuarantined:
 		e = e.WithHint("`mlxctl load %s` tries it again; `mlxctl logs` shows why it died", r.Model)
+	case cluster.CodeConflict:
+		e = e.WithHint("`mlxctl load MODEL` without --pin unpins a model, and `mlxctl unload MODEL` takes it out of memory")
 	case cluster.CodeNoFit:
 		if need, budget, node := largest(s, r, of, live); need > budget {
 			e = cluster.Errorf(code, "model %s needs %s, and the largest budget is %s, on node %s", r.Model, size(need), size(budget), node)
 		}
 		e = e.WithHint("use a smaller or more quantised model, or a Mac with more memory")
+	case cluster.CodeBadModel:
+		e = cluster.Errorf(code, "no node can load %s: %s", r.Model, list(s, of))
+		if len(of) == 1 {
+			e = cluster.Errorf(code, "%s cannot load %s: %s", nameOf(s, of[0].Node), r.Model,
+				strings.TrimPrefix(of[0].Reason, "model "+r.Model+" cannot be loaded: "))
+		}
+		e = e.WithHint("a model's folder holds config.json, a tokenizer and *.safetensors")
 	default:
 	}
 	if len(of) == 1 {

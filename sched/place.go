@@ -44,7 +44,7 @@ type Work struct {
 // Placement.Refused names every other node that cannot take the request, in the order of NodeIDs.
 //
 // When no node can, the error is a *cluster.Error with the code that helps most: CodeBusy if waiting would help, else
-// CodeQuarantined, CodeNoFit, what an excluded node said, CodeNoNode or CodeNoModel. The Placement then has the
+// CodeQuarantined, CodeConflict where pinned models hold the memory, CodeNoFit, what an excluded node said, CodeNoNode or CodeNoModel. The Placement then has the
 // refusals alone.
 func Place(s *cluster.Snapshot, r *cluster.Request, live Live) (cluster.Placement, error) {
 	if live.Work == nil {

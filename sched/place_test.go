@@ -180,8 +180,8 @@ func TestPlaceRefuses(t *testing.T) {
 			says:  []string{"needs 41.0 GiB", "32.0 GiB", "mac-b"},
 		},
 		{
-			name: "pinned models leave no room", code: cluster.CodeNoFit,
-			nodes: []cluster.Node{node("a", holding(15*gib+gib/2, true, 0))}, says: []string{"pinned models hold 15.5 GiB"},
+			name: "pinned models leave no room", code: cluster.CodeConflict,
+			nodes: []cluster.Node{node("a", holding(15*gib+gib/2, true, 0))}, says: []string{"pinned models hold 15.5 GiB", "unpins"},
 		},
 		{
 			name: "busy models leave no room", code: cluster.CodeBusy,
@@ -192,7 +192,7 @@ func TestPlaceRefuses(t *testing.T) {
 			nodes: []cluster.Node{node("a", loaded(cluster.ReplicaReady))}, says: []string{"all 2 slots", "try again"},
 		},
 		{name: "late", code: cluster.CodeBusy, nodes: []cluster.Node{node("a", in(cluster.NodeSuspect))}, says: []string{"suspect"}},
-		{name: "draining", code: cluster.CodeNoNode, nodes: []cluster.Node{node("a", in(cluster.NodeDraining))}, says: []string{"draining"}},
+		{name: "draining", code: cluster.CodeNoNode, nodes: []cluster.Node{node("a", in(cluster.NodeDraining))}, says: []string{"draining", "mlxctl undrain mac-a"}},
 		{
 			name: "quarantined", code: cluster.CodeQuarantined, says: []string{"died 3 times", "mlxctl load small"},
 			nodes: []cluster.Node{node("a", loaded(cluster.ReplicaQuarantined, func(r *cluster.Replica) { r.Reason = "died 3 times" }))},
@@ -202,7 +202,7 @@ func TestPlaceRefuses(t *testing.T) {
 			nodes: []cluster.Node{node("a", in(cluster.NodeDown), func(n *cluster.Node) { n.Reason = "no heartbeat" }), node("b", without)},
 		},
 		{
-			name: "what an excluded node said", code: cluster.CodeBadModel, says: []string{"config.json is missing"},
+			name: "what an excluded node said", code: cluster.CodeBadModel, says: []string{"mac-a cannot load small: config.json is missing", "config.json, a tokenizer"},
 			nodes: []cluster.Node{node("a"), node("b", without)},
 			live:  sched.Live{Excluded: []cluster.Refusal{{Node: "a", Code: cluster.CodeBadModel, Reason: "config.json is missing"}}},
 		},

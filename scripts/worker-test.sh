@@ -85,5 +85,6 @@ fi
 # The first run multiplied with the BLAS of the wheel; this one does with a fast one, where there is one.
 library=$("$compat/bin/python" -m bench.blas)
 LD_PRELOAD=${library}${LD_PRELOAD:+:$LD_PRELOAD} "$compat/bin/python" -m pytest \
-  tests/test_churn.py tests/test_engine.py tests/test_long_prompts.py tests/test_model.py tests/test_plain.py \
-  tests/test_prefix.py tests/test_sampling.py tests/test_worker.py
+  tests/test_cancel.py tests/test_churn.py tests/test_engine.py tests/test_faults.py tests/test_long_prompts.py tests/test_model.py \
+  tests/test_plain.py tests/test_plain_load.py tests/test_prefix.py tests/test_prefix_engine.py tests/test_prompts.py \
+  tests/test_sampling.py tests/test_worker.py

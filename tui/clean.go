@@ -104,6 +104,7 @@ func (c cleaner) node(n *cluster.Node) cluster.Node {
 	out.Replicas = make([]cluster.Replica, len(n.Replicas))
 	for i, r := range n.Replicas {
 		r.Model, r.Digest, r.Reason = c.text(r.Model), c.text(r.Digest), c.text(r.Reason)
+		r.Adapter, r.Draft = c.text(r.Adapter), c.text(r.Draft)
 		r.State = cluster.ReplicaState(c.text(string(r.State)))
 		r.Prefixes = nil // nothing here shows them
 		out.Replicas[i] = r

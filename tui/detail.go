@@ -66,7 +66,7 @@ func (p *detailPane) Render(w, h int) []string {
 func (p *detailPane) about(w int) []string {
 	n, hw := p.row, &p.row.Hardware
 	s := p.nodeSign(n.State)
-	state := string(n.State)
+	state := n.StateName()
 	if n.Reason != "" {
 		state += ": " + n.Reason
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// replicas lists what is in the node's memory with the workers' own counters, and why one failed below it.
+// replicas lists what is in the node's memory with the workers' own counters, each with what is to be said of it below.
 func (p *detailPane) replicas(w int) []string {
 	rows := make([]replicaRow, len(p.row.Replicas))
 	for i := range p.row.Replicas {
@@ -21,11 +21,23 @@ func (p *detailPane) replicas(w int) []string {
 	}
 	out := t.Render(w, max(len(rows), 1)+1)
 	for i, row := range slices.Backward(rows) {
-		if row.Reason != "" {
+		out = slices.Insert(out, i+2, p.below(w, &row)...)
+	}
+	return out
+}
+
+// below are the lines that stand below a replica: what it runs with, and why it failed.
+func (p *detailPane) below(w int, r *replicaRow) []string {
+	var out []string
+	for _, part := range []struct {
+		text string
+		how  paint
+	}{{r.With(), p.dim}, {r.Reason, p.bad}} {
+		if part.text != "" {
 			l := p.line(w)
 			l.skip(4)
-			l.cell(row.Reason, l.left, p.bad)
-			out = slices.Insert(out, i+2, l.String())
+			l.cell(part.text, l.left, part.how)
+			out = append(out, l.String())
 		}
 	}
 	return out

@@ -2,6 +2,7 @@ package tui
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,10 @@ func TestFilterNarrowsAndGoesAway(t *testing.T) {
 	s.keys("esc")
 	s.wantText("nodes 4")
 	s.wantNoText("filter:")
+	s.keys("/", "q", "q", "q")
+	s.wantText("nodes 0/4", "nothing matches the filter")
+	s.wantNoText("no nodes yet", "no requests now", "nothing loaded")
+	s.keys("esc")
 	s.keys("/", "x", "y", " ", "z", "ctrl+w", "backspace", "backspace", "s", "esc")
 	s.wantText("nodes 4")
 }
@@ -126,6 +131,18 @@ func TestDetailFollowsItsNode(t *testing.T) {
 	s.play(fourMacs)
 	s.keys("tab", "j", "enter") // the node of a request
 	s.wantText("studio ready", "Apple M2 Ultra · Mac14,14", "models in memory 2", "models on disk 4")
+	s.wantNoText("kv_bits")
+	with := *s.shown.snap
+	with.Nodes = slices.Clone(with.Nodes)
+	for i := range with.Nodes {
+		with.Nodes[i].Replicas = slices.Clone(with.Nodes[i].Replicas)
+		for j := range with.Nodes[i].Replicas {
+			r := &with.Nodes[i].Replicas[j]
+			r.Adapter, r.KVBits = "/srv/legal", 8
+		}
+	}
+	s.snapshot(&with)
+	s.wantText("adapter=legal,kv_bits=8")
 	snap := *s.shown.snap
 	snap.Nodes = snap.Nodes[:1]
 	s.snapshot(&snap)

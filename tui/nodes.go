@@ -16,7 +16,7 @@ func newNodesPane(k *look) *nodesPane {
 		look: k, empty: "no nodes yet: they show up when their agents say hello",
 		key: func(n *nodeRow) string { return string(n.ID) },
 		match: func(n *nodeRow, filter string) bool {
-			return has(filter, n.Name, string(n.ID), string(n.State), n.Hardware.Chip, n.models)
+			return has(filter, n.Name, string(n.ID), n.StateName(), n.Hardware.Chip, n.models)
 		},
 		orders: []order[nodeRow]{
 			{name: "name"},
@@ -48,7 +48,7 @@ func drawNodeName(k *look, l *line, w int, n *nodeRow) { l.cell(n.Name, w, k.str
 
 func drawNodeState(k *look, l *line, w int, n *nodeRow) {
 	s := k.nodeSign(n.State)
-	l.cell(s.glyph+" "+string(n.State), w, s.paint)
+	l.cell(s.glyph+" "+n.StateName(), w, s.paint)
 }
 
 func drawChip(k *look, l *line, w int, n *nodeRow) {

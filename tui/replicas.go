@@ -20,7 +20,7 @@ func newReplicasPane(k *look) *replicasPane {
 			{"node", func(a, b *replicaRow) int { return cmp.Compare(a.nodeName, b.nodeName) }},
 			{"tok/s", func(a, b *replicaRow) int { return cmp.Compare(b.TokensPerSecond, a.TokensPerSecond) }},
 			{"running", func(a, b *replicaRow) int { return cmp.Compare(b.Running, a.Running) }},
-			{"memory", func(a, b *replicaRow) int { return cmp.Compare(b.PlannedBytes, a.PlannedBytes) }},
+			{"memory", func(a, b *replicaRow) int { return cmp.Compare(memoryOf(b), memoryOf(a)) }},
 		},
 		columns: []column[replicaRow]{
 			{title: "MODEL", width: 16, names: modelNames, draw: drawReplicaModel},
@@ -46,13 +46,22 @@ func drawReplicaState(k *look, l *line, w int, r *replicaRow) {
 	l.cell(s.glyph+" "+string(r.State), w, s.paint)
 }
 
-// drawReplicaMemory shows what was measured, and before that what was planned.
+// drawReplicaMemory shows what was measured, and before that, dimmed, what is claimed.
 func drawReplicaMemory(k *look, l *line, w int, r *replicaRow) {
-	if r.ResidentBytes > 0 {
-		l.number(size(r.ResidentBytes), w, k.text)
-		return
+	n, measured := r.Memory()
+	switch {
+	case measured:
+		l.number(size(n), w, k.text)
+	case n == 0:
+		l.number(k.marks.none, w, k.dim)
+	default:
+		l.number(size(n), w, k.dim)
 	}
-	l.number(size(r.PlannedBytes), w, k.dim)
+}
+
+func memoryOf(r *replicaRow) int64 {
+	n, _ := r.Memory()
+	return n
 }
 
 func drawReplicaContext(k *look, l *line, w int, r *replicaRow) {

@@ -39,10 +39,22 @@ func newRequestsPane(k *look) *requestsPane {
 	}}
 }
 
-// drawRequestID shows the beginning: enough to find it in logs.
+// drawRequestID shows the beginning, which is enough to find it in logs, and which of several answers it is.
 func drawRequestID(k *look, l *line, w int, r *requestRow) {
-	id, _ := clip(string(r.ID), w, "")
-	l.cell(id, w, k.dim)
+	l.cell(shortID(r.ID, w), w, k.dim)
+}
+
+func shortID(id cluster.RequestID, w int) string {
+	if width(string(id)) <= w {
+		return string(id)
+	}
+	request, choice := id.Split()
+	end := ""
+	if choice > 0 {
+		end = string(id[len(request):])
+	}
+	begin, _ := clip(string(request), w-len(end), "")
+	return begin + end
 }
 
 func drawRequestModel(k *look, l *line, w int, r *requestRow) {

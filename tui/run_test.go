@@ -18,6 +18,9 @@ import (
 	"github.com/mlxctl/mlxctl/tui/chart"
 )
 
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
+
 // output is a terminal's end that the test can wait on.
 type output struct {
 	mu   sync.Mutex
@@ -45,7 +48,7 @@ func (o *output) String() string {
 
 func (o *output) waitFor(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for !strings.Contains(o.String(), want) {
 		select {
 		case <-o.wake:

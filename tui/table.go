@@ -142,6 +142,14 @@ func (t *table[T]) notes() string {
 	return strings.Join(parts, " "+t.marks.dot+" ")
 }
 
+// nothing says why there are no rows.
+func (t *table[T]) nothing() string {
+	if t.all > 0 {
+		return "nothing matches the filter"
+	}
+	return t.empty
+}
+
 // number says how many rows there are, and of how many where a filter hides some.
 func (t *table[T]) number() string {
 	if len(t.rows) < t.all {
@@ -178,7 +186,7 @@ func (t *table[T]) Render(w, h int) []string {
 	if len(t.rows) == 0 && h > 1 {
 		l := t.line(w)
 		l.skip(2)
-		l.put(t.empty, t.dim)
+		l.put(t.nothing(), t.dim)
 		out = append(out, l.String())
 	}
 	for i := t.offset; i < len(t.rows) && len(out) < h; i++ {

@@ -37,13 +37,22 @@ func newTerminal(t *testing.T, w, h int) *terminal {
 		}
 	})
 	term.must("-f", "/dev/null", "new-session", "-d", "-x", strconv.Itoa(w), "-y", strconv.Itoa(h), "sh")
-	// What is typed before the prompt shows twice, and not at the start of a line.
-	term.waitFor("the shell's prompt", func(s string) bool { s = strings.TrimSpace(s); return s == "$" || s == "#" })
+	term.prompt()
 	return term
 }
 
+// prompt waits until the shell waits for a line: what is typed before shows twice, and not behind the prompt.
+func (term *terminal) prompt() {
+	term.t.Helper()
+	term.waitFor("the shell's prompt", func(s string) bool {
+		lines := strings.Split(strings.TrimSpace(s), "\n")
+		last := strings.TrimSpace(lines[len(lines)-1])
+		return last == "$" || last == "#"
+	})
+}
+
 func (term *terminal) tmux(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, "tmux", append([]string{"-S", filepath.Join(term.dir, "s")}, args...)...)
 	c.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "LANG=C.UTF-8", "PS1=$ ", "ENV=", "NO_COLOR=", "TMUX=")
@@ -73,13 +82,13 @@ func (term *terminal) enter(line string) {
 	term.must("send-keys", "Enter")
 }
 
-// waitFor polls the screen until ok, for at most 20 s.
+// waitFor polls the screen until ok.
 func (term *terminal) waitFor(what string, ok func(screen string) bool) string {
 	term.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	last := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-tick.C {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
 		if last = term.screen(); ok(last) {
 			return last
 		}
@@ -101,6 +110,7 @@ func TestRealTerminal(t *testing.T) {
 	}
 	term.enter("stty -g > " + term.dir + "/before; echo before")
 	term.waitForText("\nbefore")
+	term.prompt()
 	term.enter(screenVariable + "=" + recording + " " + os.Args[0] + " -test.run=NONE")
 	term.waitForText("mini-rack-1")
 	term.waitForText("live")
@@ -122,6 +132,7 @@ func TestRealTerminal(t *testing.T) {
 
 	term.must("send-keys", "C-z")
 	term.waitFor("the shell after ctrl+z", func(s string) bool { return strings.Contains(s, "Stopped") && !strings.Contains(s, "nodes ready") })
+	term.prompt()
 	term.enter("fg")
 	term.waitForText("nodes ready")
 
@@ -149,11 +160,13 @@ func isWholeFrame(s string, w, h int) bool {
 
 func (term *terminal) wantCleanShell() {
 	term.t.Helper()
+	term.prompt()
 	term.enter("stty -g > " + term.dir + "/after; cmp " + term.dir + "/before " + term.dir + "/after && echo same'-'settings")
 	term.waitForText("same-settings")
 	if flags := term.must("display-message", "-p", "#{alternate_on}#{mouse_any_flag}#{keypad_cursor_flag}#{cursor_flag}"); strings.TrimSpace(flags) != "0001" {
 		term.t.Errorf("alternate screen, mouse, keypad, cursor = %s, want 0001", strings.TrimSpace(flags))
 	}
+	term.prompt()
 	term.enter("echo typed'-'text")
 	if s := term.waitForText("\ntyped-text"); !strings.Contains(s, " echo typed'-'text") {
 		term.t.Errorf("what is typed does not show:\n%s", s)

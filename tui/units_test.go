@@ -207,3 +207,22 @@ func TestASCIIIsASCII(t *testing.T) {
 		}
 	}
 }
+
+func TestChoicesOfARequestAreToldApart(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		id   cluster.RequestID
+		w    int
+		want string
+	}{
+		{"r-ABCDEFGHIJKLMNOP", 8, "r-ABCDEF"},
+		{"r-ABCDEFGHIJKLMNOP-1", 8, "r-ABCD-1"},
+		{"r-ABCDEFGHIJKLMNOP-7", 12, "r-ABCDEFGH-7"},
+		{"r-AB-7", 8, "r-AB-7"},
+		{"r-ABCDEFGHIJKLMNOP-x", 8, "r-ABCDEF"},
+	} {
+		if got := shortID(c.id, c.w); got != c.want {
+			t.Errorf("%s in %d columns is %q, want %q", c.id, c.w, got, c.want)
+		}
+	}
+}

@@ -30,15 +30,9 @@ func (p *pkg) name() string {
 func arrows() map[string][]string {
 	words := "internal/cluster"
 	return map[string][]string{
+		"agent":                       {words, "internal/bootstrap/plan", "internal/bus", "internal/durable", "internal/hwmon", "internal/library", "internal/logtail", "mlxbridge", "sched"},
 		"cmd":                         {"*"},
 		"cmd/mlxctl":                  {"cmd"},
-		"agent":                       {words, "internal/bootstrap/plan", "internal/bus", "internal/durable", "internal/hwmon", "internal/library", "internal/logtail", "mlxbridge", "sched"},
-		"sched":                       {words},
-		"tui":                         {words, "tui/chart"},
-		"tui/chart":                   {},
-		"mlxbridge":                   {words, "internal/durable", "mlxbridge/worker"},
-		"mlxbridge/worker":            {},
-		"mlxbridge/enginetest":        {words, "mlxbridge", "internal/library"},
 		"internal/arch":               {},
 		"internal/bench":              {"*"},
 		"internal/bonjour":            {words, "internal/untrusted"},
@@ -48,6 +42,7 @@ func arrows() map[string][]string {
 		"internal/bootstrap/sighting": {words, "internal/bonjour", "internal/bootstrap", "internal/config", "internal/roster"},
 		"internal/bootstrap/unit":     {words, "internal/bootstrap/plan", "internal/durable", "internal/service"},
 		"internal/bus":                {words, "internal/durable"},
+		"internal/bus/bustest":        {words, "internal/bus", "internal/freeport", "internal/trust"},
 		"internal/client":             {words, "internal/bus", "internal/controller/api"},
 		"internal/cluster":            {},
 		"internal/config":             {words, "internal/durable"},
@@ -56,6 +51,7 @@ func arrows() map[string][]string {
 		"internal/doctor":             {words, "internal/bootstrap", "internal/bootstrap/plan"},
 		"internal/durable":            {},
 		"internal/enrol":              {words, "internal/roster", "internal/trust", "internal/untrusted"},
+		"internal/freeport":           {},
 		"internal/gateway":            {words, "internal/gateway/openai", "internal/gateway/wire"},
 		"internal/gateway/openai":     {words, "internal/gateway/wire"},
 		"internal/gateway/wire":       {words},
@@ -73,6 +69,12 @@ func arrows() map[string][]string {
 		"internal/share":              {words},
 		"internal/trust":              {words, "internal/durable"},
 		"internal/untrusted":          {},
+		"mlxbridge":                   {words, "internal/durable", "mlxbridge/worker"},
+		"mlxbridge/enginetest":        {words, "internal/library", "mlxbridge"},
+		"mlxbridge/worker":            {},
+		"sched":                       {words},
+		"tui":                         {words, "tui/chart"},
+		"tui/chart":                   {},
 	}
 }
 

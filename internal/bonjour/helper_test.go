@@ -23,6 +23,9 @@ import (
 // itself in them.
 const helperVariable = "MLXCTL_BONJOUR_HELPER"
 
+// scanFor is enough for a slow machine, too.
+const scanFor = 5 * time.Second
+
 // scanned is what the program "scan" prints.
 type scanned struct {
 	Macs  []bonjour.Mac
@@ -77,7 +80,7 @@ func scan(ctx context.Context) (scanned, error) {
 	var s scanned
 	began := time.Now()
 	macs, err := bonjour.Scan(ctx, bonjour.ScanOptions{
-		For: 2 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		For: scanFor, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Found: func(m bonjour.Mac) { s.Found = append(s.Found, m) },
 	})
 	s.Macs, s.Took = macs, time.Since(began)

@@ -231,7 +231,7 @@ func (m *machine) avahi(hostName, name string, services ...service) {
 			lines <- s.Text()
 		}
 	}()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(time.Minute)
 	want := "successfully established"
 	if len(services) == 0 {
 		want = "Server startup complete"
@@ -248,7 +248,7 @@ func (m *machine) avahi(hostName, name string, services ...service) {
 				t.Fatalf("avahi-daemon ended:\n%s", strings.Join(seen, "\n"))
 			}
 		case <-deadline:
-			t.Fatalf("avahi-daemon was not ready after 15 s:\n%s", strings.Join(seen, "\n"))
+			t.Fatalf("avahi-daemon was not ready after a minute:\n%s", strings.Join(seen, "\n"))
 		}
 	}
 }

@@ -88,7 +88,7 @@ func TestFloodIsBoundedAndLeavesNothing(t *testing.T) {
 	thief := l.machine("thief", []string{"eth0"}, "10.88.0.66")
 	thief.ip("route", "add", "224.0.0.0/4", "dev", "eth0")
 	thief.start("flood")
-	if got := operator.scan(); len(got.Macs) == 0 || len(got.Macs) > bonjour.MostEntries || got.Took > 4*time.Second {
+	if got := operator.scan(); len(got.Macs) == 0 || len(got.Macs) > bonjour.MostEntries || got.Took > scanFor+time.Minute {
 		t.Errorf("%d Macs in %v", len(got.Macs), got.Took)
 	}
 	var nothing any
@@ -106,7 +106,7 @@ func TestFilteredMulticastFindsNobody(t *testing.T) {
 		t.Errorf("answers to this host alone do arrive, but got %+v", got)
 	}
 	fred.deaf()
-	if got := operator.scan(); len(got.Macs) != 0 || got.Error != "" || got.Took < 2*time.Second {
+	if got := operator.scan(); len(got.Macs) != 0 || got.Error != "" || got.Took < scanFor {
 		t.Errorf("got %+v, want nobody and no error", got)
 	}
 }
@@ -121,7 +121,7 @@ func TestScanThatMayNotSendSaysSo(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	alone := l.machine("alone", nil)
-	if got := alone.scan(); got.Error == "" || got.Took > time.Second {
+	if got := alone.scan(); got.Error == "" || got.Took >= scanFor {
 		t.Errorf("got %+v, want an error at once", got)
 	}
 }
@@ -141,7 +141,7 @@ func TestControllerIsFoundAndFollowed(t *testing.T) {
 		t.Helper()
 		want := []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(what), 8660), netip.AddrPortFrom(controller.linkLocal("en0").WithZone("lan0"), 8660)}
 		var got []netip.AddrPort
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 			if got = find("this-cluster"); slices.Equal(got, want) {
 				return
 			}

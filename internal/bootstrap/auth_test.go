@@ -207,7 +207,7 @@ func TestPasswordOfAMac(t *testing.T) {
 	f := &far{host: host, port: l.Addr().(*net.TCPAddr).Port, user: "fred"}
 	n.knows(t, f.known())
 	// Who types slower than a host may answer is not cut off.
-	n.options.Contact = 200 * time.Millisecond
+	n.options.Contact = time.Second
 	ask := &answers{give: []string{"pear", "apple"}, slow: 2 * n.options.Contact}
 	n.options.Ask = ask
 	b := n.open(t)

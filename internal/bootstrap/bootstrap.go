@@ -68,7 +68,7 @@ type Asker interface {
 
 // Options of a Bootstrap.
 type Options struct {
-	// StateDir holds the host keys that the operator agreed to, in known_hosts.
+	// StateDir holds the host keys that the operator agreed to, in known_hosts. It is made with the first of them.
 	StateDir string
 	// Transport is "library", which empty means, or "openssh".
 	Transport string
@@ -98,7 +98,7 @@ type Bootstrap struct {
 	turns    map[string]*sync.Mutex // guarded by mu; by the way to the host, held by who looks at it
 }
 
-// New makes a Bootstrap. It reads ssh_config and makes StateDir, and connects to nobody.
+// New makes a Bootstrap. It reads ssh_config, makes nothing, and connects to nobody.
 func New(o Options) (*Bootstrap, error) {
 	if o.Contact <= 0 {
 		o.Contact = defaultContact
@@ -115,9 +115,6 @@ func New(o Options) (*Bootstrap, error) {
 	case TransportOpenSSH:
 	default:
 		return nil, cluster.Invalid("ssh.transport", "must be library or openssh")
-	}
-	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
-		return nil, cluster.Errorf(cluster.CodeInternal, "make folder of host keys: %v", err)
 	}
 	b := &Bootstrap{o: o, sessions: map[string]session{}, turns: map[string]*sync.Mutex{}, secrets: newSecrets(o.Ask)}
 	b.home, b.user = operator(o.Env)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/skeema/knownhosts"
@@ -145,6 +146,9 @@ func (b *Bootstrap) Trust(hosts []*Host) error {
 func (k *knownHosts) add(name string, key ssh.PublicKey) (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if err := os.MkdirAll(filepath.Dir(k.own), 0o700); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(k.own, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err

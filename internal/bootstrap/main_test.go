@@ -24,6 +24,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/freeport"
 )
 
 // This executable is also the binary that the tests install: its host's side is a stand-in that follows the script that
@@ -34,6 +35,9 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // key is a key pair of SSH.
 type key struct {
@@ -130,7 +134,7 @@ func makeFar(tb testing.TB, allowed ...key) *far {
 			tb.Fatal(err)
 		}
 	}
-	f := &far{dir: tb.TempDir(), user: u.Username, port: freePort(tb), listen: "127.0.0.1"}
+	f := &far{dir: tb.TempDir(), user: u.Username, port: freeport.Port(tb), listen: "127.0.0.1"}
 	f.home = filepath.Join(f.dir, "home of it's user")
 	if err := os.MkdirAll(f.home, 0o700); err != nil {
 		tb.Fatal(err)
@@ -213,16 +217,6 @@ func (f *far) target() bootstrap.Target {
 	return bootstrap.Target{Name: "attic", Host: "127.0.0.1", Port: f.port, User: f.user, Source: bootstrap.SourceCommandLine}
 }
 
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // near is the operator's machine.
 type near struct {
 	home, state string
@@ -236,7 +230,7 @@ func newNear(tb testing.TB) *near {
 	n := &near{home: filepath.Join(dir, "home"), state: filepath.Join(dir, "state")}
 	n.env = map[string]string{"HOME": n.home}
 	n.options = bootstrap.Options{
-		StateDir: n.state, Contact: 5 * time.Second,
+		StateDir: n.state, Contact: patience,
 		Env: func(name string) (string, bool) { v, ok := n.env[name]; return v, ok },
 	}
 	return n
@@ -335,14 +329,14 @@ func has(tb testing.TB, text string, parts ...string) {
 
 func eventually(tb testing.TB, what string, is func() bool) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-ctx.Done():
-			tb.Fatalf("not within 10 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

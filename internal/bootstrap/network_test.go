@@ -44,7 +44,7 @@ func TestInside(t *testing.T) {
 	ip(t, "route", "add", "unreachable", "10.98.0.0/24")
 	ip(t, "route", "add", "blackhole", "10.97.0.0/24")
 	n := newNear(t)
-	n.options.Contact = time.Second
+	n.options.Contact = 5 * time.Second
 	f := makeFar(t, n.key(t, ""))
 	f.listen, f.port = "10.99.0.1", 22
 	f.start(t)

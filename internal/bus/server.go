@@ -181,7 +181,7 @@ func (s *Server) ready(ctx context.Context, log *serverLog) error {
 func (s *Server) listen(c Credentials) error {
 	keys := &keyring{cred: c}
 	nc, err := nats.Connect("", nats.InProcessServer(s.nats), nats.UserJWT(keys.token, keys.sign), nats.NoReconnect(),
-		nats.Name("system"), nats.Timeout(2*time.Second), nats.ClosedHandler(func(*nats.Conn) { close(s.ended) }),
+		nats.Name("system"), nats.Timeout(readyWait), nats.ClosedHandler(func(*nats.Conn) { close(s.ended) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			s.log.Error("bus cannot hear of closed connections", "err", err)
 		}))
@@ -192,7 +192,7 @@ func (s *Server) listen(c Credentials) error {
 	s.system = nc
 	_, err = nc.Subscribe("$SYS.ACCOUNT.*.DISCONNECT", s.onDisconnect)
 	if err == nil {
-		err = nc.FlushTimeout(2 * time.Second)
+		err = nc.FlushTimeout(readyWait)
 	}
 	if err != nil {
 		return cluster.Errorf(cluster.CodeInternal, "hear of closed connections: %v", err)

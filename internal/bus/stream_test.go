@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
@@ -45,13 +46,13 @@ func serve(tb testing.TB, c *bus.Conn, node cluster.NodeID, limit int, h bus.Str
 func call(node cluster.NodeID, id string, n int) bus.StreamCall {
 	return bus.StreamCall{
 		Subject: bus.CommandSubject(node, bus.VerbInfer), Reply: bus.ReplySubject(node, id), Control: bus.ControlSubject(node),
-		ID: id, Body: count{n},
+		ID: id, Body: count{n}, Gap: patience,
 	}
 }
 
 func open(tb testing.TB, c *bus.Conn, o bus.StreamCall) *bus.Stream {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	s, err := c.OpenStream(ctx, o)
 	if err != nil {
@@ -149,7 +150,8 @@ func TestRefusals(t *testing.T) {
 func TestCancelReachesTheHandlerAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	agent, controller := s.agent(t, "n1"), s.controller(t)
+	never := bus.Clocks{Alive: time.Hour, Silence: time.Hour, Absent: time.Hour} // no other word ends it
+	agent, controller := bustest.Dial(t, s.over(s.Server.URL(), s.Agent(t, "n1")).WithClocks(never)), s.controller(t)
 	ended := make(chan error, 1)
 	serve(t, agent, "n1", 8, func(ctx context.Context, _ func(any) error, w *bus.StreamWriter) error {
 		for w.Send(count{1}) == nil { // it waits for room
@@ -161,21 +163,18 @@ func TestCancelReachesTheHandlerAtOnce(t *testing.T) {
 	for name, end := range map[string]func(*bus.Stream){
 		"cancel": (*bus.Stream).Cancel, "close": func(s *bus.Stream) { _ = s.Close() },
 	} {
-		best := time.Hour // of some: the machine may be busy with something else
-		for i := range 5 {
-			stream := open(t, controller, call("n1", fmt.Sprintf("%s%d", name, i), 1))
-			if err := stream.Next(t.Context(), &count{}); err != nil {
-				t.Fatal(err)
-			}
-			start := time.Now()
-			end(stream)
-			code(t, <-ended, cluster.CodeCancelled)
-			best = min(best, time.Since(start))
-			code(t, stream.Next(t.Context(), &count{}), cluster.CodeCancelled)
+		stream := open(t, controller, call("n1", name, 1))
+		if err := stream.Next(t.Context(), &count{}); err != nil {
+			t.Fatal(err)
 		}
-		if best > 100*time.Millisecond {
-			t.Errorf("%s took %s", name, best)
+		end(stream)
+		select {
+		case err := <-ended:
+			code(t, err, cluster.CodeCancelled)
+		case <-time.After(patience):
+			t.Fatalf("%s does not reach the handler", name)
 		}
+		code(t, stream.Next(t.Context(), &count{}), cluster.CodeCancelled)
 	}
 }
 
@@ -183,7 +182,7 @@ func TestAnUnwantedStreamIsCancelled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	controller := s.controller(t)
-	agent := s.raw(t, s.agentCredentials(t, "n1"))
+	agent := s.raw(t, s.Agent(t, "n1"))
 	opens, words := make(chan *nats.Msg, 4), make(chan *nats.Msg, 4)
 	for subject, ch := range map[string]chan *nats.Msg{bus.CommandSubject("n1", bus.VerbInfer): opens, bus.ControlSubject("n1") + ".*": words} {
 		if _, err := agent.ChanSubscribe(subject, ch); err != nil {
@@ -194,12 +193,14 @@ func TestAnUnwantedStreamIsCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := errors.New("late")
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, late)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		<-opens
+		cancel(late)
+	}()
 	if _, err := controller.OpenStream(ctx, call("n1", "a", 1)); !errors.Is(err, late) {
 		t.Errorf("got %v, want the cause", err)
 	}
-	<-opens
 	m := <-words
 	if kind, _, _, _, err := bus.DecodeFrame(m.Data); kind != "cancel" || err != nil {
 		t.Errorf("agent was told %q, %v", m.Data, err)

@@ -3,7 +3,6 @@ package client_test
 import (
 	"context"
 	"errors"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,69 +12,29 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/client"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller/api"
-	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 15 * time.Second
+const patience = bustest.Patience
 
 // site is a cluster's bus; nobody answers there but whom a test makes.
-type site struct {
-	authority *trust.Authority
-	server    *bus.Server
-}
+type site struct{ *bustest.Site }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	authority, err := trust.Init(filepath.Join(t.TempDir(), "trust"), "attic")
-	if err != nil {
-		t.Fatal(err)
-	}
-	secure, err := authority.ServerTLS(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := bus.StartServer(t.Context(), bus.ServerOptions{
-		Name: "ctl", Addr: "127.0.0.1:0", TLS: secure, OperatorJWT: authority.OperatorJWT(), Accounts: authority.Accounts(),
-		SystemAccount: authority.SystemAccount(), MaxPayload: 1 << 20,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return &site{authority, server}
-}
-
-func credentials(t *testing.T, sign func(pub string) (string, error)) bus.Credentials {
-	t.Helper()
-	pub, seed, err := trust.NewUserKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := sign(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bus.Credentials{JWT: token, Seed: seed}
+	s := &site{bustest.Prepare(t)}
+	s.Server = s.Start(t, "127.0.0.1:0", func(o *bus.ServerOptions) { o.MaxPayload = 1 << 20 })
+	return s
 }
 
 func (s *site) options(t *testing.T, name string) client.Options {
 	t.Helper()
-	return client.Options{Name: name, Bus: bus.Options{
-		URLs:        []string{s.server.URL()},
-		Credentials: credentials(t, func(pub string) (string, error) { return s.authority.SignClient(pub, name) }),
-		RootCAs:     s.authority.CAPool(), ServerName: s.authority.ServerName(), HandshakeFirst: true,
-	}}
+	return client.Options{Name: name, Bus: s.Over(s.Server.URL(), s.Client(t, name))}
 }
 
 func (s *site) client(t *testing.T, change func(*client.Options)) *client.Client {
@@ -84,10 +43,7 @@ func (s *site) client(t *testing.T, change func(*client.Options)) *client.Client
 	if change != nil {
 		change(&o)
 	}
-	c, err := client.Dial(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := bustest.Reached(t, func() (*client.Client, error) { return client.Dial(t.Context(), o) })
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -99,18 +55,7 @@ func (s *site) client(t *testing.T, change func(*client.Options)) *client.Client
 // controller is the other side; hang ends it without a word to those who are under way.
 func (s *site) controller(t *testing.T) *bus.Conn {
 	t.Helper()
-	conn, err := bus.Dial(t.Context(), bus.Options{
-		InProcess: s.server, Credentials: credentials(t, s.authority.SignController), InboxPrefix: "_INBOX_ctl", WaitForConnect: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return conn
+	return bustest.Dial(t, s.Inside(t))
 }
 
 func serve(t *testing.T, conn *bus.Conn, verb string, h bus.StreamHandler) *bus.Subscription {
@@ -140,23 +85,17 @@ func nothing(cluster.Chunk) error { return nil }
 func TestDialErrors(t *testing.T) {
 	t.Parallel()
 	s, other := newSite(t), newSite(t)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := "tls://" + closed.Addr().String()
-	_ = closed.Close()
 	for _, tt := range []struct {
 		name   string
 		change func(*client.Options)
 		code   cluster.Code
 	}{
 		{"no name", func(o *client.Options) { o.Name = "" }, cluster.CodeInvalid},
-		{"nobody there", func(o *client.Options) { o.Bus.URLs = []string{free} }, cluster.CodeUnreachable},
+		{"nobody there", func(o *client.Options) { o.Bus.URLs = []string{"tls://127.0.0.1:1"} }, cluster.CodeUnreachable},
 		{"credentials of another cluster", func(o *client.Options) {
 			o.Bus.Credentials = other.options(t, "me").Bus.Credentials
 		}, cluster.CodeUnauthorized},
-		{"another cluster there", func(o *client.Options) { o.Bus.URLs = []string{other.server.URL()} }, cluster.CodeUnauthorized},
+		{"another cluster there", func(o *client.Options) { o.Bus.URLs = []string{other.Server.URL()} }, cluster.CodeUnauthorized},
 		{"no such file", func(o *client.Options) {
 			o.Bus.Credentials, o.Bus.CredentialsFile = bus.Credentials{}, filepath.Join(t.TempDir(), "none")
 		}, cluster.CodeUnauthorized},
@@ -253,8 +192,8 @@ func TestQuestionsTimeOutAndAreCancelled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.client(t, func(o *client.Options) { o.Timeout = 100 * time.Millisecond }).Info(t.Context())
-	code(t, err, cluster.CodeTimeout, "within 100ms")
+	_, err = s.client(t, func(o *client.Options) { o.Timeout = 2 * time.Second }).Info(t.Context())
+	code(t, err, cluster.CodeTimeout, "within 2s")
 	<-asked
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -281,9 +220,9 @@ func TestCancelReachesTheController(t *testing.T) {
 	err := s.client(t, nil).Generate(ctx, ask(), func(cluster.Chunk) error { cancel(); return nil })
 	code(t, err, cluster.CodeCancelled, "cancelled")
 	select {
-	case err := <-why:
-		code(t, err, cluster.CodeCancelled, "")
-	case <-time.After(2 * time.Second):
+	case err := <-why: // and not that it found out by itself, after a while
+		code(t, err, cluster.CodeCancelled, "the reader cancelled the stream")
+	case <-time.After(patience):
 		t.Error("the controller goes on")
 	}
 }

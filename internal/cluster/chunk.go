@@ -20,8 +20,9 @@ type Chunk struct {
 	// StopSequence is the one that ended the answer, if one did.
 	StopSequence string `json:"stop_sequence,omitempty"`
 	Usage        *Usage `json:"usage,omitempty"`
-	// Node is set on the first chunk of an attempt, and on the last.
-	Node NodeID `json:"node,omitempty"`
+	// Node and its name are set on the first chunk of an attempt, and on the last.
+	Node     NodeID `json:"node,omitempty"`
+	NodeName string `json:"node_name,omitempty"`
 	// Progress is set on chunks that carry no text: what is being waited for.
 	Progress *Progress `json:"progress,omitempty"`
 }

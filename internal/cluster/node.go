@@ -1,6 +1,11 @@
 package cluster
 
-import "time"
+import (
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // NodeID names a node for its whole life. It is bound to the hardware: a cloned disk gets a new one.
 type NodeID string
@@ -47,8 +52,9 @@ type Node struct {
 	ID       NodeID    `json:"id"`
 	Name     string    `json:"name"`
 	State    NodeState `json:"state"`
-	Reason   string    `json:"reason,omitempty"` // why it is not ready, in one line
-	Version  string    `json:"version"`          // of the agent
+	Drained  bool      `json:"drained,omitempty"` // draining, and nothing is left to finish
+	Reason   string    `json:"reason,omitempty"`  // why it is not ready, in one line
+	Version  string    `json:"version"`           // of the agent
 	Hardware Hardware  `json:"hardware"`
 	Load     Load      `json:"load"`
 	// BudgetBytes is what the agent lets models use in all; PlannedBytes is how much of it its replicas have claimed.
@@ -67,7 +73,7 @@ type Replica struct {
 	State         ReplicaState `json:"state"`
 	Reason        string       `json:"reason,omitempty"` // of failed and quarantined
 	PlannedBytes  int64        `json:"planned_bytes"`    // claimed from the node's budget
-	ResidentBytes int64        `json:"resident_bytes"`   // measured in the worker
+	ResidentBytes int64        `json:"resident_bytes"`   // measured in the worker; 0 before
 	Context       int          `json:"context"`          // tokens
 	Slots         int          `json:"slots"`            // requests it runs at once
 	Running       int          `json:"running"`
@@ -78,12 +84,42 @@ type Replica struct {
 	// Prefixes are digests of what its prefix store holds (PrefixChain), most recently used first.
 	Prefixes []string `json:"prefixes,omitempty"`
 	// Curve is how fast it computes: measured, before that what its chip makes one expect; nil where neither is known.
-	Curve     *Curve     `json:"curve,omitempty"`
-	WorkerPID int        `json:"worker_pid,omitempty"`
-	Restarts  int        `json:"restarts"`
-	Pinned    bool       `json:"pinned,omitempty"`
+	Curve     *Curve `json:"curve,omitempty"`
+	WorkerPID int    `json:"worker_pid,omitempty"`
+	Restarts  int    `json:"restarts"`
+	Pinned    bool   `json:"pinned,omitempty"`
+	// Adapter is the folder of its LoRA adapter, Draft the name or folder of its draft model, KVBits the quantisation of
+	// its keys and values, as the node is configured; empty and 0 are none.
+	Adapter   string     `json:"adapter,omitempty"`
+	Draft     string     `json:"draft,omitempty"`
+	KVBits    int        `json:"kv_bits,omitempty"`
 	IdleSince *time.Time `json:"idle_since,omitempty"`
 	LoadedAt  *time.Time `json:"loaded_at,omitempty"`
+}
+
+// Memory is what a replica takes: what its worker was measured to hold, and before that what is claimed for it, which is
+// what false says.
+func (r *Replica) Memory() (bytes int64, measured bool) {
+	if r.ResidentBytes > 0 {
+		return r.ResidentBytes, true
+	}
+	return r.PlannedBytes, false
+}
+
+// With says in one word what a replica runs with beside its model: adapter=, draft= and kv_bits=, with a comma between
+// them; empty for nothing.
+func (r *Replica) With() string {
+	var parts []string
+	if r.Adapter != "" {
+		parts = append(parts, "adapter="+path.Base(r.Adapter))
+	}
+	if r.Draft != "" {
+		parts = append(parts, "draft="+path.Base(r.Draft))
+	}
+	if r.KVBits > 0 {
+		parts = append(parts, "kv_bits="+strconv.Itoa(r.KVBits))
+	}
+	return strings.Join(parts, ",")
 }
 
 // ReplicaState says whether a replica can answer.

@@ -2,11 +2,34 @@ package cluster
 
 import (
 	"encoding/json"
+	"strconv"
+	"strings"
 	"time"
 )
 
 // RequestID names one generation.
 type RequestID string
+
+// Choice names the generation of another answer to the same request; 0 is the first one, whose name is the request's.
+func (id RequestID) Choice(i int) RequestID {
+	if i == 0 {
+		return id
+	}
+	return id + RequestID("-"+strconv.Itoa(i))
+}
+
+// Split undoes Choice. An id that a client chose may end like that of a choice.
+func (id RequestID) Split() (request RequestID, choice int) {
+	i := strings.LastIndexByte(string(id), '-')
+	if i <= 0 || len(id)-i > 4 {
+		return id, 0
+	}
+	n, err := strconv.ParseUint(string(id[i+1:]), 10, 16)
+	if err != nil || n == 0 || id[i+1] == '0' {
+		return id, 0
+	}
+	return id[:i], int(n)
+}
 
 // AttemptID names one try of a request on one node.
 type AttemptID string

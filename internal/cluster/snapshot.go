@@ -68,6 +68,24 @@ func (s *Snapshot) Outstanding(id NodeID) int {
 	return n
 }
 
+// Place is one model on one node.
+type Place struct {
+	Node  NodeID
+	Model string // Model.Name
+}
+
+// Work counts the requests that the controller has sent to a node and that have not ended, by node and model. A replica's
+// own Running and Waiting are as old as its node's last heartbeat; this is as old as the Snapshot.
+func (s *Snapshot) Work() map[Place]int {
+	out := make(map[Place]int)
+	for i := range s.Requests {
+		if r := &s.Requests[i]; r.Node != "" {
+			out[Place{r.Node, r.Model}]++
+		}
+	}
+	return out
+}
+
 // Placement is the scheduler's answer: a node, and why not the others.
 type Placement struct {
 	Node    NodeID    `json:"node"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // ToolCallDelta is a piece of a call that the model makes. Pieces of one call come in order; a call begins with the
@@ -16,16 +17,35 @@ type ToolCallDelta struct {
 	Arguments string `json:"arguments,omitempty"`
 }
 
-// AppendToolCalls appends pieces, merging what belongs to one call and stands together.
-func AppendToolCalls(calls []ToolCallDelta, more ...ToolCallDelta) []ToolCallDelta {
-	for _, d := range more {
-		if last := len(calls) - 1; last >= 0 && calls[last].Index == d.Index && d.ID == "" {
-			calls[last].Arguments += d.Arguments
-			continue
+// ToolCalls joins pieces of calls: what belongs to one call and stands together is one. It takes time that grows with the
+// length of the pieces, however many they are. The zero value holds none. It is not safe for concurrent use.
+type ToolCalls struct {
+	calls     []ToolCallDelta
+	arguments [][]byte // of each of them
+}
+
+// Add takes pieces in.
+func (t *ToolCalls) Add(pieces ...ToolCallDelta) {
+	for _, d := range pieces {
+		last := len(t.calls) - 1
+		if last < 0 || d.ID != "" || t.calls[last].Index != d.Index {
+			t.calls, t.arguments = append(t.calls, d), append(t.arguments, nil)
+			last++
 		}
-		calls = append(calls, d)
+		t.arguments[last] = append(t.arguments[last], d.Arguments...)
 	}
-	return calls
+}
+
+// Len is the number of calls, or of what has to stay apart.
+func (t *ToolCalls) Len() int { return len(t.calls) }
+
+// Joined returns them; nil for none.
+func (t *ToolCalls) Joined() []ToolCallDelta {
+	out := slices.Clone(t.calls)
+	for i := range out {
+		out[i].Arguments = string(t.arguments[i])
+	}
+	return out
 }
 
 // ToolMode says whether a model calls tools.

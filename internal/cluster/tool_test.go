@@ -66,10 +66,24 @@ func TestToolCallsAreMerged(t *testing.T) {
 	t.Parallel()
 	first := cluster.ToolCallDelta{Index: 0, ID: "a", Name: "f", Arguments: "{"}
 	second := cluster.ToolCallDelta{Index: 1, ID: "b", Name: "g"}
-	got := cluster.AppendToolCalls(nil, first, cluster.ToolCallDelta{Arguments: "}"}, second,
-		cluster.ToolCallDelta{Index: 1, Arguments: "{"}, cluster.ToolCallDelta{Index: 1, Arguments: "}"})
+	var calls cluster.ToolCalls
+	if got := calls.Joined(); got != nil || calls.Len() != 0 {
+		t.Errorf("of no piece: %+v", got)
+	}
+	calls.Add(first, cluster.ToolCallDelta{Arguments: "}"}, second)
+	early := calls.Joined()
+	calls.Add(cluster.ToolCallDelta{Index: 1, Arguments: "{"}, cluster.ToolCallDelta{Index: 1, Arguments: "}"})
 	first.Arguments, second.Arguments = "{}", "{}"
-	if want := []cluster.ToolCallDelta{first, second}; !reflect.DeepEqual(got, want) {
+	if got, want := calls.Joined(), []cluster.ToolCallDelta{first, second}; !reflect.DeepEqual(got, want) || calls.Len() != 2 {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if early[1].Arguments != "" {
+		t.Errorf("what was joined before has changed: %+v", early)
+	}
+	// The first piece of the second call is lost: what is left is nobody else's.
+	calls = cluster.ToolCalls{}
+	calls.Add(first, cluster.ToolCallDelta{Index: 1, Arguments: "x"})
+	if got := calls.Joined(); len(got) != 2 || got[0] != first {
+		t.Errorf("got %+v", got)
 	}
 }

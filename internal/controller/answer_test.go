@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -122,11 +121,8 @@ func TestClientThatIsGoneEndsTheWorkOnTheNode(t *testing.T) {
 		},
 	} {
 		code(t, leave(), cluster.CodeCancelled)
-		left := time.Now()
-		code(t, wait(t, name+": the node's handler ends", why), cluster.CodeCancelled)
-		if took := time.Since(left); took > time.Second {
-			t.Errorf("%s: the node heard of it after %s", name, took)
-		}
+		// Without that word, the node would find out by itself, after a while.
+		code(t, wait(t, name+": the node's handler ends", why), cluster.CodeCancelled, "the reader cancelled the stream")
 	}
 	totals := c.over(t, 3).Totals
 	if totals.Cancelled != 3 || totals.Failed != 0 {

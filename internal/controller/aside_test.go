@@ -76,7 +76,7 @@ func TestAsideThatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	ended := make(chan error, 1)
-	c := s.controller(t, func(o *controller.Options) { o.Deadlines.FirstToken = 300 * time.Millisecond })
+	c := s.controller(t, func(o *controller.Options) { o.Deadlines.FirstToken = 2 * time.Second })
 	s.node(t, "a", script{aside: func(ctx context.Context, _ *bus.AsideRequest) (cluster.AsideReply, error) {
 		<-ctx.Done()
 		ended <- ctx.Err()

@@ -132,7 +132,7 @@ func (d *dispatch) relay(ctx context.Context, stream *bus.Stream, node cluster.N
 			chunk.Usage.Queue = d.record.waited()
 		}
 		if !begun || finished || chunk.Progress != nil {
-			chunk.Node = node
+			chunk.Node, chunk.NodeName = node, d.c.nameOf(node)
 		}
 		begun = begun || chunk.Progress == nil
 		d.c.ledger.took(d.c.now(), d.record, &chunk)

@@ -39,6 +39,8 @@ type Options struct {
 	// less than zero not at all.
 	Settle time.Duration
 	Log    *slog.Logger // nil means silence
+
+	linger time.Duration // a clock that tests steer: see lingerFor; zero chooses the usual
 }
 
 // Deadlines bound the parts of a request. Zero values choose the default.
@@ -101,6 +103,9 @@ func New(o Options) *Controller {
 	c := &Controller{
 		o: o, registry: newRegistry(), ledger: &ledger{}, events: newBroker(), shared: share.New(o.Share),
 		settled: make(chan struct{}), notice: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
+	}
+	if o.linger > 0 {
+		c.registry.linger = o.linger
 	}
 	c.placer = newPlacer(c.registry.nodes, o.MaxWaiting)
 	c.resolver = &resolver{ask: c.askModel, now: time.Now, names: make(map[string]*answers)}

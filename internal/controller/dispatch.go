@@ -195,7 +195,7 @@ func (d *dispatch) explain(err error) error {
 
 // finish closes the record with how the request ended, and tells operators of a failure that is not its client's.
 func (d *dispatch) finish(err error) error {
-	d.c.ledger.end(d.record, err)
+	d.c.ledger.end(d.c.now(), d.record, err)
 	e := cluster.AsError(err)
 	if e == nil {
 		return nil

@@ -16,8 +16,9 @@ func TestDrainBreaksNothing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	c := s.controller(t, nil)
-	s.agent(t, "a", "", enginetest.Script{TokensPerSecond: 200}, 1)
-	s.agent(t, "b", "", enginetest.Script{TokensPerSecond: 200}, 1)
+	hold := make(chan struct{})
+	s.agent(t, "a", "", enginetest.Script{TokensPerSecond: 200, Hold: hold}, 1)
+	s.agent(t, "b", "", enginetest.Script{TokensPerSecond: 200, Hold: hold}, 1)
 	c.ready(t, "a", "b")
 	onA := c.background(t, ask("Count from 1 to 200.", on("a")))
 	onB := c.background(t, ask("Count from 1 to 100.", on("b")))
@@ -40,6 +41,7 @@ func TestDrainBreaksNothing(t *testing.T) {
 			t.Errorf("%s: it got %q, and no hint (%q)", name, got.text, hint)
 		}
 	}
+	close(hold)
 	if got := wait(t, "who runs on b", onB); got.err != nil || got.text != enginetest.Counted(1, 100) {
 		t.Errorf("on b: %q, %v", got.text, got.err)
 	}
@@ -70,8 +72,8 @@ func TestDrainAndForgetOfWhoIsNotThere(t *testing.T) {
 	code(t, err, cluster.CodeConflict, "mac-a", "ready")
 	names(t, err, "a")
 	n.stop()
-	c.node(t, "a", "suspect", func(n cluster.Node) bool { return n.State == cluster.NodeSuspect })
-	if err := cli.Forget(t.Context(), "a"); err != nil { // it is on its way down
+	c.node(t, "a", "on its way down", func(n cluster.Node) bool { return n.State == cluster.NodeSuspect || n.State == cluster.NodeDown })
+	if err := cli.Forget(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
 	if left := c.Snapshot().Nodes; len(left) != 0 {

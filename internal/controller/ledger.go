@@ -15,6 +15,18 @@ type ledger struct {
 	totals  cluster.Totals
 	rate    rate
 	version uint64
+	ended   []ended // the last mostEnded, a ring
+	oldest  int     // index of ended, when it is full
+}
+
+// mostEnded is how many requests are remembered after their end: about half a megabyte.
+const mostEnded = 1024
+
+// ended is what is remembered of a request.
+type ended struct {
+	cluster.RequestStatus
+	at  time.Time
+	err *cluster.Error // nil of one that was answered
 }
 
 // record is what is known of one request while it is here.
@@ -40,10 +52,11 @@ func (l *ledger) begin(now time.Time, req *cluster.Request) *record {
 }
 
 // end closes it, with how the request ended.
-func (l *ledger) end(r *record, err error) {
+func (l *ledger) end(now time.Time, r *record, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open.Remove(r.place)
+	l.remember(ended{r.now(), now, cluster.AsError(err)})
 	l.version++
 	switch {
 	case err == nil:
@@ -53,6 +66,39 @@ func (l *ledger) end(r *record, err error) {
 	default:
 		l.totals.Failed++
 	}
+}
+
+// remember keeps it in the place of the oldest. Called with mu held.
+func (l *ledger) remember(e ended) {
+	if len(l.ended) < mostEnded {
+		l.ended = append(l.ended, e)
+		return
+	}
+	l.ended[l.oldest] = e
+	l.oldest = (l.oldest + 1) % mostEnded
+}
+
+// of returns what is known of a request and of its other answers, or of one of these: those that ended, in that order,
+// and then those that are here.
+func (l *ledger) of(id cluster.RequestID) (gone []ended, here []cluster.RequestStatus) {
+	isWanted := func(other cluster.RequestID) bool {
+		request, _ := other.Split()
+		return other == id || request == id
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.ended {
+		if e := &l.ended[(l.oldest+i)%len(l.ended)]; isWanted(e.ID) {
+			gone = append(gone, *e)
+		}
+	}
+	for e := l.open.Front(); e != nil; e = e.Next() {
+		r := e.Value.(*record) //nolint:forcetypeassert // begin puts nothing else there
+		if status := r.now(); isWanted(status.ID) {
+			here = append(here, status)
+		}
+	}
+	return gone, here
 }
 
 // refused counts a request that was wrong before it had a record.
@@ -132,6 +178,13 @@ func (r *record) follow(c *cluster.Chunk) {
 	r.status.Tokens += len(c.Tokens)
 }
 
+// now returns how the request stands.
+func (r *record) now() cluster.RequestStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
 // hasBegun says whether something of the answer came.
 func (r *record) hasBegun() bool {
 	r.mu.Lock()
@@ -152,9 +205,7 @@ func (l *ledger) report(now time.Time) ([]cluster.RequestStatus, cluster.Totals)
 	out := make([]cluster.RequestStatus, 0, l.open.Len())
 	for e := l.open.Front(); e != nil; e = e.Next() {
 		r := e.Value.(*record) //nolint:forcetypeassert // begin puts nothing else there
-		r.mu.Lock()
-		out = append(out, r.status)
-		r.mu.Unlock()
+		out = append(out, r.now())
 	}
 	totals := l.totals
 	totals.TokensPerSecond = l.rate.at(now)

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -60,11 +61,41 @@ func TestLedgerAccounts(t *testing.T) {
 	if totals.Requests != 3 || totals.Tokens != 2 || totals.TokensPerSecond != 2 {
 		t.Errorf("totals are %+v", totals)
 	}
-	l.end(second, nil)
-	l.end(first, cluster.Errorf(cluster.CodeNodeLost, "x"))
-	l.end(third, cluster.Errorf(cluster.CodeCancelled, "x"))
+	l.end(at, second, nil)
+	l.end(at, first, cluster.Errorf(cluster.CodeNodeLost, "x"))
+	l.end(at, third, cluster.Errorf(cluster.CodeCancelled, "x"))
 	requests, totals = l.report(at)
 	if len(requests) != 0 || totals.Finished != 1 || totals.Failed != 1 || totals.Cancelled != 1 {
 		t.Errorf("at the end %d requests, totals %+v", len(requests), totals)
+	}
+}
+
+// What is remembered of requests that ended is bounded: the oldest makes room.
+func TestLedgerRemembersTheLast(t *testing.T) {
+	t.Parallel()
+	var l ledger
+	at := time.Unix(1000, 0)
+	id := func(i int) cluster.RequestID { return cluster.RequestID("r-" + strconv.Itoa(i) + "x") }
+	for i := range mostEnded + 10 {
+		l.end(at.Add(time.Duration(i)*time.Second), l.begin(at, &cluster.Request{ID: id(i), Model: "m"}), nil)
+	}
+	for i, want := range map[int]int{0: 0, 9: 0, 10: 1, mostEnded: 1, mostEnded + 9: 1, mostEnded + 10: 0} {
+		gone, here := l.of(id(i))
+		if len(gone) != want || len(here) != 0 {
+			t.Errorf("of request %d it knows %+v and %+v, want %d", i, gone, here, want)
+		}
+	}
+	if len(l.ended) != mostEnded {
+		t.Errorf("it remembers %d", len(l.ended))
+	}
+	l.end(at, l.begin(at, &cluster.Request{ID: "a-1"}), nil)
+	l.end(at, l.begin(at, &cluster.Request{ID: "a"}), cluster.Errorf(cluster.CodeTimeout, "late"))
+	l.begin(at, &cluster.Request{ID: "a-2"})
+	gone, here := l.of("a")
+	if len(gone) != 2 || gone[0].ID != "a-1" || gone[1].err == nil || len(here) != 1 || here[0].ID != "a-2" {
+		t.Errorf("of all answers to a request it knows %+v and %+v", gone, here)
+	}
+	if gone, here = l.of("a-1"); len(gone) != 1 || len(here) != 0 {
+		t.Errorf("of one answer it knows %+v and %+v", gone, here)
 	}
 }

@@ -133,6 +133,9 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 	var done []cluster.NodeID
 	var first error
 	for i, err := range failed {
+		if cluster.CodeOf(err) == cluster.CodeNoModel { // it was there when the node was last heard
+			continue
+		}
 		if err != nil {
 			first = cmp.Or(first, typed(ctx, err))
 			continue
@@ -143,7 +146,19 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 			Message: fmt.Sprintf("unloaded %s on %s", model, c.nameOf(targets[i])),
 		})
 	}
+	if len(done) == 0 && first == nil {
+		first = c.notInMemory(model, node)
+	}
 	return done, first
+}
+
+// notInMemory is the error of a model that is not loaded on a node, or, where none is named, on any.
+func (c *Controller) notInMemory(model string, node cluster.NodeID) error {
+	where := "any node"
+	if node != "" {
+		where = "node " + c.nameOf(node)
+	}
+	return cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on %s", model, where).WithHint("`mlxctl ps` lists what is")
 }
 
 // cleaned is a model's name as nodes give it: those of folders may be written in several ways.
@@ -171,12 +186,8 @@ func (c *Controller) holders(model string, node cluster.NodeID) ([]cluster.NodeI
 	switch {
 	case !known:
 		return nil, noNode(node)
-	case len(out) == 0 && node != "":
-		return nil, cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on node %s", model, c.nameOf(node)).
-			WithHint("`mlxctl ps` lists what is")
 	case len(out) == 0:
-		return nil, cluster.Errorf(cluster.CodeNoModel, "model %s is not in memory on any node", model).
-			WithHint("`mlxctl ps` lists what is")
+		return nil, c.notInMemory(model, node)
 	}
 	return out, nil
 }

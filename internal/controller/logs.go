@@ -1,12 +1,17 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -23,7 +28,7 @@ func (c *Controller) serveLogs(ctx context.Context, decode func(any) error, w *b
 }
 
 // Logs gives lines of a log of a node, or of the controller where no node is named, and with Follow those that are
-// added until ctx ends.
+// added until ctx ends; or a line for each answer to a request that is known here.
 func (c *Controller) Logs(ctx context.Context, q api.LogsRequest, line func(bus.LogLine) error) error {
 	if q.Tail < 0 {
 		return cluster.Invalid("tail", "must not be negative")
@@ -33,6 +38,9 @@ func (c *Controller) Logs(ctx context.Context, q api.LogsRequest, line func(bus.
 		return err
 	}
 	defer leave()
+	if q.Request != "" {
+		return c.requestLog(ctx, q.Request, line)
+	}
 	if q.Node == "" {
 		return c.ownLog(ctx, q, line)
 	}
@@ -79,4 +87,46 @@ func (c *Controller) ownLog(ctx context.Context, q api.LogsRequest, line func(bu
 		return err
 	}
 	return logtail.Follow(ctx, l)
+}
+
+// requestLog gives what is known of a request as lines of a log.
+func (c *Controller) requestLog(ctx context.Context, id cluster.RequestID, line func(bus.LogLine) error) error {
+	gone, here := c.ledger.of(id)
+	var text bytes.Buffer
+	h := slog.NewTextHandler(&text, nil)
+	write := func(at time.Time, r *cluster.RequestStatus, level slog.Level, what string, more ...slog.Attr) error {
+		entry := slog.NewRecord(at, level, what, 0)
+		entry.AddAttrs(slog.String("req", string(r.ID)), slog.String("model", r.Model), slog.String("node", string(r.Node)),
+			slog.Int("attempts", r.Attempt), slog.Int("tokens", r.Tokens), slog.Duration("dur", at.Sub(r.Since)))
+		if r.FirstToken != nil {
+			entry.AddAttrs(slog.Duration("ttft", r.FirstToken.Sub(r.Since)))
+		}
+		entry.AddAttrs(more...)
+		text.Reset()
+		if err := h.Handle(ctx, entry); err != nil {
+			return fmt.Errorf("write line about request: %w", err)
+		}
+		return line(bus.LogLine{Text: strings.TrimSuffix(text.String(), "\n")})
+	}
+	for i := range gone {
+		e := &gone[i]
+		level, what, why := slog.LevelInfo, "request answered", []slog.Attr(nil)
+		if e.err != nil {
+			level, what = slog.LevelWarn, "request failed"
+			if e.err.Code == cluster.CodeCancelled {
+				level, what = slog.LevelInfo, "request cancelled"
+			}
+			why = []slog.Attr{slog.String("code", string(e.err.Code)), slog.String("err", e.err.Error())}
+		}
+		if err := write(e.at, &e.RequestStatus, level, what, why...); err != nil {
+			return err
+		}
+	}
+	now := c.now()
+	for i := range here {
+		if err := write(now, &here[i], slog.LevelInfo, "request "+string(here[i].State)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -82,12 +82,12 @@ func (m *member) become(now time.Time, state cluster.NodeState, reason string) [
 	return []cluster.Event{stateEvent(now, &m.node)}
 }
 
-// leave notes that the connection is gone. The node may be back in a moment.
-func (m *member) leave(now time.Time, reason string) []cluster.Event {
+// leave notes that the connection is gone. The node may be back within the time of linger.
+func (m *member) leave(now time.Time, linger time.Duration, reason string) []cluster.Event {
 	if m.away || m.node.State == cluster.NodeDown {
 		return nil
 	}
-	m.away, m.loseAt = true, now.Add(lingerFor)
+	m.away, m.loseAt = true, now.Add(linger)
 	return m.become(now, cluster.NodeSuspect, reason)
 }
 

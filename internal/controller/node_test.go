@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
@@ -67,10 +68,7 @@ func (s *site) node(t *testing.T, id cluster.NodeID, sc script) *node {
 		o.URLs = []string{sc.url}
 	}
 	o.WaitForConnect = true
-	var err error
-	if n.conn, err = bus.Dial(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
+	n.conn = bustest.Reached(t, func() (*bus.Conn, error) { return bus.Dial(t.Context(), o) })
 	n.serve()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -15,7 +15,7 @@ import (
 const (
 	suspectAfter = 1500 * time.Millisecond
 	downAfter    = 5 * time.Second
-	// lingerFor is how long the streams of a node that lost its connection are kept: one that is back by then goes on
+	// lingerFor is how long, if nothing else is set, the streams of a node that lost its connection are kept: one that is back by then goes on
 	// with them.
 	lingerFor = 700 * time.Millisecond
 	// aliveFor is how long after its last word a process is taken to live on, where nothing says that it ended: more
@@ -36,6 +36,7 @@ type registry struct {
 	view    *cluster.Snapshot          // of the nodes alone; nil when something changed since
 	changed chan struct{}              // closed when a node comes, goes, changes state or says hello
 	version uint64                     // counts changes
+	linger  time.Duration              // as lingerFor
 	// early are heartbeats of processes that have not said hello yet: the two come on different ways, and either may
 	// come first.
 	early map[cluster.NodeID]beat
@@ -44,6 +45,7 @@ type registry struct {
 func newRegistry() *registry {
 	return &registry{
 		members: make(map[cluster.NodeID]*member), changed: make(chan struct{}), early: make(map[cluster.NodeID]beat),
+		linger: lingerFor,
 	}
 }
 
@@ -127,7 +129,7 @@ func (r *registry) disconnected(now time.Time, key string) []cluster.Event {
 	var events []cluster.Event
 	for _, m := range r.order {
 		if m.key == key {
-			events = append(events, m.leave(now, "its connection closed")...)
+			events = append(events, m.leave(now, r.linger, "its connection closed")...)
 		}
 	}
 	if len(events) > 0 {
@@ -144,7 +146,7 @@ func (r *registry) absent(now time.Time, id cluster.NodeID) []cluster.Event {
 	if m == nil {
 		return nil
 	}
-	events := m.leave(now, "its agent is not connected")
+	events := m.leave(now, r.linger, "its agent is not connected")
 	if len(events) > 0 {
 		r.touch(true)
 	}

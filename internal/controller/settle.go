@@ -28,7 +28,7 @@ func (c *Controller) whenBack(ctx context.Context, find func() error) error {
 func lacksNodes(err error) bool {
 	switch cluster.CodeOf(err) {
 	case cluster.CodeNoNode, cluster.CodeNoModel, cluster.CodeNoFit, cluster.CodeBadModel, cluster.CodeQuarantined,
-		cluster.CodeUnsupported:
+		cluster.CodeUnsupported, cluster.CodeConflict:
 		return true
 	default:
 		return false

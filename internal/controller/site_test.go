@@ -3,10 +3,7 @@ package controller_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,79 +12,27 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/client"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/controller"
-	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds what should take no time.
-const patience = 15 * time.Second
+const patience = bustest.Patience
 
 // site is a cluster's bus with its users.
-type site struct {
-	authority *trust.Authority
-	server    *bus.Server
-}
+type site struct{ *bustest.Site }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	authority, err := trust.Init(filepath.Join(t.TempDir(), "trust"), "attic")
-	if err != nil {
-		t.Fatal(err)
-	}
-	secure, err := authority.ServerTLS(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, seed, err := authority.SystemUser()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := bus.StartServer(t.Context(), bus.ServerOptions{
-		Name: "ctl", Addr: "127.0.0.1:0", TLS: secure, OperatorJWT: authority.OperatorJWT(), Accounts: authority.Accounts(),
-		SystemAccount: authority.SystemAccount(), SystemCredentials: bus.Credentials{JWT: token, Seed: seed},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return &site{authority: authority, server: server}
-}
-
-func credentials(t *testing.T, sign func(pub string) (string, error)) bus.Credentials {
-	t.Helper()
-	pub, seed, err := trust.NewUserKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := sign(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bus.Credentials{JWT: token, Seed: seed}
-}
-
-// over are the options of somebody who connects over the network.
-func (s *site) over(t *testing.T, sign func(pub string) (string, error)) bus.Options {
-	t.Helper()
-	return bus.Options{
-		URLs: []string{s.server.URL()}, Credentials: credentials(t, sign), RootCAs: s.authority.CAPool(),
-		ServerName: s.authority.ServerName(), HandshakeFirst: true,
-	}
+	return &site{bustest.New(t)}
 }
 
 func (s *site) agentBus(t *testing.T, id cluster.NodeID) bus.Options {
 	t.Helper()
-	return s.over(t, func(pub string) (string, error) { return s.authority.SignAgent(pub, id) })
+	return s.Over(s.Server.URL(), s.Agent(t, id))
 }
 
 // rig is a controller that runs.
@@ -98,13 +43,9 @@ type rig struct {
 
 func (s *site) controller(t *testing.T, change func(*controller.Options)) *rig {
 	t.Helper()
-	conn, err := bus.Dial(t.Context(), bus.Options{
-		InProcess: s.server, Credentials: credentials(t, s.authority.SignController), InboxPrefix: "_INBOX_ctl", WaitForConnect: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := controller.Options{Conn: conn, Server: s.server, Cluster: "attic", Version: "1.2.3", HTTP: "http://x"}
+	conn := bustest.Reached(t, func() (*bus.Conn, error) { return bus.Dial(t.Context(), s.Inside(t)) })
+	o := controller.Options{Conn: conn, Server: s.Server, Cluster: "attic", Version: "1.2.3", HTTP: "http://x"}
+	o.Deadlines.Accept, o.Deadlines.Gap = patience, patience // slow machines are not what tests are about
 	if testing.Verbose() {
 		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
@@ -134,11 +75,8 @@ func (s *site) controller(t *testing.T, change func(*controller.Options)) *rig {
 
 func (s *site) client(t *testing.T, name string) *client.Client {
 	t.Helper()
-	o := s.over(t, func(pub string) (string, error) { return s.authority.SignClient(pub, name) })
-	c, err := client.Dial(t.Context(), client.Options{Bus: o, Name: name})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := s.Over(s.Server.URL(), s.Client(t, name))
+	c := bustest.Reached(t, func() (*client.Client, error) { return client.Dial(t.Context(), client.Options{Bus: o, Name: name}) })
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -301,73 +239,7 @@ func names(t *testing.T, err error, want cluster.NodeID) {
 }
 
 // cable leads to the server; it can be cut, as by the death of a machine.
-type cable struct {
-	listener net.Listener
-	run      sync.WaitGroup
-
-	mu    sync.Mutex
-	isCut bool       // guarded by mu
-	conns []net.Conn // guarded by mu
-}
-
-func (s *site) cable(t *testing.T) *cable {
+func (s *site) cable(t *testing.T) *bustest.Cable {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cable{listener: l}
-	c.run.Go(func() { c.accept(s.server.Addr()) })
-	t.Cleanup(func() {
-		_ = l.Close()
-		c.cut()
-		c.run.Wait()
-	})
-	return c
-}
-
-func (c *cable) url() string { return "tls://" + c.listener.Addr().String() }
-
-func (c *cable) accept(to string) {
-	for {
-		near, err := c.listener.Accept()
-		if err != nil {
-			return
-		}
-		far, err := net.Dial("tcp", to)
-		if err != nil {
-			_ = near.Close()
-			continue
-		}
-		c.mu.Lock()
-		c.conns = append(c.conns, near, far)
-		isCut := c.isCut
-		c.mu.Unlock()
-		if isCut {
-			c.cut()
-		}
-		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			c.run.Go(func() {
-				_, _ = io.Copy(way[0], way[1])
-				_, _ = way[0].Close(), way[1].Close()
-			})
-		}
-	}
-}
-
-// cut closes what is connected, and what will be until mend.
-func (c *cable) cut() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.isCut = true
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-	c.conns = nil
-}
-
-func (c *cable) mend() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.isCut = false
+	return bustest.NewCable(t, s.Server.Addr())
 }

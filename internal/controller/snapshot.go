@@ -47,8 +47,24 @@ func (v *viewer) snapshot() *cluster.Snapshot {
 	s.At = now
 	s.Nodes = nodes.Nodes
 	s.Requests, s.Totals = v.ledger.report(now)
+	markDrained(&s)
 	v.last, v.made, v.versions = &s, now, [2]uint64{registryVersion, ledgerVersion}
 	return &s
+}
+
+// markDrained says of each draining node whether something is left to finish there. The nodes are the registry's, so that
+// they are copied before.
+func markDrained(s *cluster.Snapshot) {
+	copied := false
+	for i := range s.Nodes {
+		if s.Nodes[i].State != cluster.NodeDraining || s.Open(s.Nodes[i].ID) > 0 {
+			continue
+		}
+		if !copied {
+			s.Nodes, copied = slices.Clone(s.Nodes), true
+		}
+		s.Nodes[i].Drained = true
+	}
 }
 
 func (v *viewer) isStale(now time.Time) bool {

@@ -37,7 +37,7 @@ func TestWatchGivesTenStatesASecondAndTheLast(t *testing.T) {
 	defer feed.Close()
 	got := c.background(t, ask("x"))
 	var states []*cluster.Snapshot
-	released := false
+	released, seen := false, false
 	for {
 		state, _, err := feed.Next(t.Context())
 		if err != nil {
@@ -47,7 +47,10 @@ func TestWatchGivesTenStatesASecondAndTheLast(t *testing.T) {
 			continue
 		}
 		states = append(states, state)
-		if len(states) == 12 && !released {
+		if len(state.Requests) == 1 && state.Requests[0].Node == "a" && state.Cluster == "attic" {
+			seen = true
+		}
+		if len(states) >= 12 && seen && !released {
 			released = true
 			close(let)
 		}
@@ -71,8 +74,8 @@ func TestWatchGivesTenStatesASecondAndTheLast(t *testing.T) {
 			t.Errorf("two states are %s apart", apart)
 		}
 	}
-	if states[5].Cluster != "attic" || len(states[5].Requests) != 1 || states[5].Requests[0].Node != "a" || tokens == 0 {
-		t.Errorf("a state is %+v", states[5])
+	if tokens == 0 {
+		t.Error("no state has tokens")
 	}
 }
 

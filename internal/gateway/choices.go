@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"strconv"
 	"sync"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
@@ -27,7 +26,7 @@ func (v *visit) dispatch(ctx context.Context, a answer, emit func(choice int, c 
 // own.
 func choiceRequest(first *cluster.Request, i int) *cluster.Request {
 	r := *first
-	r.ID += cluster.RequestID("-" + strconv.Itoa(i))
+	r.ID = r.ID.Choice(i)
 	if r.Seed != nil {
 		seed := *r.Seed + int64(i)
 		r.Seed = &seed

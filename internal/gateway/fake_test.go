@@ -24,6 +24,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const key = "sk-right"
 
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
+
 // backend answers with a script, as the controller would.
 type backend struct {
 	answer func(ctx context.Context, req *cluster.Request, emit func(cluster.Chunk) error) error
@@ -132,7 +135,7 @@ func start(tb testing.TB, o gateway.Options) *server {
 			if err != nil {
 				tb.Errorf("Serve: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			tb.Error("Serve did not end")
 		}
 	})
@@ -309,7 +312,7 @@ func soon[T any](tb testing.TB, from <-chan T, what string) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		tb.Fatalf("waited in vain for %s", what)
 		panic("unreachable")
 	}

@@ -8,18 +8,13 @@ import (
 	"time"
 )
 
-const (
-	// lastRound is what clients that keep their connections get to learn, with an answer, that theirs is closed after it. One
-	// that was idle throughout is closed, as any idle one may be.
-	lastRound = time.Second
-	// finishPoll is how often it is looked whether requests have ended.
-	finishPoll = 20 * time.Millisecond
-)
+// finishPoll is how often it is looked whether requests have ended.
+const finishPoll = 20 * time.Millisecond
 
 // finish serves what is open to its end, or until ctx ends.
 func (g *Gateway) finish(ctx context.Context, srv *http.Server, l *limited, requests *gate) {
 	requests.last.Store(true)
-	round := time.NewTimer(lastRound)
+	round := time.NewTimer(g.o.Times.Round)
 	defer round.Stop()
 	select {
 	case <-round.C:

@@ -37,7 +37,7 @@ type Options struct {
 	Times          Times
 	// Finish, when a value comes, has Serve end at the first moment at which no request is open: it holds new connections back
 	// to find one, for Times.Pause at a time. When it is closed Serve answers what is open to its end, however long that takes,
-	// and takes no more connections than those of the next second. Serve returns nil after either. Nil: never.
+	// and takes no more connections than those of Times.Round. Serve returns nil after either. Nil: never.
 	Finish <-chan struct{}
 	Log    *slog.Logger // nil: silent
 }
@@ -51,6 +51,9 @@ type Times struct {
 	Body      time.Duration // for its body: 60 s
 	Write     time.Duration // for a client to take what is written: 30 s
 	Idle      time.Duration // of a connection before its first request and between two: 2 min
+	// Round is what clients that keep their connections get to learn, with an answer, that theirs is closed after it, once
+	// Options.Finish is closed. One that was idle throughout is closed, as any idle one may be: 1 s.
+	Round time.Duration
 	// Pause is how long new connections may be held back while Serve looks for an end: 5 s.
 	Pause time.Duration
 	// Grace is what requests under way get when Serve ends; a second later all connections are closed: 4 s.
@@ -68,6 +71,7 @@ func (t *Times) fill() {
 		{&t.Body, time.Minute},
 		{&t.Write, 30 * time.Second},
 		{&t.Idle, 2 * time.Minute},
+		{&t.Round, time.Second},
 		{&t.Pause, 5 * time.Second},
 		{&t.Grace, 4 * time.Second},
 	} {

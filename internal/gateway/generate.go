@@ -19,6 +19,12 @@ const (
 	timeoutHeader = "X-Request-Timeout" // seconds
 )
 
+// What is read of a body that is refused, at most.
+const (
+	drainBytes = 64 << 20
+	drainTime  = 5 * time.Second
+)
+
 func (g *Gateway) generate(parse parser) func(v *visit) {
 	return func(v *visit) {
 		body, err := v.body()
@@ -49,7 +55,8 @@ func (v *visit) body() ([]byte, error) {
 	most := v.g.o.MaxBodyBytes
 	tooLarge := cluster.Errorf(cluster.CodeTooLarge, "the body is larger than %d bytes, the limit of this gateway", most)
 	if v.r.ContentLength > most {
-		v.w.Header().Set("Connection", "close") // it is not read to its end
+		v.w.Header().Set("Connection", "close") // it may not be read to its end
+		v.drain()
 		return nil, tooLarge
 	}
 	if c := v.r.Header.Get("Content-Encoding"); c != "" && !strings.EqualFold(c, "identity") {
@@ -64,6 +71,7 @@ func (v *visit) body() ([]byte, error) {
 	case err == nil:
 		return all.Bytes(), nil
 	case errors.As(err, &above):
+		v.drain()
 		return nil, tooLarge
 	case errors.As(err, &slow) && slow.Timeout():
 		v.w.Header().Set("Connection", "close")
@@ -73,6 +81,18 @@ func (v *visit) body() ([]byte, error) {
 	default:
 		return nil, cluster.Errorf(cluster.CodeInvalid, "the body cannot be read: %s", err)
 	}
+}
+
+// drain reads on for a while in a body that is refused: many clients send all of it before they look at the answer, and
+// of a connection that is closed meanwhile they see nothing but that.
+func (v *visit) drain() {
+	if v.r.Header.Get("Expect") != "" {
+		return // this one asks before it sends
+	}
+	if v.control.SetReadDeadline(time.Now().Add(drainTime)) != nil {
+		return // without a bound it is not read
+	}
+	_, _ = io.CopyN(io.Discard, v.r.Body, drainBytes)
 }
 
 func (v *visit) readHeaders(req *cluster.Request) error {

@@ -84,7 +84,8 @@ func TestClientGone(t *testing.T) {
 				begun <- struct{}{}
 				return script(ctx, r, emit)
 			}}
-			s := start(t, gateway.Options{Backend: b, Times: gateway.Times{Body: 50 * time.Millisecond}})
+			const most = time.Second
+			s := start(t, gateway.Options{Backend: b, Times: gateway.Times{Body: most}})
 			ctx, leave := context.WithCancel(t.Context())
 			left := make(chan struct{})
 			go func() {
@@ -98,7 +99,7 @@ func TestClientGone(t *testing.T) {
 			select { // the deadline of the body has nothing to say about the answer
 			case err := <-b.ended:
 				t.Fatalf("ended while the client was there: %v", err)
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(3 * most / 2):
 			}
 			leave()
 			if err := soon(t, b.ended, "the end of the dispatch"); err == nil {
@@ -145,7 +146,7 @@ func TestSlowBody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", chatPath, sent)
 		if err != nil {
 			t.Fatal(err)
@@ -160,7 +161,7 @@ func TestSlowBody(t *testing.T) {
 
 func TestConnectionOpenedAheadOfUse(t *testing.T) {
 	t.Parallel()
-	const header = 50 * time.Millisecond
+	const header = 500 * time.Millisecond
 	dial := func(times gateway.Times) net.Conn {
 		s := start(t, gateway.Options{Backend: &backend{}, Times: times})
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
@@ -168,11 +169,11 @@ func TestConnectionOpenedAheadOfUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		return conn
 	}
 	ahead := dial(gateway.Times{Header: header})
-	passed := time.NewTimer(4 * header)
+	passed := time.NewTimer(2 * header)
 	defer passed.Stop()
 	<-passed.C
 	if answer := get(t, ahead); !strings.Contains(answer, "503") {
@@ -226,7 +227,7 @@ func TestContinueOnAConnectionUsedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if status := get(t, conn); !strings.Contains(status, "503") {
 		t.Fatalf("got %q", status)
 	}
@@ -269,7 +270,7 @@ func TestServeLetsAnswersFinish(t *testing.T) {
 // refused waits until nobody listens there.
 func refused(t *testing.T, addr string) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	for ctx.Err() == nil {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
@@ -296,7 +297,7 @@ func TestServeFinishes(t *testing.T) {
 		}
 		return words(" last")(ctx, r, emit)
 	}}
-	s := start(t, gateway.Options{Backend: b, Finish: finish, Times: gateway.Times{Grace: time.Millisecond}})
+	s := start(t, gateway.Options{Backend: b, Finish: finish, Times: gateway.Times{Grace: time.Millisecond, Round: 4 * time.Second}})
 	resp := s.ask(t.Context(), t, "POST", chatPath, askMore)
 	body := stream(resp.Body)
 	if _, err := body.next(); err != nil {
@@ -309,7 +310,7 @@ func TestServeFinishes(t *testing.T) {
 			t.Errorf("request %d while it finishes: %d", i, r.StatusCode)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
 		if err != nil {
 			break

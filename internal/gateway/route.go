@@ -123,6 +123,9 @@ func (v *visit) blame(err error) *cluster.Error {
 		if cause := cluster.AsError(context.Cause(v.r.Context())); cause != nil {
 			e = cause
 		}
+		if e.Message == context.Canceled.Error() {
+			e = cluster.Errorf(cluster.CodeCancelled, "the client closed its side of the connection, which ends its request")
+		}
 	}
 	if status, _ := wire.Status(e.Code); status >= http.StatusInternalServerError {
 		v.g.o.Log.Warn("request failed", "req", v.requestID(), "code", string(e.Code), "err", e)

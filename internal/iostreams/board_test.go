@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -55,9 +56,9 @@ func TestBoardInTmux(t *testing.T) {
 		}
 		return string(out)
 	}
-	run("new-session", "-d", "-x", "60", "-y", "12", asScreen+"=1 "+exe+"; echo THE END; sleep 60")
+	run("new-session", "-d", "-x", "60", "-y", "12", asScreen+"=1 "+exe+"; echo THE END; sleep 600")
 	t.Cleanup(func() { run("kill-server") })
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var screen string
@@ -140,6 +141,10 @@ func (f *frames) String() string {
 
 func TestBoardDrawsAtMostTenTimesASecond(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, drawsAtMostTenTimesASecond)
+}
+
+func drawsAtMostTenTimesASecond(t *testing.T) {
 	s, _, _, _ := Test()
 	s.SetTTY(true, true, true)
 	screen := &frames{}

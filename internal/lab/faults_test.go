@@ -117,11 +117,11 @@ func denied(s stage) {
 		}
 		best = min(best, took)
 	}
-	if best > 5*time.Millisecond {
+	if best > time.Second { // of a host that does not answer it would be 3 s
 		t.Errorf("it took %v to be denied", best)
 	}
 	reaches(t, h, h, "connected")
-	if got, _ := dial(t, h, "127.0.0.1", 22, time.Second); got != "connected" {
+	if got, _ := dial(t, h, "127.0.0.1", 22, 20*time.Second); got != "connected" {
 		t.Errorf("loopback: %s", got)
 	}
 	if out, err := l.SSH(t.Context(), h, "echo in"); err != nil || string(out) != "in\n" {
@@ -136,7 +136,12 @@ func filtered(s stage) {
 	t, l, h := s.T, s.lab, s.host
 	eventually(t, "its advert", func() bool { return slices.Contains(browse(t, l.Operator, "_ssh._tcp", time.Second), h.Label) })
 	m := fault(t)(h.MulticastFiltered(t.Context()))
-	if found := browse(t, l.Operator, "_ssh._tcp", 2*time.Second); slices.Contains(found, h.Label) || len(found) < 2 {
+	var found []string
+	eventually(t, "adverts of the others", func() bool {
+		found = browse(t, l.Operator, "_ssh._tcp", 2*time.Second)
+		return len(found) >= 2
+	})
+	if slices.Contains(found, h.Label) {
 		t.Errorf("found although filtered: %q", found)
 	}
 	reaches(t, l.Operator, h, "connected")
@@ -152,7 +157,7 @@ func received(t *testing.T, from, to *lab.Host) int {
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("0.0.0.0", 9999))
 print("ready", flush=True)
-s.settimeout(5)
+s.settimeout(60)
 n = 0
 while s.recv(100) == b"x":
     n += 1
@@ -213,9 +218,7 @@ func slow(s stage) {
 		t.Errorf("from the host: only %v", d)
 	}
 	mend(t, m)
-	if d := took(load); d > 3900*time.Millisecond {
-		t.Errorf("mended: still %v", d)
-	}
+	eventually(t, "it is fast again", func() bool { return took(load) < 3900*time.Millisecond })
 }
 
 func address(s stage) {
@@ -336,7 +339,7 @@ func sudo(s stage) {
 
 func frozen(s stage) {
 	t, l, h := s.T, s.lab, s.host
-	cmd := h.Command(t.Context(), h.User, "sleep", "4")
+	cmd := h.Command(t.Context(), h.User, "sleep", "10")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -171,14 +171,10 @@ func TestOrphansAreReaped(t *testing.T) {
 	l := lab.New(t, lab.Options{Hosts: 1})
 	h := l.Hosts[0]
 	pid := exe(t, h, h.User, "sh", "-c", "sleep 0.5 >/dev/null 2>&1 & echo $!")
-	began := time.Now()
 	eventually(t, "it is gone", func() bool {
 		_, err := h.Exec(t.Context(), "root", "test", "-e", "/proc/"+pid)
 		return err != nil
 	})
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("gone after %v", took)
-	}
 }
 
 func TestCommandEndsWithItsContext(t *testing.T) {

@@ -120,7 +120,7 @@ func (s fileSet) read(dir, name string, most int64) ([]byte, error) {
 	f, ok := s.find(name)
 	switch {
 	case !ok:
-		return nil, badModel("there is no %s in %s", name, dir)
+		return nil, badModel("it has no %s", name)
 	case f.isGone:
 		return nil, badModel("%s is missing: the link leads nowhere", name)
 	case f.size > most:

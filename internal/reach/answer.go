@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// proofWait is how long who calls has to prove that it is the controller.
+	// proofWait is how long, if nothing else is set, who calls has to prove that it is the controller.
 	proofWait = 3 * time.Second
 	// mostCalls bounds the callers that have not proven it yet. The oldest goes when another comes, so that those who
 	// only hold their place keep nobody out.
@@ -32,7 +32,8 @@ type answerer struct {
 	listener net.Listener
 	secure   *tls.Config
 	log      *slog.Logger
-	ready    chan *proven // the newest proven one that nobody took
+	proof    time.Duration // as proofWait
+	ready    chan *proven  // the newest proven one that nobody took
 	quit     chan struct{}
 	running  sync.WaitGroup
 
@@ -42,7 +43,7 @@ type answerer struct {
 	calls  []net.Conn // not proven yet, oldest first
 }
 
-func answer(addr string, secure *tls.Config, log *slog.Logger) (*answerer, error) {
+func answer(addr string, secure *tls.Config, proof time.Duration, log *slog.Logger) (*answerer, error) {
 	l, err := net.Listen("tcp", addr) //nolint:noctx // a local bind does not wait
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, cluster.Errorf(cluster.CodeConflict, "cannot listen for the controller on %s: the address is in use", addr).
@@ -51,7 +52,7 @@ func answer(addr string, secure *tls.Config, log *slog.Logger) (*answerer, error
 	if err != nil {
 		return nil, cluster.Errorf(cluster.CodeInvalid, "cannot listen for the controller on %s: %v", addr, err)
 	}
-	a := &answerer{listener: l, secure: secure, log: log, ready: make(chan *proven, 1), quit: make(chan struct{})}
+	a := &answerer{listener: l, secure: secure, log: log, proof: proof, ready: make(chan *proven, 1), quit: make(chan struct{})}
 	a.running.Go(a.accept)
 	return a, nil
 }
@@ -135,7 +136,7 @@ func (a *answerer) leave(conn net.Conn) {
 
 // prove keeps a caller that is the controller.
 func (a *answerer) prove(conn net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), proofWait)
+	ctx, cancel := context.WithTimeout(context.Background(), a.proof)
 	defer cancel()
 	secure := tls.Client(conn, a.secure)
 	err := secure.HandshakeContext(ctx)

@@ -43,7 +43,7 @@ type Options struct {
 	Log    *slog.Logger // nil means silence
 
 	// Clocks that tests steer; zero values choose the usual.
-	head, between time.Duration
+	head, between, proof time.Duration
 }
 
 // Dialer makes connections to one controller. Dial is for one caller at a time; the other methods are safe for
@@ -86,6 +86,9 @@ func New(o Options) (*Dialer, error) {
 	if o.between <= 0 {
 		o.between = discoverEvery
 	}
+	if o.proof <= 0 {
+		o.proof = proofWait
+	}
 	life, quit := context.WithCancel(context.Background())
 	d := &Dialer{
 		o: o, log: o.Log, quit: quit, life: func() context.Context { return life },
@@ -96,7 +99,7 @@ func New(o Options) (*Dialer, error) {
 		return d, nil
 	}
 	var err error
-	if d.calls, err = answer(o.Reverse, d.secure, o.Log); err != nil {
+	if d.calls, err = answer(o.Reverse, d.secure, o.proof, o.Log); err != nil {
 		quit()
 		return nil, err
 	}

@@ -8,6 +8,12 @@ func (o Options) WithClocks(head, between time.Duration) Options {
 	return o
 }
 
+// WithProof gives who calls another time to prove that it is the controller.
+func (o Options) WithProof(d time.Duration) Options {
+	o.proof = d
+	return o
+}
+
 // WithClock has the targets looked up, and called, more often.
 func (t *Tunnels) WithClock(every time.Duration) *Tunnels {
 	t.every, t.least = every, every

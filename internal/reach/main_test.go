@@ -1,15 +1,12 @@
 package reach_test
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -18,91 +15,33 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/reach"
-	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const node = cluster.NodeID("mini-1")
 
+const patience = bustest.Patience
+
 // site is a cluster's bus.
-type site struct {
-	authority *trust.Authority
-	server    *bus.Server
-}
+type site struct{ *bustest.Site }
 
-func newSite(tb testing.TB, addr string) *site {
+func newSite(tb testing.TB) *site {
 	tb.Helper()
-	authority, err := trust.Init(filepath.Join(tb.TempDir(), "trust"), "attic")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	secure, err := authority.ServerTLS(time.Now())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	server, err := bus.StartServer(tb.Context(), bus.ServerOptions{
-		Name: "ctl", Addr: addr, TLS: secure, OperatorJWT: authority.OperatorJWT(), Accounts: authority.Accounts(),
-		SystemAccount: authority.SystemAccount(),
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			tb.Error(err)
-		}
-	})
-	return &site{authority, server}
-}
-
-func (s *site) credentials(tb testing.TB, sign func(pub string) (string, error)) bus.Credentials {
-	tb.Helper()
-	pub, seed, err := trust.NewUserKey()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	token, err := sign(pub)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return bus.Credentials{JWT: token, Seed: seed}
-}
-
-func (s *site) agentKey(tb testing.TB, id cluster.NodeID) bus.Credentials {
-	tb.Helper()
-	return s.credentials(tb, func(pub string) (string, error) { return s.authority.SignAgent(pub, id) })
+	return &site{bustest.New(tb)}
 }
 
 // controller connects in process.
 func (s *site) controller(tb testing.TB) *bus.Conn {
 	tb.Helper()
-	return connect(tb, bus.Options{
-		InProcess: s.server, Credentials: s.credentials(tb, s.authority.SignController), InboxPrefix: "_INBOX_ctl", WaitForConnect: true,
-	})
+	return bustest.Dial(tb, s.Inside(tb))
 }
 
 func (s *site) options() reach.Options {
-	return reach.Options{ServerName: s.authority.ServerName(), RootCAs: s.authority.CAPool()}
-}
-
-func connect(tb testing.TB, o bus.Options) *bus.Conn {
-	tb.Helper()
-	o.Log = log(tb)
-	c, err := bus.Dial(tb.Context(), o)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
-	return c
+	return reach.Options{ServerName: s.Authority.ServerName(), RootCAs: s.Authority.CAPool()}
 }
 
 func log(tb testing.TB) *slog.Logger {
@@ -132,7 +71,7 @@ func (s *site) agent(tb testing.TB, o reach.Options, cred bus.Credentials, urls 
 	}
 	o.Log = log(tb)
 	e.dialer = newDialer(tb, o)
-	e.conn = connect(tb, bus.Options{
+	e.conn = bustest.Dial(tb, bus.Options{
 		URLs: urls, Credentials: cred, Dialer: e.dialer.Dial, OnState: e.dialer.Report,
 	})
 	return e
@@ -151,7 +90,7 @@ func newDialer(tb testing.TB, o reach.Options) *reach.Dialer {
 // await returns the first link that fits.
 func (e *end) await(tb testing.TB, what string, fits func(plan.Link) bool) plan.Link {
 	tb.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case l := <-e.links:
@@ -159,7 +98,7 @@ func (e *end) await(tb testing.TB, what string, fits func(plan.Link) bool) plan.
 				return l
 			}
 		case <-deadline:
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -168,78 +107,10 @@ func in(state plan.LinkState) func(plan.Link) bool {
 	return func(l plan.Link) bool { return l.State == state }
 }
 
-// wire leads to an address; it can be cut, and given up.
-type wire struct {
-	listener net.Listener
-	to       string
-	run      sync.WaitGroup
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{} // guarded by mu
-}
-
-func newWire(tb testing.TB, to string) *wire {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	w := &wire{listener: l, to: to, conns: make(map[net.Conn]struct{})}
-	w.run.Go(w.accept)
-	tb.Cleanup(w.end)
-	return w
-}
-
-func (w *wire) addr() string { return w.listener.Addr().String() }
-func (w *wire) url() string  { return "tls://" + w.addr() }
-
-func (w *wire) end() {
-	_ = w.listener.Close()
-	w.cut()
-	w.run.Wait()
-}
-
-func (w *wire) cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for c := range w.conns {
-		_ = c.Close()
-	}
-}
-
-func (w *wire) accept() {
-	for {
-		near, err := w.listener.Accept()
-		if err != nil {
-			return
-		}
-		far, err := net.Dial("tcp", w.to)
-		if err != nil {
-			_ = near.Close()
-			continue
-		}
-		w.mu.Lock()
-		w.conns[near], w.conns[far] = struct{}{}, struct{}{}
-		w.mu.Unlock()
-		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			w.run.Go(func() {
-				_, _ = io.Copy(way[0], way[1])
-				_, _ = way[0].Close(), way[1].Close()
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				delete(w.conns, way[0])
-			})
-		}
-	}
-}
-
 // impostor answers with TLS, but has a certificate of another cluster. It counts its callers.
 func impostor(tb testing.TB, addr string) (at string, callers func() int) {
 	tb.Helper()
-	authority, err := trust.Init(filepath.Join(tb.TempDir(), "trust"), "attic")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	authority := bustest.Prepare(tb).Authority
 	secure, err := authority.ServerTLS(time.Now())
 	if err != nil {
 		tb.Fatal(err)
@@ -279,16 +150,8 @@ func impostor(tb testing.TB, addr string) (at string, callers func() int) {
 	}
 }
 
-// nobody is an address where nothing listens.
-func nobody(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	_ = l.Close()
-	return l.Addr().String()
-}
+// nobody is an address where nothing listens: no other test gets that port.
+const nobody = "127.0.0.1:1"
 
 func ports(addrs ...string) []netip.AddrPort {
 	var out []netip.AddrPort
@@ -300,13 +163,13 @@ func ports(addrs ...string) []netip.AddrPort {
 
 func eventually(tb testing.TB, what string, is func() bool) {
 	tb.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-deadline:
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/bus"
+	"github.com/mlxctl/mlxctl/internal/bus/bustest"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/reach"
 )
@@ -58,7 +59,7 @@ func tunnels(tb testing.TB, t *reach.Tunnels) (end func()) {
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			tb.Error("the tunnels do not end")
 		}
 	})
@@ -75,17 +76,17 @@ func (s *site) reversed(tb testing.TB) *end {
 	tb.Helper()
 	o := s.options()
 	o.Reverse = "127.0.0.1:0"
-	return s.agent(tb, o, s.agentKey(tb, node))
+	return s.agent(tb, o, s.Agent(tb, node))
 }
 
 func TestControllerCalls(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "127.0.0.1:0")
+	s := newSite(t)
 	e := s.reversed(t)
-	cable := newWire(t, e.dialer.ReverseAddr())
+	cable := bustest.NewCable(t, e.dialer.ReverseAddr())
 	// The first address is another service, the second nobody: the third is the node.
 	end := tunnels(t, &reach.Tunnels{
-		Targets: to(node, plainService(t), nobody(t), cable.addr()), Bus: s.server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() },
+		Targets: to(node, plainService(t), nobody, cable.Addr()), Bus: s.Server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() },
 	})
 	l := e.await(t, "connected", in(plan.LinkConnected))
 	if !l.Reverse || l.Error != "" {
@@ -120,7 +121,7 @@ func TestControllerCalls(t *testing.T) {
 	if got := <-heard; got != bus.HeartbeatSubject(node) {
 		t.Errorf("it spoke as another node: %s", got)
 	}
-	cable.cut()
+	cable.Cut()
 	e.await(t, "the cut is noticed", in(plan.LinkConnecting))
 	e.await(t, "connected again", in(plan.LinkConnected))
 	end()
@@ -130,14 +131,14 @@ func TestControllerCalls(t *testing.T) {
 // Who is connected is not called, and who is not in the list any more is hung up on.
 func TestOnlyWhoNeedsItIsCalled(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "127.0.0.1:0")
+	s := newSite(t)
 	e := s.reversed(t)
 	var asked, listed atomic.Bool
 	listed.Store(true)
 	var connected atomic.Bool
 	connected.Store(true)
 	tunnels(t, &reach.Tunnels{
-		Bus: s.server.Addr(),
+		Bus: s.Server.Addr(),
 		Targets: func() []reach.Target {
 			if !listed.Load() {
 				return nil
@@ -163,8 +164,10 @@ func TestOnlyWhoNeedsItIsCalled(t *testing.T) {
 // Strangers who call learn that somebody would speak TLS, keep the controller from nothing, and are hung up on.
 func TestStrangersCall(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "127.0.0.1:0")
-	e := s.reversed(t)
+	s := newSite(t)
+	o := s.options().WithProof(time.Hour) // nobody is hung up on for being slow
+	o.Reverse = "127.0.0.1:0"
+	e := s.agent(t, o, s.Agent(t, node))
 	addr := e.dialer.ReverseAddr()
 	var silent []net.Conn
 	defer func() {
@@ -184,7 +187,7 @@ func TestStrangersCall(t *testing.T) {
 		call()
 	}
 	oldest := silent[0]
-	_ = oldest.SetReadDeadline(time.Now().Add(1500 * time.Millisecond)) // before the time to prove anything is over
+	_ = oldest.SetReadDeadline(time.Now().Add(patience))
 	hello, err := io.ReadAll(oldest)
 	if err != nil && !isClosed(err) {
 		t.Errorf("the oldest is not hung up on: %v", err)
@@ -200,10 +203,10 @@ func TestStrangersCall(t *testing.T) {
 	for range 2 * reach.MostCalls {
 		call()
 	}
-	tunnels(t, &reach.Tunnels{Targets: to(node, addr), Bus: s.server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() }})
+	tunnels(t, &reach.Tunnels{Targets: to(node, addr), Bus: s.Server.Addr(), Connected: func(cluster.NodeID) bool { return e.conn.Connected() }})
 	e.await(t, "connected among strangers", in(plan.LinkConnected))
 	late := call()
-	_ = late.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = late.SetReadDeadline(time.Now().Add(patience))
 	if heard, err := io.ReadAll(late); len(heard) > 0 || (err != nil && !isClosed(err)) {
 		t.Errorf("who calls while there is a connection hears %q, %v", heard, err)
 	}
@@ -220,14 +223,14 @@ func isClosed(err error) bool {
 // A node that is to be called dials as well, when nobody calls.
 func TestNobodyCalls(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "127.0.0.1:0")
+	s := newSite(t)
 	o := s.options().WithClocks(100*time.Millisecond, 0)
 	o.Reverse = "127.0.0.1:0"
-	e := s.agent(t, o, s.agentKey(t, node), s.server.URL())
-	if l := e.await(t, "connected", in(plan.LinkConnected)); l.Reverse || l.URL != s.server.URL() {
+	e := s.agent(t, o, s.Agent(t, node), s.Server.URL())
+	if l := e.await(t, "connected", in(plan.LinkConnected)); l.Reverse || l.URL != s.Server.URL() {
 		t.Errorf("the link is %+v", l)
 	}
-	if _, err := reach.New(reach.Options{ServerName: "x", RootCAs: s.authority.CAPool(), Reverse: e.dialer.ReverseAddr()}); cluster.CodeOf(err) != cluster.CodeConflict {
+	if _, err := reach.New(reach.Options{ServerName: "x", RootCAs: s.Authority.CAPool(), Reverse: e.dialer.ReverseAddr()}); cluster.CodeOf(err) != cluster.CodeConflict {
 		t.Errorf("a second one at the same address: %v", err)
 	}
 }
@@ -235,14 +238,14 @@ func TestNobodyCalls(t *testing.T) {
 func BenchmarkRTT(b *testing.B) {
 	for _, way := range []string{"direct", "reverse"} {
 		b.Run(way, func(b *testing.B) {
-			s := newSite(b, "127.0.0.1:0")
+			s := newSite(b)
 			var e *end
 			if way == "direct" {
-				e = s.agent(b, s.options(), s.agentKey(b, node), s.server.URL())
+				e = s.agent(b, s.options(), s.Agent(b, node), s.Server.URL())
 			} else {
 				e = s.reversed(b)
 				tunnels(b, &reach.Tunnels{
-					Targets: to(node, e.dialer.ReverseAddr()), Bus: s.server.Addr(),
+					Targets: to(node, e.dialer.ReverseAddr()), Bus: s.Server.Addr(),
 					Connected: func(cluster.NodeID) bool { return e.conn.Connected() },
 				})
 			}

@@ -2,7 +2,6 @@ package share_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,75 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
-
-func greedy(change ...func(*cluster.Request)) *cluster.Request {
-	r := &cluster.Request{
-		ID: "a", Model: "tiny", Messages: []cluster.Message{{Role: "user", Content: "hi"}}, Temperature: new(0.0),
-	}
-	for _, c := range change {
-		c(r)
-	}
-	return r
-}
-
-func key(t *testing.T, r *cluster.Request) share.Key {
-	t.Helper()
-	k, ok := share.KeyOf(r, "sha256:1")
-	if !ok {
-		t.Fatalf("%+v has no key", r)
-	}
-	return k
-}
-
-func TestWhatMakesRequestsEqual(t *testing.T) {
-	t.Parallel()
-	base := key(t, greedy())
-	for name, change := range map[string]func(*cluster.Request){
-		"id":      func(r *cluster.Request) { r.ID = "b" },
-		"session": func(r *cluster.Request) { r.Session = "s" },
-		"timeout": func(r *cluster.Request) { r.Timeout = time.Second },
-		"seed":    func(r *cluster.Request) { r.Seed = new(int64(3)) },
-	} {
-		if key(t, greedy(change)) != base {
-			t.Errorf("%s makes a difference", name)
-		}
-	}
-	for name, change := range map[string]func(*cluster.Request){
-		"model":          func(r *cluster.Request) { r.Model = "small" },
-		"content":        func(r *cluster.Request) { r.Messages[0].Content = "hi " },
-		"role":           func(r *cluster.Request) { r.Messages[0].Role = "system" },
-		"tools":          func(r *cluster.Request) { r.Tools = []json.RawMessage{json.RawMessage(`{"a":1}`)} },
-		"template":       func(r *cluster.Request) { r.TemplateArgs = map[string]json.RawMessage{"x": json.RawMessage(`1`)} },
-		"max_tokens":     func(r *cluster.Request) { r.MaxTokens = new(3) },
-		"top_k":          func(r *cluster.Request) { r.TopK = new(1) },
-		"penalty":        func(r *cluster.Request) { r.PresencePenalty = new(1.0) },
-		"logit_bias":     func(r *cluster.Request) { r.LogitBias = map[int]float64{1: 2} },
-		"stop":           func(r *cluster.Request) { r.Stop = []string{"x"} },
-		"logprobs":       func(r *cluster.Request) { r.Logprobs = true },
-		"node":           func(r *cluster.Request) { r.Node = "n" },
-		"prompt instead": func(r *cluster.Request) { r.Messages, r.Prompt = nil, new("hi") },
-	} {
-		if key(t, greedy(change)) == base {
-			t.Errorf("%s makes no difference", name)
-		}
-	}
-	if other, _ := share.KeyOf(greedy(), "sha256:2"); other == base {
-		t.Error("the digest makes no difference")
-	}
-	for name, r := range map[string]*cluster.Request{
-		"default temperature": greedy(func(r *cluster.Request) { r.Temperature = nil }),
-		"sampled":             greedy(func(r *cluster.Request) { r.Temperature = new(0.1) }),
-		"continued":           greedy(func(r *cluster.Request) { r.Continue = []int{1} }),
-	} {
-		if _, ok := share.KeyOf(r, "sha256:1"); ok {
-			t.Errorf("%s may share", name)
-		}
-	}
-	if _, ok := share.KeyOf(greedy(), ""); ok {
-		t.Error("a model without a digest may share")
-	}
-}
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
 
 // gen is a generation that a test drives.
 type gen struct {

@@ -42,6 +42,7 @@ type Answer struct {
 func Collect(tb testing.TB, generate func(emit func(cluster.Chunk)) error) Answer {
 	tb.Helper()
 	var a Answer
+	var calls cluster.ToolCalls
 	a.Err = generate(func(c cluster.Chunk) {
 		a.Chunks++
 		if a.Last.Finish != "" {
@@ -52,12 +53,13 @@ func Collect(tb testing.TB, generate func(emit func(cluster.Chunk)) error) Answe
 		}
 		a.Text += c.Text
 		a.Reasoning += c.Reasoning
-		a.Calls = addCalls(tb, a.Calls, c.ToolCalls)
+		addCalls(tb, &calls, c.ToolCalls)
 		a.Tokens = append(a.Tokens, c.Tokens...)
 		if c.Finish != "" {
 			a.Last = c
 		}
 	})
+	a.Calls = calls.Joined()
 	switch {
 	case a.Err == nil && (a.Last.Finish == "" || a.Last.Usage == nil):
 		tb.Errorf("the answer ended without a last chunk that has Finish and Usage: %+v", a)
@@ -67,18 +69,16 @@ func Collect(tb testing.TB, generate func(emit func(cluster.Chunk)) error) Answe
 	return a
 }
 
-// addCalls appends pieces to whole calls. A piece of a call that has not begun fails the test.
-func addCalls(tb testing.TB, calls, more []cluster.ToolCallDelta) []cluster.ToolCallDelta {
+// addCalls takes pieces of calls in. A piece of a call that has not begun fails the test.
+func addCalls(tb testing.TB, calls *cluster.ToolCalls, more []cluster.ToolCallDelta) {
 	tb.Helper()
 	for _, d := range more {
-		switch {
-		case d.ID != "" && d.Name != "" && d.Index == len(calls):
-			calls = append(calls, d)
-		case d.ID == "" && d.Name == "" && len(calls) > 0 && d.Index == len(calls)-1:
-			calls[d.Index].Arguments += d.Arguments
-		default:
-			tb.Errorf("after %d calls there came %+v", len(calls), d)
+		begins := d.ID != "" && d.Name != "" && d.Index == calls.Len()
+		goesOn := d.ID == "" && d.Name == "" && calls.Len() > 0 && d.Index == calls.Len()-1
+		if !begins && !goesOn {
+			tb.Errorf("after %d calls there came %+v", calls.Len(), d)
+			continue
 		}
+		calls.Add(d)
 	}
-	return calls
 }

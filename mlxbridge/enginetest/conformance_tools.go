@@ -48,20 +48,20 @@ func (c *conformance) continuesCall() {
 	}
 	for cut := range chunks {
 		var tokens []int
-		var calls []cluster.ToolCallDelta
+		var calls cluster.ToolCalls
 		for _, chunk := range chunks[:cut] {
 			tokens = append(tokens, chunk.Tokens...)
-			calls = addCalls(t, calls, chunk.ToolCalls)
+			addCalls(t, &calls, chunk.ToolCalls)
 		}
 		req.Continue = tokens
 		err := c.engine.Generate(t.Context(), req, func(chunk cluster.Chunk) {
-			calls = addCalls(t, calls, chunk.ToolCalls)
+			addCalls(t, &calls, chunk.ToolCalls)
 			if chunk.Text != "" {
 				t.Errorf("after %d tokens there came the text %q", len(tokens), chunk.Text)
 			}
 		})
-		if err != nil || len(calls) != 1 || calls[0] != whole.Calls[0] {
-			t.Errorf("cut after %d tokens: %+v, %v", len(tokens), calls, err)
+		if got := calls.Joined(); err != nil || len(got) != 1 || got[0] != whole.Calls[0] {
+			t.Errorf("cut after %d tokens: %+v, %v", len(tokens), got, err)
 		}
 	}
 }

@@ -264,7 +264,7 @@ func (e *Engine) newRow(ctx context.Context, req *cluster.Request) (*row, error)
 	room := e.info.Context - prompt
 	if room < 1 {
 		return nil, cluster.Errorf(cluster.CodeContext,
-			"the prompt has %d tokens, the model's context is %d for prompt and answer", prompt, e.info.Context)
+			"the prompt has %d tokens: the model's context of %d has to hold prompt and answer", prompt, e.info.Context)
 	}
 	most := room
 	if req.MaxTokens != nil {

@@ -26,12 +26,14 @@ type Script struct {
 	Prefill         time.Duration // before the first token
 	CrashAt         int           // the engine dies instead of giving the k-th token of an answer; zero means never
 	HangAt          int           // the engine gives nothing more, to nobody, from the k-th token of an answer on
-	LoadFor         time.Duration
-	Refuse          error          // what Launch returns
-	IsDeaf          bool           // the engine does nothing that it is told by Set
-	WeightBytes     int64          // as the engine measures them; zero means as the model says
-	Context         int            // tokens; zero means 8192
-	Curve           *cluster.Curve // what it says that it measured
+	// Hold keeps each answer before its last token until it is closed; nil means that none is kept.
+	Hold        <-chan struct{}
+	LoadFor     time.Duration
+	Refuse      error          // what Launch returns
+	IsDeaf      bool           // the engine does nothing that it is told by Set
+	WeightBytes int64          // as the engine measures them; zero means as the model says
+	Context     int            // tokens; zero means 8192
+	Curve       *cluster.Curve // what it says that it measured
 }
 
 // Launcher starts fake engines. It is safe for concurrent use.

@@ -127,6 +127,11 @@ func (r *row) decode(ctx context.Context) error {
 		case e.script.HangAt:
 			e.hang()
 		}
+		if k == len(r.answer) && e.script.Hold != nil {
+			if err := r.held(ctx); err != nil {
+				return err
+			}
+		}
 		if err := r.waitUntil(ctx, begun.Add(e.after(k-r.first))); err != nil {
 			return err
 		}
@@ -135,6 +140,18 @@ func (r *row) decode(ctx context.Context) error {
 	}
 	r.usage.Decode = time.Since(begun)
 	return nil
+}
+
+// held waits for the script to let answers end.
+func (r *row) held(ctx context.Context) error {
+	select {
+	case <-r.engine.script.Hold:
+		return nil
+	case <-ctx.Done():
+		return contextError(ctx)
+	case <-r.engine.done:
+		return r.engine.endedBy()
+	}
 }
 
 // after is when the n-th token of a row is due.
@@ -214,10 +231,12 @@ func (r *row) take() (chunk cluster.Chunk, some, ended bool, err error) {
 		end = min(end, r.next+1)
 	}
 	some = r.next < end
+	var calls cluster.ToolCalls
 	for ; r.next < end; r.next++ {
 		chunk.Tokens = append(chunk.Tokens, r.next)
-		r.say(&chunk)
+		r.say(&chunk, &calls)
 	}
+	chunk.ToolCalls = calls.Joined()
 	ended = r.ended && r.next == r.made
 	if !ended {
 		return chunk, some, false, nil
@@ -230,8 +249,8 @@ func (r *row) take() (chunk cluster.Chunk, some, ended bool, err error) {
 	return chunk, some, true, r.err
 }
 
-// say adds the next token's text to a chunk.
-func (r *row) say(chunk *cluster.Chunk) {
+// say adds the next token's text to a chunk, or to its calls.
+func (r *row) say(chunk *cluster.Chunk, calls *cluster.ToolCalls) {
 	if !r.calls {
 		chunk.Text += r.answer[r.next]
 		return
@@ -240,5 +259,5 @@ func (r *row) say(chunk *cluster.Chunk) {
 	if r.next == 0 {
 		d.ID, d.Name = r.id, "get_weather"
 	}
-	chunk.ToolCalls = cluster.AppendToolCalls(chunk.ToolCalls, d)
+	calls.Add(d)
 }

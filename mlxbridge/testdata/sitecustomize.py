@@ -79,5 +79,12 @@ def damage(fault, armed):
     lane.Lane.next = next_step
 
 
-if "mlxworker" in sys.orig_argv and os.path.exists(os.environ["MLXBRIDGE_TEST_ARMED"]):
+if "mlxworker" in sys.orig_argv and os.environ["MLXBRIDGE_TEST_FAULT"].startswith("killed before it is ready"):
+    with open(os.environ["MLXBRIDGE_TEST_ARMED"], "a+") as starts:
+        starts.write("started\n")
+        starts.seek(0)
+        if "always" in os.environ["MLXBRIDGE_TEST_FAULT"] or len(starts.readlines()) == 1:
+            starts.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+elif "mlxworker" in sys.orig_argv and os.path.exists(os.environ["MLXBRIDGE_TEST_ARMED"]):
     damage(os.environ["MLXBRIDGE_TEST_FAULT"], os.environ["MLXBRIDGE_TEST_ARMED"])

@@ -117,11 +117,18 @@ func TestGoesBack(t *testing.T) {
 					next = n.binary(c.version)
 				}
 				order := n.order(next)
-				order.Gate, order.Settings.LogLevel = 2*time.Second, "debug"
-				if c.code == cluster.CodeInternal {
+				order.Settings.LogLevel = "debug"
+				switch {
+				case c.code == cluster.CodeInternal:
 					order.Gate = 10 * time.Minute // longer than the test may take: nothing waits for it
+				case c.linked == "": // it never gets as far as to be agreed to
+					order.Gate = 5 * time.Second
 				}
-				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) { o.decide = time.Second })
+				out := n.run(operator{user: "other", linked: c.linked}, order, func(o *Options) {
+					if c.linked == "silent" {
+						o.decide = 3 * time.Second
+					}
+				})
 				e := out.done.Error
 				if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.says) || out.done.Changed {
 					t.Errorf("done: %+v, %+v", out.done, e)

@@ -142,7 +142,7 @@ func (n *node) put(version string, data []byte) string {
 
 func (n *node) order(version string) plan.Order {
 	return plan.Order{
-		Action: plan.Install, Operator: "anna@studio pid 4711", Home: n.home, Version: version, Unit: n.kind, Gate: 10 * time.Second,
+		Action: plan.Install, Operator: "anna@studio pid 4711", Home: n.home, Version: version, Unit: n.kind, Gate: patience,
 		Settings: plan.Settings{Cluster: "lab", ClusterID: "c1", ServerName: "ctl.c1.mlxctl", URLs: []string{"tls://10.0.0.1:8660"}, CA: "PEM"},
 	}
 }
@@ -290,9 +290,12 @@ func (n *node) await(version string) {
 	})
 }
 
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = time.Minute
+
 func eventually(t *testing.T, ok func() bool, what func() string) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(patience)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

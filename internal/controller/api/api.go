@@ -66,8 +66,12 @@ type ForgetRequest struct {
 	Node cluster.NodeID `json:"node"`
 }
 
-// LogsRequest asks for lines of a log: of a node, or of the controller where Node is empty.
+// LogsRequest asks for lines of a log: of a node, or of the controller where Node is empty. With Request it asks for what
+// the controller knows of that request instead, a line for each of its answers: of those that are there, and of the last
+// 1,024 that ended. A request that it does not know gets no line; the other fields are ignored then.
 type LogsRequest struct {
+	Request cluster.RequestID `json:"request,omitempty"`
+
 	Node   cluster.NodeID `json:"node,omitempty"`
 	Source string         `json:"source,omitempty"` // of a node: "agent", or "worker-" and a model
 	Tail   int            `json:"tail,omitempty"`   // the last lines; zero means all

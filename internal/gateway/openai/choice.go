@@ -13,28 +13,16 @@ type choice struct {
 	// Of a whole answer.
 	text      []byte
 	reasoning []byte
-	calls     []call
+	calls     cluster.ToolCalls
 	probs     []cluster.TokenLogprob
 	finish    cluster.FinishReason
-}
-
-// call is a tool call of a whole answer. Its arguments come in many pieces.
-type call struct {
-	id, name  string
-	arguments []byte
 }
 
 func (c *choice) collect(chunk *cluster.Chunk) {
 	c.text = append(c.text, chunk.Text...)
 	c.reasoning = append(c.reasoning, chunk.Reasoning...)
 	c.probs = append(c.probs, chunk.Logprobs...)
-	for _, d := range chunk.ToolCalls {
-		if d.ID != "" || len(c.calls) == 0 {
-			c.calls = append(c.calls, call{id: d.ID, name: d.Name})
-		}
-		last := &c.calls[len(c.calls)-1]
-		last.arguments = append(last.arguments, d.Arguments...)
-	}
+	c.calls.Add(chunk.ToolCalls...)
 	if chunk.Finish != "" {
 		c.finish = chunk.Finish
 	}
@@ -44,7 +32,7 @@ func (c *choice) collect(chunk *cluster.Chunk) {
 // shows none.
 func (c *choice) appendMessage(dst []byte) []byte {
 	dst = append(dst, `{"role":"assistant","content":`...)
-	if len(c.text) == 0 && len(c.calls) > 0 {
+	if len(c.text) == 0 && c.calls.Len() > 0 {
 		dst = append(dst, "null"...)
 	} else {
 		dst = wire.AppendString(dst, string(c.text))
@@ -53,21 +41,21 @@ func (c *choice) appendMessage(dst []byte) []byte {
 		dst = append(dst, `,"reasoning_content":`...)
 		dst = wire.AppendString(dst, string(c.reasoning))
 	}
-	for i := range c.calls {
+	for i, call := range c.calls.Joined() {
 		if i == 0 {
 			dst = append(dst, `,"tool_calls":[`...)
 		} else {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, `{"id":`...)
-		dst = wire.AppendString(dst, c.calls[i].id)
+		dst = wire.AppendString(dst, call.ID)
 		dst = append(dst, `,"type":"function","function":{"name":`...)
-		dst = wire.AppendString(dst, c.calls[i].name)
+		dst = wire.AppendString(dst, call.Name)
 		dst = append(dst, `,"arguments":`...)
-		dst = wire.AppendString(dst, string(c.calls[i].arguments))
+		dst = wire.AppendString(dst, call.Arguments)
 		dst = append(dst, "}}"...)
 	}
-	if len(c.calls) > 0 {
+	if c.calls.Len() > 0 {
 		dst = append(dst, ']')
 	}
 	return append(dst, `,"refusal":null}`...)

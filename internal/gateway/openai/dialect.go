@@ -25,7 +25,7 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 	switch {
 	case field != "":
 		dst = wire.AppendString(dst, field)
-	case e.Code == cluster.CodeNoModel:
+	case e.Code == cluster.CodeNoModel, e.Code == cluster.CodeBadModel, e.Code == cluster.CodeNoFit:
 		dst = append(dst, `"model"`...)
 	default:
 		dst = append(dst, "null"...)
@@ -36,8 +36,11 @@ func (Dialect) AppendError(dst []byte, e *cluster.Error) []byte {
 }
 
 // asAsked returns the field and the message of an error in the words of a client of this dialect: what the worker calls
-// otherwise has the client's name.
+// otherwise has the client's name. A field that the client has sent under the worker's name keeps it.
 func asAsked(e *cluster.Error) (field, message string) {
+	if e.Message == e.Field+" "+useFormat {
+		return e.Field, e.Message
+	}
 	for _, n := range []struct{ worker, client string }{{"grammar", formatField}, {"template_args", argsField}, {"inputs", "input"}} {
 		if strings.HasPrefix(e.Field, n.worker) {
 			return n.client, strings.Replace(e.Message, n.worker, n.client, 1)

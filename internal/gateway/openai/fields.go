@@ -29,7 +29,7 @@ func readCommon(o *wire.Object, x *Exchange) {
 	x.choices = make([]choice, readChoices(o))
 	req.Grammar = readFormat(o)
 	for _, name := range constraints() {
-		refuse(o, name, "is not supported: use "+formatField)
+		refuse(o, name, useFormat)
 	}
 	x.streams = o.Bool("stream")
 	if o.Has("stream_options") {
@@ -57,7 +57,8 @@ func readBias(o *wire.Object) map[int]float64 {
 	o.Members("logit_bias", func(key string, value json.RawMessage) {
 		token, err := strconv.Atoi(key)
 		bias, isNumber := wire.Number(value)
-		if err != nil || token < 0 || !isNumber || !(bias >= -100 && bias <= 100) {
+		// "00" and "+1" would be other names for tokens that have one.
+		if err != nil || token < 0 || key != strconv.Itoa(token) || !isNumber || !(bias >= -100 && bias <= 100) {
 			o.Fail("logit_bias", "must map token ids to numbers from -100 to 100")
 			return
 		}

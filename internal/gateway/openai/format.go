@@ -10,6 +10,9 @@ import (
 // formatField is where a client asks for a form of the answer.
 const formatField = "response_format"
 
+// useFormat is the claim about other fields for the same.
+const useFormat = "is not supported: use " + formatField
+
 // readFormat reads what form the answer has to have; nil is any. A schema is followed whether it is called strict or not.
 func readFormat(o *wire.Object) *cluster.Grammar {
 	format := o.Object(formatField)

@@ -241,6 +241,8 @@ func TestParseChatRefuses(t *testing.T) {
 		{"top_logprobs", chat(`"logprobs":true,"top_logprobs":21`), invalid, "top_logprobs", "from 0 to 20"},
 		{"logprobs", chat(`"logprobs":1`), invalid, "logprobs", "true or false"},
 		{"logit_bias key", chat(`"logit_bias":{"the":1}`), invalid, "logit_bias", "token ids"},
+		{"logit_bias key with a zero", chat(`"logit_bias":{"00":1}`), invalid, "logit_bias", "token ids"},
+		{"logit_bias key with a sign", chat(`"logit_bias":{"+1":1}`), invalid, "logit_bias", "token ids"},
 		{"logit_bias value", chat(`"logit_bias":{"1":101}`), invalid, "logit_bias", "-100 to 100"},
 		{"n 9", chat(`"n":9`), invalid, "n", "from 1 to 8, not 9"},
 		{"n 0", chat(`"n":0`), invalid, "n", "from 1 to 8, not 0"},

@@ -317,8 +317,11 @@ func TestErrors(t *testing.T) {
 		{cluster.Error{Code: cluster.CodeUnsupported, Field: "n"}, wrong, `"n"`, "unsupported_value"},
 		{cluster.Error{Code: cluster.CodeUnauthorized}, wrong, "null", "invalid_api_key"},
 		{cluster.Error{Code: cluster.CodeNoModel}, wrong, `"model"`, "model_not_found"},
+		{cluster.Error{Code: cluster.CodeBadModel}, wrong, `"model"`, "model_invalid"},
+		{cluster.Error{Code: cluster.CodeNoFit}, wrong, `"model"`, "model_too_big"},
 		{cluster.Error{Code: cluster.CodeContext}, wrong, "null", "context_length_exceeded"},
 		{cluster.Error{Code: cluster.CodeTooLarge}, wrong, "null", "too_large"},
+		{cluster.Error{Code: cluster.CodeUnsupported, Field: "model"}, wrong, `"model"`, "unsupported_value"},
 		{cluster.Error{Code: cluster.CodeBusy}, "rate_limit_error", "null", "busy"},
 		{cluster.Error{Code: cluster.CodeNoNode}, "server_error", "null", "no_node"},
 		{cluster.Error{Code: cluster.CodeTimeout}, "server_error", "null", "timeout"},
@@ -337,6 +340,7 @@ func TestAnErrorNamesWhatTheClientSent(t *testing.T) {
 		{"grammar.value", "a token does not go with grammar: grammar", "response_format", "a token does not go with response_format: grammar"},
 		{"template_args", "template_args sets 'x'", "chat_template_kwargs", "chat_template_kwargs sets 'x'"},
 		{"tools", "tools cannot be used: grammar", "tools", "tools cannot be used: grammar"},
+		{"grammar", "grammar is not supported: use response_format", "grammar", "grammar is not supported: use response_format"},
 	} {
 		same(t, openai.Dialect{}.AppendError(nil, &cluster.Error{Code: cluster.CodeInvalid, Field: c[0], Message: c[1]}),
 			`{"error":{"message":"`+c[3]+`","type":"invalid_request_error","param":"`+c[2]+`","code":"invalid_request"}}`)

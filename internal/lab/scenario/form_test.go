@@ -118,18 +118,21 @@ func (s *site) ready(hosts ...*lab.Host) {
 
 func (s *site) until(what string, is func() bool) {
 	s.t.Helper()
-	if !within(2*time.Minute, is) {
-		s.t.Fatalf("not within two minutes: %s: %+v", what, s.nodes())
+	if !within(patience, is) {
+		s.t.Fatalf("not within %s: %s: %+v", patience, what, s.nodes())
 	}
 }
 
 // wait is until for when the controller cannot be asked.
 func (s *site) wait(what string, is func() bool) {
 	s.t.Helper()
-	if !within(2*time.Minute, is) {
-		s.t.Fatalf("not within two minutes: %s", what)
+	if !within(patience, is) {
+		s.t.Fatalf("not within %s: %s", patience, what)
 	}
 }
+
+// patience ends what hangs; it says nothing about how long anything may take.
+const patience = 5 * time.Minute
 
 func within(d time.Duration, is func() bool) bool {
 	deadline := time.After(d)

@@ -195,7 +195,7 @@ func joinTokenWorksOnce(s *site, _ []*lab.Host, hostile *lab.Host) {
 func forgedAdverts(s *site, hosts []*lab.Host, hostile *lab.Host) {
 	t := s.t
 	t.Helper()
-	s.background(hostile, "root", "python3", "-uc", `import socket, struct, sys
+	said := s.background(hostile, "root", "python3", "-uc", `import socket, struct, sys
 def name(*labels): return b"".join(bytes([len(l)]) + l for l in labels) + b"\0"
 ip = socket.inet_aton(sys.argv[1])
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -212,7 +212,9 @@ packet = struct.pack(">6H", 0, 0x8400, 0, 4, 0, 0) + rr(name(*service), 12, name
 import time
 while True:
     s.sendto(packet, ("224.0.0.251", 5353))
+    print("sent")
     time.sleep(0.2)`, hostile.IP().String())
+	s.wait("the forger speaks", func() bool { return strings.Contains(said(), "sent") })
 	for _, args := range [][]string{{"up", "--dry-run"}, {"doctor"}, {"up", "--dry-run", "-o", "json"}} {
 		r := s.mlxctl(args...)
 		if strings.ContainsAny(r.out+r.err, "\x1b\x07\r\u202e") {

@@ -97,8 +97,8 @@ A shell on the operator's host, where ssh to the others works and "mlxctl up --y
   nsenter --target %d --net --mount --uts --pid -- su - %s
 A shell as root on any of them, where iptables and tc break its network:
   nsenter --target PROCESS --net --mount --uts --pid -- su -
-Remove all of it:
-  make lab-down
-`, l.Operator.PID(), l.Operator.User)
+Remove this lab, and no other:
+  make lab-down LAB=%s
+`, l.Operator.PID(), l.Operator.User, l.Dir())
 	return err
 }

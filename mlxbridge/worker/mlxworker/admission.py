@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlxworker import policy
+from mlxworker.compiled import Shelf
 from mlxworker.errors import TOO_LARGE, RequestError
 from mlxworker.memory import Budget
 from mlxworker.model import Model
@@ -32,6 +33,7 @@ class Admission:
     budget: Budget
     prefix: PrefixStore
     most_padding: int  # tokens of padding that cost as much as a second lane
+    forms: Shelf  # compiled grammars, which count; those that nobody uses make room
     beside: Callable[[], int] = lambda: 0  # bytes that are in use, or promised, for something beside the rows
 
     def next_in_line(self, lanes: list[AnyLane], waiting: list[Row]) -> tuple[int, int] | None:
@@ -62,7 +64,8 @@ class Admission:
             joined = [*lengths[into], *(ahead(r) for r in rows[:n])]
             planned = [*lengths[:into], joined, *lengths[into + 1 :]]
             longest = max(r.length for r in rows[:n])
-            return self._make_room(self.budget.peak(planned, into, min(chunk, longest), n))
+            alone = n == 1 and not any(lengths)
+            return self._make_room(self.budget.peak(planned, into, min(chunk, longest), n), alone)
 
         least, most = 0, len(rows)
         while least < most:
@@ -81,7 +84,7 @@ class Admission:
     def overloaded(self, lanes: list[AnyLane]) -> bool:
         """Say whether running rows have outgrown memory even without stored prefixes."""
         used = self.budget.weights + self.budget.live([lane.lengths() for lane in lanes]) + self.budget.spare
-        return not self._make_room(used)
+        return not self._make_room(used, sum(len(lane) for lane in lanes) == 1)
 
     def room_for(self, lanes: list[AnyLane], more: int) -> bool:
         """Say whether so many bytes fit beside the running rows, dropping stored prefixes for them."""
@@ -100,8 +103,12 @@ class Admission:
             return False
         return policy.padding(together) <= self.most_padding // 2
 
-    def _make_room(self, used: int) -> bool:
-        surplus = self.budget.surplus(used + self.beside())
+    def _make_room(self, used: int, alone: bool = False) -> bool:
+        surplus = self.budget.surplus(used + self.beside() + self.forms.nbytes)
+        if surplus > 0:
+            surplus -= self.forms.release(surplus)
+        if alone and surplus > 0:  # a row is neither refused nor cut short for the grammars of those that wait
+            surplus = self.budget.surplus(used + self.beside())
         if surplus > 0:
             return False
         if self.budget.limit and self.prefix.held > -surplus:

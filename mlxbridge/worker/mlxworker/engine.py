@@ -11,8 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxworker import borders, logprobs, policy, prefix, rows, spill
+from mlxworker import borders, policy, prefix, rows, spill
 from mlxworker.admission import Admission, most_padding
+from mlxworker.answers import Answers
 from mlxworker.blame import Blame
 from mlxworker.curve import Curve
 from mlxworker.errors import (
@@ -23,16 +24,15 @@ from mlxworker.errors import (
     describe,
     is_out_of_memory,
 )
-from mlxworker.lane import Token
 from mlxworker.lanes import Lanes
 from mlxworker.memory import Budget
 from mlxworker.model import Model
 from mlxworker.protocol import DEFAULT_ROWS, Generate
-from mlxworker.report import Counters, Output, joined
+from mlxworker.report import Counters, Output
 from mlxworker.rows import Reason, Row
 from mlxworker.sampling import OrderError
 from mlxworker.sharing import Sharing
-from mlxworker.solo import AnyLane, SoloLane
+from mlxworker.solo import AnyLane
 from mlxworker.speculation import Speculation
 
 MOST_WAITING = 4096
@@ -83,7 +83,7 @@ class Engine:
             model, options.adapter, options.spill_dir, options.spill_bytes, self.prefix, options.stored_bits
         )
         self._sharing = Sharing(model, self.prefix, self.pace, self._spill)
-        self._live: dict[str, Row] = {}
+        self._answers = Answers(model, self.prefix, self.counters)
         self._cancelled: list[str] = []
         self._instant: list[tuple[Row, Reason]] = []
         self._alone = False
@@ -93,7 +93,8 @@ class Engine:
         self._all = Lanes(model, self.speculation, options.lanes)
         self._lanes = self._all.taking
         self._blame = Blame(self._all)
-        self._admission = Admission(model.budget(options.memory_bytes), self.prefix, most_padding(model))
+        budget, forms = model.budget(options.memory_bytes), model.grammars.shelf
+        self._admission = Admission(budget, self.prefix, most_padding(model), forms)
 
     @property
     def running(self) -> int:
@@ -122,20 +123,25 @@ class Engine:
         """Plan lanes with so many tokens of padding that cost as much as another lane."""
         self._admission.most_padding = tokens
 
+    def forget(self) -> None:
+        """Count from zero, with nothing stored: what was done to get ready is nobody's."""
+        self.counters = self._answers.counters = Counters()
+        self.prefix.clear()
+
     def is_live(self, request: str) -> bool:
         """Say whether a request of this id has not ended."""
-        return request in self._live
+        return request in self._answers.live
 
     def add(self, ask: Generate) -> Row:
         """Take a request in. Raises RequestError for one that this model cannot answer."""
-        if ask.id in self._live:
+        if ask.id in self._answers.live:
             raise RequestError(INVALID, f"id {ask.id} is in use", "id")
         if len(self.waiting) >= MOST_WAITING:
             raise RequestError(BUSY, f"{len(self.waiting)} requests are waiting already")
         row = rows.make_row(self.model, ask)
         row.borders = borders.of_prompt(self.model, ask.source, row.prompt)
         ended = row.replay(self.model.eos)
-        self._live[row.id] = row
+        self._answers.live[row.id] = row
         if ended is None:
             self.waiting.append(row)
         else:
@@ -149,18 +155,18 @@ class Engine:
 
     def cancel(self, request: str) -> None:
         """End a request before the next step. An id that is not live is ignored."""
-        if request in self._live:
+        if request in self._answers.live:
             self._cancelled.append(request)
 
     def fail(self, request: str, error: RequestError) -> RequestError:
         """End a request that is live, between two steps, and return its error."""
-        row, out = self._live[request], Output()
-        lane = self._lane_of(row)
+        row, out = self._answers.live[request], Output()
+        lane = self._all.of(row)
         if lane is not None:
-            self._take_out(lane, row, keep=False)
+            self._answers.take_out(lane, row, keep=False)
         elif row in self.waiting:
             self.waiting.remove(row)
-        self._fail(row, error, out)
+        self._answers.fail(row, error, out)
         return error
 
     def poll(self) -> None:
@@ -179,10 +185,10 @@ class Engine:
         self.poll()
         self._apply_cancels(out)
         for row, reason in self._instant:
-            if row.id in self._live:
+            if row.id in self._answers.live:
                 row.accepted = True
                 out.accepted.append(row)
-                self._end(row, reason, out)
+                self._answers.end(row, reason, out)
         self._instant.clear()
         moving = self._all.advise(bool(self.waiting))
         if moving is not None:
@@ -206,16 +212,16 @@ class Engine:
 
     def _apply_cancels(self, out: Output) -> None:
         for request in self._cancelled:
-            row = self._live.get(request)
+            row = self._answers.live.get(request)
             if row is None:
                 continue
-            lane = self._lane_of(row)
+            lane = self._all.of(row)
             if lane is not None:
                 done = row.length - row.remaining if row.remaining else row.length
-                self._take_out(lane, row, keep=done >= _KEEP_TOKENS)
+                self._answers.take_out(lane, row, keep=done >= _KEEP_TOKENS)
             elif row in self.waiting:
                 self.waiting.remove(row)
-            self._end(row, Reason.CANCELLED, out)
+            self._answers.end(row, Reason.CANCELLED, out)
         self._cancelled.clear()
 
     def _admit(self, out: Output) -> None:
@@ -237,9 +243,9 @@ class Engine:
             if joining:
                 self._insert(self._lanes[into], joining, out)
             elif wanted[0].accepted:
-                self._end(wanted[0], Reason.LENGTH, out)
+                self._answers.end(wanted[0], Reason.LENGTH, out)
             else:
-                self._fail(wanted[0], self._admission.refusal(wanted[0], chunk), out)
+                self._answers.fail(wanted[0], self._admission.refusal(wanted[0], chunk), out)
 
     def _ready(self) -> list[Row]:
         """Return the waiting rows that may join. Where steps failed, one at a time shows that it is not at fault."""
@@ -256,11 +262,11 @@ class Engine:
         while self._admission.overloaded(self._all.every()) and self.running:
             running = self._all.rows()
             row = max(running, key=lambda r: r.admitted)
-            lane = self._lane_of(row)
+            lane = self._all.of(row)
             if lane is not None:
-                self._take_out(lane, row, keep=False)
+                self._answers.take_out(lane, row, keep=False)
             if len(running) == 1 and not self._admission.beside():
-                self._end(row, Reason.LENGTH, out)
+                self._answers.end(row, Reason.LENGTH, out)
             else:
                 # It starts again from its tokens when there is room; its reader sees a pause and no more.
                 row.remaining = 0
@@ -298,7 +304,7 @@ class Engine:
         except Exception as e:  # nothing was inserted
             log.exception("rows could not be inserted")
             for row in joining:
-                self._fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
+                self._answers.fail(row, RequestError(INTERNAL, f"row could not be started: {describe(e)}"), out)
 
     def _run(self, lane: AnyLane, decoding: bool, out: Output) -> None:
         before = [(r, r.remaining) for r in lane.prefilling]
@@ -325,7 +331,7 @@ class Engine:
             self._sharing.collect(lane)
         if tokens:
             self._blame.succeeded()
-        self._absorb(lane, tokens, out)
+        self._answers.absorb(lane, tokens, out)
 
     def _report_progress(self, lane: AnyLane, out: Output) -> None:
         now = time.perf_counter()
@@ -333,97 +339,6 @@ class Engine:
             if now - row.last_progress >= _PROGRESS_SECONDS:
                 row.last_progress = now
                 out.progress.append((row, row.length - row.remaining, row.length))
-
-    def _absorb(self, lane: AnyLane, tokens: list[Token], out: Output) -> None:
-        """Turn tokens into text and find out which rows ended."""
-        now = time.perf_counter()
-        asked = [t for t in tokens if t.row.logprobs is not None and t.ended != Reason.STOP]
-        details: dict[int, dict[str, Any]] = {}
-        if asked:
-            wanted = [t.row.logprobs or 0 for t in asked]
-            found = logprobs.gather(self.model.words, [t.logprobs for t in asked], [t.token for t in asked], wanted)
-            details = {id(t): entry for t, entry in zip(asked, found, strict=True)}
-        for t in tokens:
-            row = t.row
-            if row.id not in self._live:
-                continue  # it ended with a token before, of the same step
-            self.counters.generated_tokens += 1
-            row.first_token = row.first_token or now
-            reason = self._take(t, details.get(id(t)), out)
-            if row.fault is not None and isinstance(lane, SoloLane):
-                lane.remove(row, keep=False)  # at once: more tokens of this row may follow
-                self._fault(row, out)
-            elif reason is None and t.ended is not None:
-                self._fault(row, out)
-            elif reason is not None:
-                self._keep(lane, t)
-                self._end(row, reason, out)
-        out.texts = joined(out.texts) if isinstance(lane, SoloLane) else out.texts
-        for row in [r for r in lane.rows() if r.fault is not None]:
-            self._take_out(lane, row, keep=False)
-            self._fault(row, out)
-
-    def _take(self, t: Token, detail: dict[str, Any] | None, out: Output) -> Reason | None:
-        """Add a token to its row; return why the row ended, if it did. A row that cannot take it has a fault then."""
-        row = t.row
-        if t.ended == Reason.STOP:
-            return Reason.STOP
-        row.tokens.append(t.token)
-        try:
-            text, stopped = row.feed(t.token)
-        except Exception as e:  # a tokenizer's own code, on what only this row holds
-            row.fault = row.fault or e
-            return None
-        out.add(row, text, [t.token], detail)
-        if stopped:
-            return Reason.STOP
-        return Reason.LENGTH if t.ended is not None else None
-
-    def _keep(self, lane: AnyLane, t: Token) -> None:
-        """Store what an ended row computed; take it out of the batch where the generator has not."""
-        if t.ended is None:
-            self._take_out(lane, t.row, keep=True)
-        elif t.cache is not None and t.sequence is not None and self.prefix.budget:
-            self.prefix.insert(list(t.sequence), t.cache, t.row.session)
-
-    def _take_out(self, lane: AnyLane, row: Row, keep: bool) -> None:
-        kept = lane.remove(row, keep and self.prefix.budget > 0)
-        if kept is not None:
-            cache, tokens = kept
-            self.prefix.insert(tokens, cache, row.session)
-
-    def _lane_of(self, row: Row) -> AnyLane | None:
-        return self._all.of(row)
-
-    def _end(self, row: Row, reason: Reason, out: Output) -> None:
-        try:
-            text = row.flush(reason is Reason.STOP) if row.accepted else ""
-        except Exception as e:  # as above
-            row.fault = row.fault or e
-            self._fault(row, out)
-            return
-        if row.accepted and (text or row.pieces):
-            out.add(row, text, [])
-        if row.stop is not None:
-            reason = Reason.STOP
-        elif reason is Reason.STOP and row.channels is not None and row.channels.calls:
-            reason = Reason.TOOL_CALLS
-        del self._live[row.id]
-        if reason is Reason.CANCELLED:
-            self.counters.cancelled += 1
-        else:
-            self.counters.finished += 1
-        out.ended.append((row, reason))
-
-    def _fault(self, row: Row, out: Output) -> None:
-        fault = row.fault or Exception()
-        known = fault if isinstance(fault, RequestError) else RequestError(INTERNAL, f"row failed: {describe(fault)}")
-        self._fail(row, known, out)
-
-    def _fail(self, row: Row, error: RequestError, out: Output) -> None:
-        del self._live[row.id]
-        self.counters.failed += 1
-        out.failed.append((row, error))
 
     def _recover(self, old: AnyLane, error: Exception, out: Output) -> None:
         """Start a lane's rows again from their tokens: after an exception their keys and values are not to be used."""
@@ -439,7 +354,7 @@ class Engine:
             verdict.culprit.fault = error
         for row in stranded:
             if row.fault is not None:
-                self._fault(row, out)
+                self._answers.fault(row, out)
         for row in verdict.later:
             row.remaining = 0
         self.waiting[:0] = verdict.later

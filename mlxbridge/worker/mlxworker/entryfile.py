@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -175,7 +176,8 @@ def write(file: Path, sheet: Sheet) -> None:
     """Write a file whole or not at all. Raises OSError."""
     new = file.with_suffix(NEW)
     try:
-        with new.open("wb") as f:
+        new.unlink(missing_ok=True)
+        with new.open("xb") as f:
             f.write(_header(sheet))
             for piece in sheet.pieces:
                 f.write(piece)
@@ -188,9 +190,12 @@ def write(file: Path, sheet: Sheet) -> None:
 def read(file: Path, identity: str, whole: bool) -> Found:
     """Return what a file holds, with the arrays' bytes if whole. Raises BrokenError, OSError."""
     try:
-        with file.open("rb") as f:
+        # Another kind of file could be waited for without an end.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise BrokenError("it is no regular file")
             return _read(f, identity, whole)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as e:
         raise BrokenError(f"it cannot be read: {e}") from e
 
 

@@ -55,6 +55,13 @@ def describe(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
+def unforeseen(error: Exception, claim: str) -> RequestError:
+    """Return what a request ends with where handling it raised something else than a RequestError."""
+    if isinstance(error, RecursionError):
+        return RequestError(INVALID, f"{claim}: something in it is nested too deeply")
+    return RequestError(INTERNAL, f"{claim}: {describe(error)}")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an exception of MLX means that memory ran out."""
     if isinstance(error, MemoryError):

@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlxworker import channels, forced
+from mlxworker import channels, forced, heap, refusals
+from mlxworker.compiled import Holding, Shelf
 from mlxworker.constraint import WHITESPACE, Grammar
-from mlxworker.errors import INVALID, UNSUPPORTED, RequestError, describe, one_line
+from mlxworker.errors import INVALID, UNSUPPORTED, RequestError, describe
 
 if TYPE_CHECKING:
     from mlxworker.model import Model
     from mlxworker.protocol import Generate
     from mlxworker.rows import Row
 
-_MOST_CACHED = 64
-# What the compiler says in words of its own inside.
-_PLAIN = {"NoExtensionBias": "it refers to itself and never comes to a value"}
 # A chain of references in a schema takes about 12 KiB of stack for each, and there can be 1,400 in 64 KiB of schema.
 _STACK_BYTES = 128 << 20
 # A state of the lexer takes one to two kilobytes.
@@ -48,8 +45,7 @@ class Grammars:
         self._compiling = threading.Lock()  # also guards _tokenizer
         self._tokenizer: Any = None
         self._special: tuple[str, ...] = ()  # what the tokens are called that no text is made of
-        self._lock = threading.Lock()  # guards _compiled, and is never held for long
-        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+        self.shelf = Shelf()
 
     @property
     def available(self) -> bool:
@@ -57,29 +53,18 @@ class Grammars:
         return bool(self._eos) and self._file.is_file() and importlib.util.find_spec("llguidance") is not None
 
     def is_ready(self, grammar: Grammar) -> bool:
-        """Say whether matcher returns at once."""
-        with self._lock:
-            return grammar in self._compiled
+        """Say whether hold returns at once."""
+        return self.shelf.find(grammar) is not None
 
-    def matcher(self, grammar: Grammar) -> Any:
-        """Return a matcher at the start of the grammar. Raises RequestError when there can be none."""
-        found = self._find(grammar)
+    def hold(self, grammar: Grammar) -> Holding:
+        """Return a compiled grammar. Raises RequestError when there can be none."""
+        found = self.shelf.find(grammar)
         if found is None:
             with self._compiling:
-                found = self._find(grammar) or _on_deep_stack(lambda: self._compile(grammar))
-            with self._lock:
-                self._compiled[grammar] = found
-                if len(self._compiled) > _MOST_CACHED:
-                    self._compiled.popitem(last=False)
-        return found.deep_copy()
+                found = self.shelf.find(grammar) or _on_deep_stack(lambda: self._compile(grammar))
+        return found
 
-    def _find(self, grammar: Grammar) -> Any:
-        with self._lock:
-            if grammar in self._compiled:
-                self._compiled.move_to_end(grammar)
-            return self._compiled.get(grammar)
-
-    def _compile(self, grammar: Grammar) -> Any:
+    def _compile(self, grammar: Grammar) -> Holding:
         try:
             library = importlib.import_module("llguidance")
         except Exception as e:  # a wheel that does not fit this machine raises whatever it likes
@@ -88,28 +73,32 @@ class Grammars:
             ) from e
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer(library, grammar.field)
-        kinds = library.LLMatcher
-        options = {"whitespace_pattern": WHITESPACE}
         try:
-            if grammar.kind == "regex":
-                source = kinds.grammar_from_regex(grammar.value)
-            elif grammar.kind == "lark":
-                source = kinds.grammar_from_lark(grammar.value)
-            else:
-                source = kinds.grammar_from_json_schema(grammar.value or '{"type": "object"}', options)
-            if any(name in grammar.value for name in self._special):
-                source = _unforced(source)
-            limits = library.LLParserLimits(
-                max_items_in_row=_MOST_ITEMS, max_lexer_states=_MOST_LEXER_STATES, verbose_errors=False
-            )
-            matcher = kinds(self._tokenizer, source, log_level=0, limits=limits)
-            if not matcher.is_error():
-                matcher.compute_bitmask()  # some limits are found only here
-            if matcher.is_error():
-                raise ValueError(_first_line(matcher.get_error()))
+            with heap.measured() as growth:
+                matcher = self._matcher(library, grammar)
         except Exception as e:
-            why = _PLAIN.get(describe(e), describe(e))
-            raise RequestError(INVALID, f"{grammar.field} cannot be used: {why}", grammar.field) from e
+            raise RequestError(INVALID, f"{grammar.field} cannot be used: {refusals.why(str(e))}", grammar.field) from e
+        return self.shelf.keep(grammar, matcher, growth.nbytes)
+
+    def _matcher(self, library: Any, grammar: Grammar) -> Any:
+        kinds = library.LLMatcher
+        if grammar.kind == "regex":
+            source = kinds.grammar_from_regex(grammar.value)
+        elif grammar.kind == "lark":
+            source = kinds.grammar_from_lark(grammar.value)
+        else:
+            options = {"whitespace_pattern": WHITESPACE}
+            source = kinds.grammar_from_json_schema(grammar.value or '{"type": "object"}', options)
+        if any(name in grammar.value for name in self._special):
+            source = _unforced(source)
+        limits = library.LLParserLimits(
+            max_items_in_row=_MOST_ITEMS, max_lexer_states=_MOST_LEXER_STATES, verbose_errors=False
+        )
+        matcher = kinds(self._tokenizer, source, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some limits are found only here
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
         return matcher
 
     def _load_tokenizer(self, library: Any, field: str) -> Any:
@@ -147,14 +136,13 @@ class Constrained:
 
     def __init__(
         self,
-        matcher: Any,
+        holding: Holding,
         prompt_tokens: int,
         eos: Sequence[int],
         thinking: Thinking | None = None,
-        field: str = "grammar",
     ) -> None:
-        self._fresh = matcher
-        self._field = field
+        self._holding = holding
+        self._field = holding.form.grammar.field
         self._prompt = prompt_tokens
         self._eos = frozenset(eos)
         self._thinking = thinking or Thinking()
@@ -171,12 +159,15 @@ class Constrained:
         if self._thoughts or self._ended:
             return logits
         numpy, width = self._numpy, logits.shape[-1]
-        bits = numpy.frombuffer(self._matcher.compute_bitmask(), numpy.uint8)
+        with self._holding.counted():
+            mask = self._matcher.compute_bitmask()
+        bits = numpy.frombuffer(mask, numpy.uint8)
         allowed = numpy.unpackbits(bits, count=width, bitorder="little").astype(bool)
         if self._thinking.may_open and not self._seen:
             allowed[self._thinking.start[0]] = True
         if self._matcher.is_error() or not allowed.any():
-            why = _first_line(self._matcher.get_error()) or "no token fits"
+            self._holding.spoilt()
+            why = refusals.why(self._matcher.get_error()) or "no token fits"
             raise RequestError(INVALID, f"{self._field} cannot be followed any further: {why}", self._field)
         return mx.where(mx.array(allowed), logits, -mx.inf)
 
@@ -189,7 +180,7 @@ class Constrained:
             self._feed(token)
 
     def _restart(self) -> None:
-        self._matcher = self._fresh.deep_copy()
+        self._matcher = self._holding.start()
         self._seen: list[int] = []
         self._thoughts = self._thinking.is_open
         self._ended = False
@@ -205,8 +196,12 @@ class Constrained:
             return
         # The generator computes one token more before it notices an end.
         self._ended = self._ended or token in self._eos
-        if not self._ended and not self._matcher.consume_token(token):
-            why = _first_line(self._matcher.get_error())
+        if self._ended:
+            return
+        with self._holding.counted():
+            fits = self._matcher.consume_token(token)
+        if not fits:
+            why = refusals.why(self._matcher.get_error())
             raise RequestError(INVALID, f"a token does not go with {self._field}: {why}", self._field)
 
 
@@ -227,10 +222,10 @@ def is_slow(model: Model, ask: Generate) -> bool:
     return grammar is not None and not model.grammars.is_ready(grammar)
 
 
-def prepare(model: Model, ask: Generate) -> Any:
-    """Return the matcher of a request, on any thread; None where it is free. Raises RequestError when there is none."""
+def prepare(model: Model, ask: Generate) -> Holding | None:
+    """Return the form of a request, on any thread; None where it is free. Raises RequestError for none."""
     grammar = demanded(model, ask)
-    return model.grammars.matcher(grammar) if grammar is not None else None
+    return model.grammars.hold(grammar) if grammar is not None else None
 
 
 def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
@@ -238,9 +233,9 @@ def processor(model: Model, ask: Generate, row: Row) -> Constrained | None:
     grammar = demanded(model, ask)
     if grammar is None:
         return None
-    matcher = ask.matcher if ask.matcher is not None else model.grammars.matcher(grammar)
+    holding = ask.form if ask.form is not None else model.grammars.hold(grammar)
     thinking = _thinking(model, ask, row.prompt)
-    made = Constrained(matcher, len(row.prompt), model.eos, thinking, grammar.field)
+    made = Constrained(holding, len(row.prompt), model.eos, thinking)
     try:
         made.follow(row.tokens)
     except RequestError as e:
@@ -288,10 +283,3 @@ def _on_deep_stack(work: Callable[[], Any]) -> Any:
     if raised:
         raise raised[0]
     return result[0]
-
-
-def _first_line(text: str) -> str:
-    """Return the first line of a message, and where the cause stands on a later one, that as well."""
-    lines = [line.strip() for line in text.strip().splitlines()] or [""]
-    cause = next((line for line in lines[1:] if line.startswith("error:")), "")
-    return one_line(f"{lines[0]} {cause}".strip())

@@ -21,11 +21,10 @@ from mlxworker.errors import (
     INVALID,
     FatalError,
     RequestError,
-    describe,
+    unforeseen,
 )
 from mlxworker.frames import Frame, Writer
 from mlxworker.inbox import Inbox
-from mlxworker.report import Counters
 from mlxworker.telling import Telling
 from mlxworker.tokenizing import Job, Tokenizing
 
@@ -135,6 +134,7 @@ class Loop:
             if failed is not None:
                 self._tell.error(*failed)
             self._stats(engine)
+            engine.model.grammars.shelf.tidy(busy=engine.busy)
         self._writer.flush()
 
     def _is_occupied(self, engine: Engine) -> bool:
@@ -175,8 +175,7 @@ class Loop:
         engine = Engine(model, orders.options(order))
         warmup.produce_token(engine)
         warmup.compile_kernels(engine)
-        engine.counters = Counters()
-        engine.prefix.clear()
+        engine.forget()
         self._engine = engine
         self._orders = orders.Orders(engine, order.memory_bytes, order.prefix_bytes)
         self._calibration = Calibration(engine)
@@ -237,8 +236,13 @@ class Loop:
         except RequestError as e:
             self._tell.error(request, e)
         except Exception as e:  # one request's fault must not end the others
-            log.exception("a request could not be taken in")
-            self._tell.error(request, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
+            self._unforeseen(request, e, "the request could not be taken in")
+
+    def _unforeseen(self, request: str | None, error: Exception, claim: str) -> None:
+        refused = unforeseen(error, claim)
+        if refused.code == INTERNAL:
+            log.error("%s", claim, exc_info=error)
+        self._tell.error(request, refused)
 
     def _unreadable(self, frame: Frame) -> None:
         """Refuse a request whose frame was whole, but holds more than a JSON parser can take."""
@@ -283,13 +287,12 @@ class Loop:
             if job.error is not None:
                 raise job.error
             source = protocol.Source(tokens=job.tokens, borders=job.borders)
-            row = self._need_engine().add(dataclasses.replace(job.ask, source=source, matcher=job.matcher))
+            row = self._need_engine().add(dataclasses.replace(job.ask, source=source, form=job.form))
             row.added = job.added
         except RequestError as e:
             self._tell.error(job.id, e)
         except Exception as e:  # as above
-            log.exception("a request could not be taken in")
-            self._tell.error(job.id, RequestError(INTERNAL, f"the request could not be taken in: {describe(e)}"))
+            self._unforeseen(job.id, e, "the request could not be taken in")
 
     def _aside(self, frame: Frame) -> None:
         """Answer what is no generation."""
@@ -305,8 +308,7 @@ class Loop:
         except RequestError as e:
             self._tell.error(request, e)
         except Exception as e:  # one request's fault must not end the others
-            log.exception("a request could not be answered")
-            self._tell.error(request, RequestError(INTERNAL, f"the request could not be answered: {describe(e)}"))
+            self._unforeseen(request, e, "the request could not be answered")
 
     def _is_live(self, request: str) -> bool:
         aside = self._asides is not None and self._asides.is_live(request)

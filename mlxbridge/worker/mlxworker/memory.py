@@ -41,7 +41,7 @@ def _file_bytes(file: Path, as_float32: bool) -> int:
         entries = [v for k, v in header.items() if k != "__metadata__"]
         end = max((int(e["data_offsets"][1]) for e in entries), default=0)
         total = sum(_tensor_bytes(e, as_float32) for e in entries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as e:
         raise LoadError(BAD_MODEL, f"{file.name} cannot be read: {e}") from e
     if size < 8 + length + end:
         raise LoadError(BAD_MODEL, f"{file.name} is cut off: {size} of {8 + length + end} bytes")

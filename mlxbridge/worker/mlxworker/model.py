@@ -194,7 +194,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError as e:
         raise LoadError(BAD_MODEL, f"no config.json in {folder}") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise LoadError(BAD_MODEL, f"config.json cannot be read: {describe(e)}") from e
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise LoadError(BAD_MODEL, "config.json has no model_type")
@@ -268,7 +268,7 @@ def _decoder(folder: Path) -> object:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlxworker import memory
+from mlxworker import compiled, memory
 from mlxworker.engine import Engine, Options
 from mlxworker.protocol import CRITICAL, NORMAL, WARNING, Change, Load
 
@@ -17,6 +17,7 @@ class Orders:
         self._memory = memory_bytes
         self._prefix = prefix_bytes
         self._pressure = NORMAL
+        engine.model.grammars.shelf.most = forms_budget(memory_bytes)
 
     @property
     def is_tight(self) -> bool:
@@ -39,10 +40,12 @@ class Orders:
         if change.memory_bytes is not None:
             memory.set_limits(change.memory_bytes)
             engine.resize(change.memory_bytes)
+            engine.model.grammars.shelf.most = forms_budget(change.memory_bytes)
         # A limit of 0 is none.
         shrunk = self._memory != before and (not before or self._memory < before)
         if shrunk or (calm and self.is_tight) or change.pressure == CRITICAL:
             mx.clear_cache()
+            engine.model.grammars.shelf.tidy(engine.busy, everything=True)
 
     def _prefix_budget(self) -> int:
         if self._pressure >= CRITICAL:
@@ -56,6 +59,11 @@ def prefix_budget(memory_bytes: int, wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     return min(memory.GIB, memory_bytes // 8) if memory_bytes else memory.GIB
+
+
+def forms_budget(memory_bytes: int) -> int:
+    """Return how many bytes of compiled grammars a worker holds: an eighth of its memory at most."""
+    return min(compiled.MOST_BYTES, memory_bytes // 8) if memory_bytes else compiled.MOST_BYTES
 
 
 def options(order: Load) -> Options:

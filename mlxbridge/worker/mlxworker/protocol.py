@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxworker import constraint
 from mlxworker.errors import BAD_MODEL, INVALID, UNSUPPORTED, LoadError, RequestError
 from mlxworker.frames import Frame
+
+_TOKEN_ID = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 VERSION = 1
 MAX_ID_BYTES = 128
@@ -109,7 +112,7 @@ class Generate:
     tools: list[dict[str, Any]] = field(default_factory=list)  # that it may call
     single_tool_call: bool = False  # the answer ends with its first
     tool_choice: str | dict[str, Any] = "auto"  # "auto", "none", "required" or {"name": …}
-    matcher: Any = None  # of its grammar, where it was compiled already; no frame has it
+    form: Any = None  # its compiled grammar, where there is one already; no frame has it
 
 
 def frame_id(frame: Frame) -> str:
@@ -315,10 +318,10 @@ def _logit_bias(value: object) -> dict[int, float]:
     for key, bias in value.items():
         if not isinstance(bias, (int, float)) or isinstance(bias, bool) or not math.isfinite(bias):
             raise RequestError(INVALID, claim, "logit_bias")
-        try:
-            out[int(key)] = float(bias)
-        except ValueError as e:
-            raise RequestError(INVALID, claim, "logit_bias") from e
+        # One token has one name: "00" and "+1" would be others for those of "0" and "1".
+        if not _TOKEN_ID.fullmatch(key):
+            raise RequestError(INVALID, claim, "logit_bias")
+        out[int(key)] = float(bias)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,7 @@ class Row:
     stop: str | None = None  # the sequence that ended it
     fault: Exception | None = None  # raised by one of its processors
     accepted: bool = False
+    flushed: bool = False  # nothing is held back any more
     strikes: int = 0  # failed steps since its last token
     exhausted: int = 0  # those of them that were out of memory
     struck_at: int = -1  # tokens it had then
@@ -89,7 +91,10 @@ class Row:
             if stopped:
                 del self.tokens[i + 1 :]
                 return Reason.STOP
-        return Reason.LENGTH if len(self.tokens) >= self.max_tokens else None
+        if len(self.tokens) < self.max_tokens:
+            return None
+        self.flushed = True  # what was held back came with the last token
+        return Reason.LENGTH
 
     def feed(self, token: int) -> tuple[str, bool]:
         """Take a token that is part of the text; return the text to send, and whether a stop sequence ended it."""
@@ -102,11 +107,23 @@ class Row:
         text, self.stop = self.stops.feed(text)
         return text, self.stop is not None
 
+    def feed_end(self) -> str:
+        """Return what is held back, to go out with the token that the limit makes the last.
+
+        So whoever has the token has all that came of it, and an attempt that continues after it has nothing to say.
+        """
+        pieces = self.pieces
+        try:
+            return self.flush(complete=False)
+        finally:
+            self.pieces = pieces + self.pieces
+
     def flush(self, complete: bool) -> str:
         """Return the text that was held back, at the end of an answer; complete says that the model ended it."""
         self.pieces = []
-        if self.stop is not None:
+        if self.stop is not None or self.flushed:
             return ""
+        self.flushed = True
         text = self.text.flush()
         if self.channels is not None:
             self.pieces = self.channels.feed(text)
@@ -172,13 +189,15 @@ def make_row(model: Model, ask: Generate) -> Row:
 
 
 class _Guard:
-    """Remembers the first error of a row's processors."""
+    """Remembers the first error of a row's processors. It keeps no row: what a row holds goes when that ends."""
 
     def __init__(self, row: Row) -> None:
-        self._row = row
+        self._row = weakref.ref(row)
 
     def __call__(self, error: Exception) -> None:
-        self._row.fault = self._row.fault or error
+        row = self._row()
+        if row is not None:
+            row.fault = row.fault or error
 
 
 def guard(row: Row, processor: processors.Processor) -> processors.Processor:

@@ -56,6 +56,7 @@ class _Waiting:
     leader: str = ""  # id of the last
     on_disk: bool = False  # it waits for what is read
     reads: int = 0
+    tried: set[str] = field(default_factory=set)  # files that were read for it
     since: float = 0.0  # when that began
     asked_at: tuple[int, int] = (-1, -1)  # versions of store and disk
 
@@ -129,12 +130,13 @@ class Sharing:
         if asked_at == state.asked_at:
             waits = state.on_disk
         else:
-            waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate)
+            waits = self._spill.wants(state.tokens, self._known(state), self._pace.rate, state.tried)
             state.asked_at = (self._store.version, self._spill.version)
         if waits and not state.on_disk:
             state.since = time.monotonic()
         elif waits and time.monotonic() - state.since > MOST_READ_SECONDS:
             waits, state.reads = False, _MOST_READS
+            self._spill.despair(MOST_READ_SECONDS)
         elif state.on_disk and not waits:
             state.reads += 1
         state.on_disk = waits

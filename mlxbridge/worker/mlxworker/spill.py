@@ -94,6 +94,8 @@ class Spill:
         self._restoring: tuple[_Record, Found, dict[str, mx.array]] | None = None
         self._rate = _RATE
         self._writes = True
+        self._given_up = False
+        self._heard = 0.0  # when the thread last said something, or was asked after it had nothing to do
         self._lock: int | None = None
         self._loading: _Record | None = None  # one at a time: each takes memory beside the store
         self._cuttable = 0  # files that are
@@ -130,25 +132,40 @@ class Spill:
         self._submit(_Job(record, sheet, (*self._covered(record), *self._make_room(record))))
         return True
 
-    def wants(self, tokens: list[int], known: int, rate: float) -> bool:
+    def wants(self, tokens: list[int], known: int, rate: float, tried: set[str]) -> bool:
         """Say whether a row should wait for more of its beginning than the known tokens; begin to read it if need be.
 
-        rate is at how many tokens a second it would be computed, 0 if that is not known.
+        rate is at how many tokens a second it would be computed, 0 if that is not known. tried has the files that were
+        read for this row; none is read twice.
         """
+        if self._given_up:
+            return False
         record, length = self._trie.find(tokens, LEAST_TOKENS, self._cuttable > 0)
         if record is None or not record.there or length - known < LEAST_TOKENS:
             return False
         if record.loading:
+            tried.add(record.file.name)
             return True
-        if record.nbytes > self._store.budget or self._jobs.full():
+        if record.file.name in tried or record.nbytes > self._store.budget or self._jobs.full():
             return False
         if rate and record.nbytes / self._rate > (length - known) / rate:
             return False
         if self._loading is None:
             record.used, record.loading, self._loading = next(self._ticks), True, record
             self._store.outside += record.nbytes
+            tried.add(record.file.name)
             self._submit(_Job(record))
         return True
+
+    def despair(self, seconds: float) -> None:
+        """Give the disk up, for good, if it has said nothing for so long: nobody is to wait for it again."""
+        if self._given_up or not self._under_way or time.monotonic() - self._heard <= seconds:
+            return
+        log.warning("prefixes are neither kept on disk nor read from now on: it has not answered for %.0f s", seconds)
+        self._given_up, self._writes = True, False
+        self.version += 1
+        if self._loading is not None and self._restoring is None:
+            self._loaded(self._loading)
 
     def poll(self, wait: bool = False) -> None:
         """Take in what the thread has done. With wait, give it a moment: there is nothing else to do."""
@@ -162,7 +179,7 @@ class Spill:
 
     def close(self, seconds: float) -> None:
         """Write the entries that are to be kept longest, as far as these seconds suffice, and give the folder back."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + (0 if self._given_up else seconds)
         for entry in self._store.recent():
             while self._under_way and not self._fits(entry) and time.monotonic() < until:
                 self.poll(wait=True)
@@ -194,11 +211,14 @@ class Spill:
         return True
 
     def _submit(self, job: _Job) -> None:
+        if not self._under_way:
+            self._heard = time.monotonic()
         self._jobs.put_nowait(job)
         self._under_way += 1
 
     def _settle(self, job: _Job) -> None:
         self._under_way -= 1
+        self._heard = time.monotonic()
         record = job.record
         if record is None:
             self._index(job)
@@ -209,6 +229,8 @@ class Spill:
             if job.error:
                 self._forget(record)
                 self._disable(job.error)
+        elif not record.loading:
+            return  # nobody waits for it any more
         elif job.error or not job.found:
             log.warning("a stored prefix is of no use: %s", job.error)
             self._forget(record)
@@ -330,26 +352,35 @@ class Spill:
             entryfile.write(job.record.file, job.sheet)
         else:
             try:
-                job.found = (entryfile.read(job.record.file, self._identity, whole=True),)
+                job.found = (self._read(job.record.file, whole=True),)
                 os.utime(job.record.file)
             except (BrokenError, OSError):
-                job.record.file.unlink(missing_ok=True)
+                _remove(job.record.file)
                 raise
+
+    def _read(self, file: Path, whole: bool) -> Found:
+        found = entryfile.read(file, self._identity, whole)
+        if entryfile.name_of(found.tokens) != file.name:
+            raise BrokenError("its name is not that of its tokens")
+        return found
 
     def _scan(self, job: _Job) -> None:
         """Read the heads of all files; remove those that are of no use."""
         for left in self._folder.glob(f"*{entryfile.NEW}"):
-            left.unlink(missing_ok=True)
+            _remove(left)
         found, bad = [], []
         for file in self._folder.glob(f"*{entryfile.SUFFIX}"):
             try:
-                one = entryfile.read(file, self._identity, whole=False)
-                if entryfile.name_of(one.tokens) != file.name:
-                    raise BrokenError("its name is not that of its tokens")
-                found.append(one)
+                found.append(self._read(file, whole=False))
             except (BrokenError, OSError) as e:
                 bad.append(f"{file.name}: {describe(e)}")
-                file.unlink(missing_ok=True)
+                _remove(file)
         job.found = tuple(found)
         if bad:
             job.error = f"{len(bad)} of them, as {bad[0]}"
+
+
+def _remove(file: Path) -> None:
+    """Remove what may not be a file, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        file.unlink()

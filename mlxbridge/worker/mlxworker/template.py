@@ -47,7 +47,7 @@ def check_ids(tokens: list[int], vocabulary: int, field: str) -> None:
 
 def context_exceeded(model: Model, tokens: int | str) -> RequestError:
     """Return the refusal of a prompt that leaves no room for an answer."""
-    claim = f"the prompt has {tokens} tokens, the model's context is {model.context} for prompt and answer"
+    claim = f"the prompt has {tokens} tokens: the model's context of {model.context} has to hold prompt and answer"
     return RequestError(CONTEXT, claim)
 
 
@@ -131,7 +131,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return call
         target = {**target, "arguments": arguments}
     return {**call, "function": target} if isinstance(function, dict) else target

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlxworker import borders, grammar, template
-from mlxworker.errors import BUSY, CONTEXT, INTERNAL, RequestError, describe
+from mlxworker.errors import BUSY, CONTEXT, RequestError, unforeseen
 from mlxworker.model import Model
 from mlxworker.protocol import Generate, Source
 
@@ -34,7 +34,7 @@ class Job:
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     borders: tuple[int, ...] = ()
-    matcher: Any = None  # of the grammar, which may be forgotten again before this prompt's turn
+    form: Any = None  # the compiled grammar, which may be forgotten again before this prompt's turn
     error: RequestError | None = None
     added: float = field(default_factory=time.perf_counter)
 
@@ -94,11 +94,11 @@ def _tokenize(model: Model, job: Job) -> None:
         job.tokens = template.tokens_of(model, job.source)
         if job.ask is not None:
             job.borders = tuple(borders.of_prompt(model, job.source, job.tokens))
-            job.matcher = grammar.prepare(model, job.ask)
+            job.form = grammar.prepare(model, job.ask)
     except RequestError as e:
         job.error = e
     except Exception as e:  # a tokenizer's own code, on what only this request holds
-        job.error = RequestError(INTERNAL, f"the prompt could not be taken in: {describe(e)}")
+        job.error = unforeseen(e, "the prompt could not be taken in")
 
 
 def _tokenize_inputs(model: Model, job: Job, ask: Embed) -> None:

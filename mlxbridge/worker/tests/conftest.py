@@ -58,3 +58,11 @@ def thinker(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Model:
     opens = "{%- if add_generation_prompt and enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}"
     (folder / "chat_template.jinja").write_text(template + opens)
     return model.load(api, protocol.Load(folder=str(folder), name="thinker"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a copy of tiny's folder that may be changed."""
+    out = tmp_path / "model"
+    shutil.copytree(TINY, out)
+    return out

@@ -21,6 +21,7 @@ from mlxworker.protocol import Generate, parse_generate
 from mlxworker.report import Output
 
 WORKER = Path(__file__).resolve().parents[1]
+PATIENCE = 60  # seconds; it ends what hangs, and says nothing about how long anything may take
 Frame = dict[str, Any]
 
 
@@ -32,6 +33,11 @@ def ask(id_: str, text: str, **fields: Any) -> Generate:
 
 def ask_frame(**fields: Any) -> Generate:
     return parse_generate({"type": "gen", **fields})
+
+
+def count(first: int, last: int) -> str:
+    """Return what the test models say when they are asked to count."""
+    return ", ".join(str(n) for n in range(first, last + 1))
 
 
 @dataclass
@@ -138,9 +144,9 @@ class Process:
         self._code: int | None = None
 
     def send(self, *frames: Frame) -> None:
-        for frame in frames:
-            body = json.dumps(frame).encode()
-            self.send_raw(struct.pack("<I", len(body)) + body)
+        """Send frames in one go: the worker finds all of them there, however slow this process is."""
+        bodies = [json.dumps(frame).encode() for frame in frames]
+        self.send_raw(b"".join(struct.pack("<I", len(body)) + body for body in bodies))
 
     def send_raw(self, data: bytes) -> None:
         os.write(self.out, data)
@@ -149,7 +155,7 @@ class Process:
         self.send({"type": "hello", "proto": 1}, {"type": "load", "dir": str(folder), "name": folder.name, **fields})
         return self.wait("loaded")
 
-    def next(self, timeout: float = 30) -> Frame | None:
+    def next(self, timeout: float = PATIENCE) -> Frame | None:
         """Return the next frame, None at the end of the stream."""
         deadline = time.monotonic() + timeout
         while True:
@@ -167,7 +173,7 @@ class Process:
                 return None
             self._data += data
 
-    def wait(self, kind: str, timeout: float = 30, **fields: Any) -> Frame:
+    def wait(self, kind: str, timeout: float = PATIENCE, **fields: Any) -> Frame:
         """Return the next frame of a type with these fields; what comes before is kept in seen."""
         while True:
             frame = self.next(timeout)
@@ -175,7 +181,7 @@ class Process:
             if frame["type"] == kind and all(frame.get(k) == v for k, v in fields.items()):
                 return frame
 
-    def collect(self, ids: list[str], timeout: float = 60) -> dict[str, Answer]:
+    def collect(self, ids: list[str], timeout: float = PATIENCE) -> dict[str, Answer]:
         """Read until each of these has ended."""
         answers = {i: Answer() for i in ids}
         open_ = set(ids)
@@ -196,7 +202,7 @@ class Process:
                 open_.discard(frame["id"])
         return answers
 
-    def exit_code(self, timeout: float = 10) -> int:
+    def exit_code(self, timeout: float = PATIENCE) -> int:
         """Wait for the end of the process; return its exit code."""
         deadline = time.monotonic() + timeout
         while self._code is None:

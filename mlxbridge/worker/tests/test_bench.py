@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from conftest import SMALL, TINY
-from harness import WORKER
+from harness import PATIENCE, WORKER
 
 from bench import gap, loads, mixed, models
 from bench.answer import Answer, Ask, longest_gap, rate
@@ -29,7 +29,7 @@ Line = dict[str, Any]
 def run(start: list[str], *more: str) -> list[Line]:
     program = [sys.executable, *start, *more]
     environment = {**os.environ, "LD_PRELOAD": "", "PYTHONPATH": str(WORKER)}
-    done = subprocess.run(program, cwd=WORKER, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, cwd=WORKER, env=environment, capture_output=True, text=True, timeout=10 * PATIENCE)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -87,7 +87,7 @@ def test_a_run_on_a_gpu_gives_all_its_figures() -> None:
 def test_what_has_no_time_left_is_said_to_be_missing() -> None:
     program = [sys.executable, "-m", "bench.gpu", "--shape", "test", "--seconds", "1"]
     environment = {**os.environ, "LD_PRELOAD": "", "PYTHONPATH": str(WORKER)}
-    done = subprocess.run(program, cwd=WORKER, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(program, cwd=WORKER, env=environment, capture_output=True, text=True, timeout=10 * PATIENCE)
 
     assert done.returncode == 1
     missing = [line["part"] for line in map(json.loads, done.stdout.splitlines()) if "missing" in line]

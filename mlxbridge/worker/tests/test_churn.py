@@ -60,7 +60,7 @@ class Churn:
 
     def event(self) -> None:
         roll = self.draw.random()
-        live = list(self.driver.engine._live)
+        live = list(self.driver.engine._answers.live)
         if roll < 0.14 and live:
             target = self.draw.choice(live)
             self.cancelled.add(target)
@@ -147,5 +147,5 @@ def test_a_thousand_random_events_leave_every_row_exact(tiny: Model) -> None:
     for entry in driver.engine.prefix._entries:
         assert {layer.offset for layer in entry.cache} == {entry.length}
     assert driver.engine.running == 0
-    assert not driver.engine._live
+    assert not driver.engine._answers.live
     assert not driver.engine._alone

@@ -13,8 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from conftest import TINY
-from harness import Driver, Frame, Process, ask
-from test_engine import count
+from harness import Driver, Frame, Process, ask, count
 
 from mlxworker import embedding, protocol, template
 from mlxworker.asides import Asides

@@ -6,7 +6,6 @@ import json
 import os
 import struct
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +40,20 @@ class Scripted(Inbox):
         return self.answers.pop(0)
 
 
+class Clock:
+    """A time that passes only when a test says so."""
+
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("mlxworker.inbox.time.monotonic", lambda: made.now)
+    return made
+
+
+@pytest.mark.usefixtures("clock")
 def test_frames_that_follow_closely_are_gathered() -> None:
     one, two, three, late = ({"type": "ping", "n": n} for n in range(4))
     inbox = Scripted([two], [three], [], [late])
@@ -51,14 +64,14 @@ def test_frames_that_follow_closely_are_gathered() -> None:
     assert max(inbox.waits) > 0
 
 
-def test_what_handling_takes_is_not_waited_for_once_more() -> None:
+def test_what_handling_takes_is_not_waited_for_once_more(clock: Clock) -> None:
     one, two, late = ({"type": "ping", "n": n} for n in range(3))
     inbox = Scripted([two], [late])
     got: list[Frame] = []
 
     def slow(frame: Frame) -> None:
         got.append(frame)
-        time.sleep(0.01)
+        clock.now += 0.01
 
     inbox.gather([one], slow)
     assert got == [one, two]  # those that came meanwhile start together, and no later ones
@@ -79,7 +92,7 @@ def test_gathering_ends_though_frames_keep_coming(pipe: tuple[Inbox, int]) -> No
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        inbox.gather(inbox.take(5.0), got.append)
+        inbox.gather(inbox.take(60.0), got.append)
     finally:
         over.set()
         while sender.is_alive():  # it may be waiting for room in the pipe

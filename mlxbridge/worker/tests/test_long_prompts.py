@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from harness import Frame, Process, ask_frame
+from harness import PATIENCE, Frame, Process, ask_frame
 
 from mlxworker import frames, logprobs, model, protocol, rows, template, tokenizing
 from mlxworker.adapter import Api
@@ -61,7 +61,7 @@ class Served:
         return "".join(row[1] for f in self.of("step") for row in f["rows"] if row[0] == id_)
 
     def until(self, claim: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if claim():
                 return
@@ -215,7 +215,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(tiny: Model, f
         rows.make_row(tiny, ask_frame(id="x", **fields))
 
     assert e.value.code == "context_exceeded"
-    claim = "the prompt has more than 8192 tokens, the model's context is 8192 for prompt and answer"
+    claim = "the prompt has more than 8192 tokens: the model's context of 8192 has to hold prompt and answer"
     assert e.value.message == claim
 
 

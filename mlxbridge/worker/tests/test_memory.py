@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from harness import Driver, answer, ask, ask_frame
 
-from mlxworker import warmup
+from mlxworker import memory, warmup
 from mlxworker.engine import Engine, Options
 from mlxworker.errors import LoadError
-from mlxworker.memory import KV_STEP, Budget, KVPlan
+from mlxworker.memory import GIB, KV_STEP, Budget, KVPlan
 from mlxworker.model import Model
 from mlxworker.report import Output
 
@@ -138,10 +139,10 @@ def test_a_paused_row_that_never_fits_again_ends_with_what_it_has(tiny: Model) -
     driver.add(ask("a", "Count from 1 to 300."))
     driver.until(lambda: len(driver.answers["a"].tokens) == 100)
     engine = driver.engine
-    row = engine._live["a"]
-    lane = engine._lane_of(row)
+    row = engine._answers.live["a"]
+    lane = engine._all.of(row)
     assert lane is not None
-    engine._take_out(lane, row, keep=False)
+    engine._answers.take_out(lane, row, keep=False)
     engine.waiting.insert(0, row)
     small = Budget(room(tiny, 0.5), tiny.weight_bytes, tiny.kv, tiny.vocabulary, 1, QUIET)
     engine._admission.budget = small
@@ -217,3 +218,15 @@ def test_memory_is_never_planned_over_its_limit(tiny: Model, seed: int) -> None:
         assert tiny.weight_bytes + live + QUIET <= limit
 
     assert all(driver.answers[a.id].reason or driver.answers[a.id].error for a in asks)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "pool"), [(0, 2 * GIB), (GIB, GIB // 8), (64 * GIB, 2 * GIB), (100 << 20, 32 << 20)]
+)
+def test_the_pool_of_freed_buffers_is_bounded(monkeypatch: pytest.MonkeyPatch, memory_bytes: int, pool: int) -> None:
+    told: dict[str, int] = {}
+    monkeypatch.setattr(mx, "set_memory_limit", lambda n: told.update(memory=n))
+    monkeypatch.setattr(mx, "set_cache_limit", lambda n: told.update(pool=n))
+    memory.set_limits(memory_bytes)
+
+    assert told == ({"memory": memory_bytes, "pool": pool} if memory_bytes else {"pool": pool})

@@ -70,7 +70,7 @@ def test_greedy_answers_are_the_same(which: str, request: pytest.FixtureRequest)
     assert 0 < driver.engine.speculation.accepted < driver.engine.speculation.proposed
 
 
-@pytest.mark.parametrize("shape", [{}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.05}])
+@pytest.mark.parametrize("shape", [{}, {"top_k": 5}, {"top_k": 4000}, {"top_p": 0.8}, {"min_p": 0.05}])
 def test_seeded_draws_are_the_same(tiny: Model, shape: dict[str, Any]) -> None:
     driver = eager(tiny)
     for seed in range(4):
@@ -205,7 +205,7 @@ def test_a_row_that_cannot_take_a_token_of_several_fails_alone(tiny: Model) -> N
     driver = eager(tiny)
     driver.add(ask("a", ROUNDS, max_tokens=100))
     driver.until(lambda: driver.engine.speculation.accepted > 3)
-    row = driver.engine._live["a"]
+    row = driver.engine._answers.live["a"]
 
     def fails(_: int) -> tuple[str, bool]:
         raise ValueError("no text")
@@ -218,7 +218,7 @@ def test_a_row_that_cannot_take_a_token_of_several_fails_alone(tiny: Model) -> N
     assert error.message == "row failed: no text"
     assert driver.answers["b"].text == "1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert driver.engine.running == 0
-    assert not driver.engine._live
+    assert not driver.engine._answers.live
 
 
 def test_a_step_gives_one_entry_for_a_row() -> None:

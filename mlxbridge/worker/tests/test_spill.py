@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import random
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,9 @@ from typing import Any
 import hybrid
 import mlx.core as mx
 import pytest
-from harness import Driver, Process, ask_frame
+from harness import PATIENCE, Driver, Process
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
+from spilling import FILL, ROOM, disk, driver_of, ended, files, say, settle
 
 from mlxworker import entryfile, model, protocol, sharing, spill
 from mlxworker.adapter import Api
@@ -24,39 +22,6 @@ from mlxworker.errors import LoadError
 from mlxworker.model import Model
 from mlxworker.prefix import PrefixStore
 from mlxworker.spill import Spill
-
-ROOM = 1 << 24
-FILL = [30 + (7 * j) % 900 for j in range(1000)]
-
-
-def driver_of(m: Model, folder: Path, **options: Any) -> Driver:
-    how = {"prefix_bytes": ROOM, "spill_dir": str(folder), "spill_bytes": ROOM, **options}
-    return Driver(m, **how)
-
-
-def disk(driver: Driver) -> Spill:
-    assert driver.engine._spill is not None
-    return driver.engine._spill
-
-
-def settle(driver: Driver) -> None:
-    until = time.monotonic() + 20
-    while disk(driver)._under_way or disk(driver)._restoring:
-        assert time.monotonic() < until
-        disk(driver).poll(wait=True)
-
-
-def ended(driver: Driver) -> Driver:
-    driver.engine.close(10)
-    return driver
-
-
-def say(id_: str, tokens: list[int], n: int = 8) -> protocol.Generate:
-    return ask_frame(id=id_, tokens=tokens, max_tokens=n)
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.prefix"))
 
 
 @pytest.fixture(params=["tiny", "tiny 8 bit", "lfm2", "gemma3_text"])
@@ -134,7 +99,7 @@ def test_while_one_is_read_others_go_on(tiny: Model, tmp_path: Path, monkeypatch
 
     def slow(file: Path, identity: str, whole: bool) -> Any:
         if whole:
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
         return read(file, identity, whole)
 
     monkeypatch.setattr(entryfile, "read", slow)
@@ -166,7 +131,7 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
     answered: list[Path] = []
 
     def hung(file: Path, identity: str, whole: bool) -> None:
-        gate.wait(20)
+        gate.wait(PATIENCE)
         answered.append(file)
         raise OSError("too late")
 
@@ -210,119 +175,6 @@ def test_what_is_computed_sooner_than_read_is_computed(tiny: Model, tmp_path: Pa
 
     assert driver.run(say("b", FILL))[0].usage["cached_tokens"] == 0
     ended(driver)
-
-
-def _flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-100] ^= 1
-    file.write_bytes(data)
-
-
-DAMAGE = {
-    "cut off": lambda f: f.write_bytes(f.read_bytes()[:-1]),
-    "empty": lambda f: f.write_bytes(b""),
-    "header only": lambda f: f.write_bytes(f.read_bytes()[:40]),
-    "no safetensors": lambda f: f.write_bytes(b"\xff" * 5000),
-    "longer": lambda f: f.write_bytes(f.read_bytes() + b"\0"),
-    "older format": lambda f: f.write_bytes(f.read_bytes().replace(entryfile.FORMAT.encode(), b"mlxctl-prefix-0")),
-    "renamed": lambda f: f.rename(f.with_name("0" * 32 + ".prefix")),
-    "changed": _flip,
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_files_that_are_not_right_are_removed(
-    tiny: Model, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = driver_of(tiny, tmp_path)
-    first.run(say("a", FILL))
-    ended(first)
-    (file,) = files(tmp_path)
-    DAMAGE[kind](file)
-    (tmp_path / "left.prefix-new").write_bytes(b"half")
-    with caplog.at_level(logging.WARNING):
-        driver = driver_of(tiny, tmp_path)
-        settle(driver)
-        got = driver.run(say("b", FILL))[0]
-    assert files(tmp_path) == []
-    assert not (tmp_path / "left.prefix-new").exists()
-    ended(driver)
-
-    assert got.usage["cached_tokens"] == 0
-    assert got.tokens == first.answers["a"].tokens
-    assert len(caplog.records) == 1
-
-
-def test_another_model_or_version_finds_nothing(tiny: Model, small: Model, tmp_path: Path) -> None:
-    first = driver_of(tiny, tmp_path)
-    first.run(say("a", FILL))
-    ended(first)
-    for changed in ({"stored_bits": 8}, {}):
-        driver = driver_of(small if not changed else tiny, tmp_path, **changed)
-        settle(driver)
-        assert len(disk(driver)) == len(files(tmp_path)) == 0
-        ended(driver)
-
-
-def test_the_disk_holds_no_more_than_allowed(tiny: Model, tmp_path: Path) -> None:
-    prompts = [[*range(40 + 100 * i, 140 + 100 * i)] * 3 for i in range(6)]
-    most = 3 * 320 * 2048
-    driver = driver_of(tiny, tmp_path, spill_bytes=most, prefix_bytes=1300 * 2048)
-    for i, p in enumerate(prompts):
-        driver.run(say(f"a{i}", p))
-        settle(driver)
-    ended(driver)
-    kept = sum(f.stat().st_size for f in files(tmp_path))
-    assert 0 < kept <= most + 8192
-
-    fewer = driver_of(tiny, tmp_path, spill_bytes=most // 3)
-    settle(fewer)
-    assert len(files(tmp_path)) == len(disk(fewer)) == 1
-    ended(fewer)
-
-
-def test_a_full_disk_stops_the_writing_and_nothing_else(
-    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(file: Path, sheet: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(entryfile, "write", full)
-    driver = driver_of(tiny, tmp_path, prefix_bytes=1300 * 2048)
-    with caplog.at_level(logging.WARNING):
-        for i in range(6):
-            prompt = [*range(40 + 100 * i, 140 + 100 * i)] * 3
-            assert driver.run(say(f"a{i}", prompt))[0].tokens == Driver(tiny).run(say("x", prompt))[0].tokens
-            settle(driver)
-    ended(driver)
-
-    assert len(caplog.records) == 1
-    assert "No space left" in caplog.text
-    assert (len(disk(driver)), disk(driver).nbytes, driver.engine.prefix.outside) == (0, 0, 0)
-
-
-def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
-    sheet = entryfile.Sheet("m", [1, 2], True, [], [], [entryfile.token_bytes([1, 2])])
-    with pytest.raises(OSError, match="no"):
-        entryfile.write(tmp_path / "a.prefix", sheet)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("how", ["a file", "locked"])
-def test_a_folder_that_cannot_be_used(tiny: Model, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    other = driver_of(tiny, tmp_path / "d") if how == "locked" else None
-    if other is None:
-        (tmp_path / "d").write_text("")
-    with caplog.at_level(logging.WARNING):
-        driver = driver_of(tiny, tmp_path / "d")
-        assert driver.run(say("a", FILL))[0].reason == "length"
-    ended(driver)
-    if other is not None:
-        ended(other)
-
-    assert len(caplog.records) == 1
 
 
 def test_every_kind_of_layer_comes_back_as_it_was(tmp_path: Path) -> None:
