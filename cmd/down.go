@@ -46,8 +46,9 @@ func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Com
 		Use: "down", Short: "Stop the cluster: agents on other machines, then the services of this one", Args: between(0, 0, ""),
 		Long: `down stops the agents of all nodes over SSH, whether the cluster answers or not, and then ends the background services of
 this home, whatever state they are in. It leaves no process, port or lock. Nodes that cannot be reached are named, and the exit
-code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this machine stay. Where nobody is there to agree, a cluster with
-other machines takes --yes; a cluster of this machine alone is never asked for.
+code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this
+machine stay. Where nobody is there to agree, a cluster with other machines takes --yes; a cluster of this machine alone is never
+asked for.
 
 With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
 are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. The cache stays,

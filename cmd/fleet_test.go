@@ -295,7 +295,7 @@ func TestNodesThatJoinedByThemselves(t *testing.T) {
 	if f.hosts["mini.local"].installed != newVersion9 || strings.Contains(r.out+r.err, "left as it is") {
 		t.Errorf("%+v\n%s%s", f.hosts["mini.local"], r.out, r.err)
 	}
-	wants(t, "down", f.run("", "down"), 0, "tok joined without SSH and is left alone")
+	wants(t, "down", f.run("", "down", "--yes"), 0, "tok joined without SSH and is left alone")
 }
 
 func TestANodeThatJoinedByATokenIsOneLine(t *testing.T) {
