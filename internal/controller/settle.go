@@ -37,7 +37,9 @@ func lacksNodes(err error) bool {
 
 // lacksReadyNodes is lacksNodes for what no queue takes: a node that is there and has told nothing of itself yet counts
 // as busy, and is waited for here.
-func lacksReadyNodes(err error) bool { return lacksNodes(err) || cluster.CodeOf(err) == cluster.CodeBusy }
+func lacksReadyNodes(err error) bool {
+	return lacksNodes(err) || cluster.CodeOf(err) == cluster.CodeBusy
+}
 
 // isSettling says whether nodes that were there before this controller started may not have come back yet.
 func (c *Controller) isSettling() bool {
