@@ -216,7 +216,7 @@ func (f *fleet) each(ctx context.Context, items []*planItem, do func(context.Con
 func (f *fleet) one(ctx context.Context, p *planItem, do func(context.Context, *planItem) (bool, error)) {
 	began := time.Now()
 	changed, err := do(ctx, p)
-	p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
+	p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node, isCut: err != nil && ctx.Err() != nil}
 	f.events.ended(p)
 }
 
@@ -297,7 +297,7 @@ func (f *fleet) finish(items []*planItem, done string) error {
 		if n := len(items) - len(failures); n > 0 {
 			fmt.Fprintf(&b, "%s: %d\n", done, n)
 		}
-		b.WriteString(failureLines(failures))
+		b.WriteString(failuresBefore(failures))
 		if _, err := f.streams.Out.Write([]byte(b.String())); err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ type upResult struct {
 	Cluster string   `json:"cluster"`
 	HTTP    string   `json:"http"`
 	BaseURL string   `json:"base_url"` // for OpenAI clients
-	APIKey  string   `json:"api_key"`
+	APIKey  string   `json:"api_key,omitempty"` // of the `up` that made the cluster
 	Nodes   []upNode `json:"nodes"`
 	Changed bool     `json:"changed"` // false when everything ran already
 	TookMS  int64    `json:"took_ms"`
@@ -121,6 +121,7 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	ctx, cancel := bounded(ctx, cfg.Timeout)
 	defer cancel()
 	began := time.Now()
+	isFirst := isUnmade(cfg.Dirs.Home)
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
 	state, err := opts.bringUp(ctx, cfg, progress)
@@ -135,8 +136,11 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return err
 	}
 	r := upResult{
-		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
+		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL,
 		Changed: state.changed, TookMS: time.Since(began).Milliseconds(),
+	}
+	if isFirst {
+		r.APIKey = e.APIKey
 	}
 	for _, n := range s.Nodes {
 		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
@@ -159,7 +163,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err := checkName(cfg, before); err != nil {
 		return false, err
 	}
-	status, err := service.Read(opts.services(home, digest, opts.log()))
+	status, err := service.Settled(ctx, opts.services(home, digest, opts.log()))
 	if err != nil {
 		return false, err
 	}
@@ -362,9 +366,7 @@ func (opts *upOptions) tell(out printer.Options, r upResult) error {
 		verb = "was up already; nothing changed"
 	}
 	fmt.Fprintf(&b, "cluster %s %s (%.1f s)\n\n", printer.Clean(r.Cluster), verb, float64(r.TookMS)/1000)
-	fmt.Fprintf(&b, "  API      %s\n", r.BaseURL)
-	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
-	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
+	b.WriteString(accessText(r.BaseURL, r.APIKey))
 	fmt.Fprintf(&b, "  try      mlxctl run tiny \"Count from 1 to 20.\"\n")
 	_, err := io.WriteString(opts.streams.Out, b.String())
 	return err

@@ -30,6 +30,7 @@ type upRun struct {
 	authority *trust.Authority
 	settings  plan.Settings
 	password  string // for sudo, where a host wants one
+	isFirst   bool   // the cluster is made by this `up`
 	signing   signing
 }
 
@@ -193,6 +194,7 @@ func (u *upRun) wasOpen() bool {
 
 // start has the services of this machine run with a bus that others reach.
 func (u *upRun) start(ctx context.Context) error {
+	u.isFirst = isUnmade(u.cfg.Dirs.Home)
 	var err error
 	if u.local, err = u.lanParts().services(ctx, u.upOptions, u.cfg, u.events.progress); err != nil {
 		return err

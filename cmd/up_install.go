@@ -26,6 +26,15 @@ type outcome struct {
 	changed bool
 	took    time.Duration
 	node    cluster.NodeID
+	isCut   bool // it failed because the command was interrupted
+}
+
+// text is why it failed.
+func (o *outcome) text() string {
+	if o.isCut {
+		return "interrupted"
+	}
+	return o.err.Error()
 }
 
 // install does the plan, as many hosts at a time as is allowed. What fails is told in its item.
@@ -45,7 +54,7 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 			defer func() { <-room }()
 			began := time.Now()
 			changed, err := u.installOne(ctx, p, u.interrupted(p))
-			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
+			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node, isCut: err != nil && ctx.Err() != nil}
 			u.events.ended(p)
 		})
 	}

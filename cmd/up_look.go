@@ -28,8 +28,10 @@ func (u *upRun) look(ctx context.Context) (sighting.Found, error) {
 		err = u.events.warn(fmt.Sprintf("Bonjour tells of more Macs than can be looked at: %d left out", seen.LeftOut),
 			"name those that are wanted: mlxctl up user@host")
 	}
-	if f := configWarning(seen.Hosts); err == nil && f != nil {
-		err = u.events.warn(f.Message, f.Fix)
+	for _, f := range configWarnings(seen.Hosts) {
+		if err == nil {
+			err = u.events.warn(f.Message, f.Fix)
+		}
 	}
 	return seen, err
 }
@@ -85,16 +87,17 @@ func (u *upRun) targets() (out []bootstrap.Target, nodes []roster.Node, err erro
 	return out, nodes, nil
 }
 
-// configWarning is what the hosts have in common: how this machine's ssh_config was read.
-func configWarning(hosts []*bootstrap.Host) *plan.Finding {
+// configWarnings are what the hosts have in common: how this machine's ssh_config and host keys were read.
+func configWarnings(hosts []*bootstrap.Host) []plan.Finding {
+	var out []plan.Finding
 	for _, h := range hosts {
-		for i, f := range h.Findings {
-			if f.Check == bootstrap.CheckConfig && f.State == plan.FindingWarn {
-				return &h.Findings[i]
+		for _, f := range h.Findings {
+			if f.Check == bootstrap.CheckConfig && f.State == plan.FindingWarn && !slices.ContainsFunc(out, func(x plan.Finding) bool { return x.Message == f.Message }) {
+				out = append(out, f)
 			}
 		}
 	}
-	return nil
+	return out
 }
 
 // lookFirst shows what would be done before anything is; isEnd says that this is all.

@@ -228,8 +228,9 @@ func modelText(h *bootstrap.Host) string {
 	}
 }
 
-// printPlan shows the table and, below it, what would mend what cannot be.
-func printPlan(s *iostreams.IOStreams, items []*planItem) error {
+// printPlan shows the table and, below it, what would mend what cannot be; unless it is the result, what the end of the command
+// tells of is left out there.
+func printPlan(s *iostreams.IOStreams, items []*planItem, isResult bool) error {
 	list := printer.List[*planItem]{
 		Name:  func(p *planItem) string { return p.Name },
 		Empty: "no other machine was found",
@@ -257,7 +258,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem) error {
 	}
 	var b strings.Builder
 	for _, p := range items {
-		if p.What == whatCannot && p.Fix != "" {
+		if p.What == whatCannot && p.Fix != "" && (isResult || p.isSeen) {
 			fmt.Fprintf(&b, "%s: %s\n", printer.Clean(p.Name), printer.Clean(p.Fix))
 		}
 	}

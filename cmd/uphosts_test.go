@@ -26,7 +26,7 @@ func TestYesAgreesToNewKeysButNotToChangedOnes(t *testing.T) {
 		t.Errorf("%v", f.log)
 	}
 	r = f.run("", "up", "--yes")
-	wants(t, "yes", r, exitPartial, "new SHA256:mini", "2 nodes serve", "changed: host key changed; mend: ssh-keygen -R")
+	wants(t, "yes", r, exitPartial, "new SHA256:mini", "2 nodes serve", "changed: host key changed\nhint: ssh-keygen -R")
 	if f.logged("trust mini.local") != 1 || f.logged("changed.local") != 0 || strings.Index(r.err, "SHA256:mini") > strings.Index(r.err, "copy running") {
 		t.Errorf("%v\n%s", f.log, r.err)
 	}
@@ -124,7 +124,7 @@ func TestHostThatGoesAwayAfterItsKeyWasTrusted(t *testing.T) {
 	f.mac("mini").keyState = bootstrap.KeyNew
 	f.mac("studio")
 	f.leaves = "mini.local"
-	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "mini: mini.local does not answer on port 22; mend: is it on?")
+	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "mini: mini.local does not answer on port 22\nhint: is it on?")
 }
 
 // Bonjour tells of addresses one by one; all of them are the host's in the end, and the best comes first.
