@@ -45,7 +45,7 @@ type upOptions struct {
 type upResult struct {
 	Cluster string   `json:"cluster"`
 	HTTP    string   `json:"http"`
-	BaseURL string   `json:"base_url"` // for OpenAI clients
+	BaseURL string   `json:"base_url"`          // for OpenAI clients
 	APIKey  string   `json:"api_key,omitempty"` // of the `up` that made the cluster
 	Nodes   []upNode `json:"nodes"`
 	Changed bool     `json:"changed"` // false when everything ran already
@@ -149,7 +149,8 @@ func runUp(ctx context.Context, opts *upOptions) error {
 }
 
 // start brings home, trust, Python and services into the state that is wanted.
-func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (changed bool, err error) {
+// a is told what there was, and what was touched.
+func (opts *upOptions) start(ctx context.Context, cfg *config.Config, a *attempt, progress *iostreams.Progress) (changed bool, err error) {
 	home := cfg.Dirs.Home
 	release, err := opts.acquire(ctx, home, progress)
 	if err != nil {
@@ -163,18 +164,19 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err := checkName(cfg, before); err != nil {
 		return false, err
 	}
-	status, err := service.Settled(ctx, opts.services(home, digest, opts.log()))
-	if err != nil {
+	if a.former, err = opts.formerServices(ctx, home); err != nil {
 		return false, err
 	}
 	if !opts.local {
-		before = opts.openBus(before, status.Running, progress)
+		before = opts.openBus(before, a.former.Running, progress)
 	}
-	l, err := planServices(cfg, before, status.Running)
+	l, err := opts.wanted(cfg, before, a.former.Running)
 	if err != nil {
 		return false, err
 	}
-	l.Python, _ = opts.env(pythonVariable)
+	if _, err := service.Prepare(opts.services(home, digest, opts.log())); err != nil {
+		return false, err
+	}
 	progress.Step("making the cluster's identity")
 	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
 		return false, err
@@ -192,7 +194,10 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	progress.Step("starting controller and agent")
 	o := opts.services(home, digest, opts.log())
 	o.Finish = opts.finish
-	return service.Start(ctx, o)
+	a.version, a.settings = o.Version, digest
+	changed, err = service.Start(ctx, o)
+	a.isStarted = err == nil
+	return changed, err
 }
 
 // restartHung starts services again that run and do not answer.

@@ -56,7 +56,7 @@ func count(args []string) error {
 
 // asked is a context that tells when it was first asked for its end: by who waits.
 type asked struct {
-	context.Context
+	context.Context //nolint:containedctx // it is one
 	once sync.Once
 	done chan struct{}
 }
