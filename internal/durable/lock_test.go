@@ -57,8 +57,8 @@ func count(args []string) error {
 // asked is a context that tells when it was first asked for its end: by who waits.
 type asked struct {
 	context.Context //nolint:containedctx // it is one
-	once sync.Once
-	done chan struct{}
+	once            sync.Once
+	done            chan struct{}
 }
 
 func (a *asked) Done() <-chan struct{} {
