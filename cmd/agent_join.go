@@ -180,13 +180,8 @@ func writeJoined(home string, identity *agent.Identity, jwt string, s plan.Setti
 	if err != nil {
 		return fmt.Errorf("encode settings: %w", err)
 	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"ca.pem", []byte(s.CA)}, {"node.json", append(data, '\n')}} {
-		if err := config.WriteFile(filepath.Join(home, f.name), f.data); err != nil {
-			return fmt.Errorf("join the cluster: %w", err)
-		}
+	if err := config.WriteFile(filepath.Join(home, "node.json"), append(data, '\n')); err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
 	}
 	return identity.Join(func(string, cluster.NodeID) (string, error) { return jwt, nil })
 }

@@ -87,7 +87,7 @@ func TestJoinOfASecondClusterThatFails(t *testing.T) {
 		t.Fatalf("exit %d", code)
 	}
 	before := filesIn(t, home)
-	for _, name := range []string{"ca.pem", "node.json", "agent/node.creds"} {
+	for _, name := range []string{"node.json", "agent/node.creds"} {
 		if before[filepath.Join(home, name)] == "" {
 			t.Errorf("the first left no %s", name)
 		}

@@ -148,13 +148,13 @@ func TestUpgradeOneAtATime(t *testing.T) {
 	}
 	wants(t, "up", f.run("", "up", "--yes"), 0)
 	wants(t, "neither", f.run("", "upgrade"), exitUsage, "--all")
-	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "run this version: 1")
+	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "on this version: 1")
 	for _, name := range []string{"a", "b"} {
 		f.hosts[name+".local"].installed = oldVersion9
 	}
 	f.log, f.most = nil, 0
 	wants(t, "nobody agrees", f.run("", "upgrade", "--all"), exitUsage, "--yes")
-	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "run this version: 4")
+	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "on this version: 4")
 	want := []string{
 		"drain n-a true", `install a.local purge=false sudo=""`, "drain n-a false", "generate n-a",
 		"drain n-b true", `install b.local purge=false sudo=""`, "drain n-b false", "generate n-b",

@@ -77,7 +77,7 @@ func (opts *upOptions) startAndProve(ctx context.Context, cfg *config.Config, a 
 			return s, err
 		}
 	}
-	c, snapshot, err := opts.prove(ctx, cfg, began, progress)
+	c, snapshot, err := opts.prove(ctx, cfg, began, s.changed, progress)
 	if err == nil && s.changed {
 		if err = opts.proveVersion(ctx, cfg.Dirs.Home, snapshot); err != nil {
 			c.Close()

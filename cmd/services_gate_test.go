@@ -145,6 +145,9 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 			args = append(args, "--nats-url", "nats://"+freeport.Addr(t)) // nobody is there
 		}
 		env := h.env
+		if c.broken == "" {
+			wants(t, "dry run", h.run("up", "--local", "--dry-run"), 0, "they run "+before+" of mlxctl, and this is "+c.version)
+		}
 		if c.broken != "" { // other settings, too
 			h.env = append(slices.Clip(env), "MLXCTL_LOG_LEVEL=debug")
 		}
@@ -175,7 +178,15 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if copies, err := filepath.Glob(filepath.Join(h.dir, serviceVersions, "*", "mlxctl")); err != nil || len(copies) > 2 {
+	// What never came up leaves the settings of before: another try is not to move to other ports.
+	wants(t, "down", h.run("down"), 0)
+	h.env = append(slices.Clip(h.env), "MLXCTL_LOG_LEVEL=debug")
+	wants(t, "nothing ran", h.run("up", "--local"), exitFailed, "the background keeper ended at once")
+	if now, err := os.ReadFile(localPath(h.dir)); err != nil || string(now) != string(settings) {
+		t.Errorf("settings %s, %v; before %s", now, err, settings)
+	}
+	// The last version, the one before, and the one that never came up, which goes with the next that does.
+	if copies, err := filepath.Glob(filepath.Join(h.dir, serviceVersions, "*", "mlxctl")); err != nil || len(copies) > 3 {
 		t.Errorf("copies %v, %v", copies, err)
 	}
 }

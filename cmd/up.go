@@ -177,11 +177,12 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, a *attempt
 	if _, err := service.Prepare(opts.services(home, digest, opts.log())); err != nil {
 		return false, err
 	}
-	progress.Step("making the cluster's identity")
+	if isUnmade(home) {
+		progress.Step("making the cluster's identity")
+	}
 	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
 		return false, err
 	}
-	progress.Step("preparing Python")
 	if err := opts.engine.prepare(ctx, cfg.Dirs, func(line string) { progress.Step("%s", line) }); err != nil {
 		return false, err
 	}
@@ -191,8 +192,10 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, a *attempt
 	if _, digest, err = readLocal(home); err != nil {
 		return false, err
 	}
-	progress.Step("starting controller and agent")
 	o := opts.services(home, digest, opts.log())
+	if f := a.former; !f.Running || f.Version != o.Version || f.Settings != o.Settings {
+		progress.Step("starting controller and agent")
+	}
 	o.Finish = opts.finish
 	a.version, a.settings = o.Version, digest
 	changed, err = service.Start(ctx, o)
@@ -244,19 +247,27 @@ func (opts *upOptions) openBus(before *localSettings, isRunning bool, progress *
 }
 
 // prove waits until this machine's node is ready and has answered a prompt through the whole path. The caller closes the
-// connection.
-func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
-	progress.Step("waiting for the controller")
+// connection. Where nothing was started, it is one step.
+func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, isStarted bool, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
+	step := func(what string) {
+		if isStarted {
+			progress.Step("%s", what)
+		}
+	}
+	if !isStarted {
+		progress.Step("seeing whether this machine answers")
+	}
+	step("waiting for the controller")
 	readyCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := opts.awaitController(readyCtx, cfg, began)
 	if err != nil {
 		return nil, nil, err
 	}
-	progress.Step("waiting for the node")
+	step("waiting for the node")
 	s, node, err := opts.awaitNode(readyCtx, cfg, c, began)
 	if err == nil && node.State == cluster.NodeReady {
-		progress.Step("answering a first prompt")
+		step("answering a first prompt")
 		testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
 		defer cancelTest()
 		err = selfTest(testCtx, c, node.ID)

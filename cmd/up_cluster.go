@@ -231,6 +231,7 @@ func (u *upRun) judge() (*judge, error) {
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}
+	j.isNamed = len(u.hosts) > 0
 	return j, nil
 }
 

@@ -147,6 +147,9 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 	if err := u.admit(h, r, proof); err != nil {
 		return r.Changed, proof.takeBack(err)
 	}
+	if proof.name != "" && proof.name != p.Name {
+		p.done = "serves as " + printer.Clean(proof.name) // which commands want
+	}
 	return r.Changed, nil
 }
 

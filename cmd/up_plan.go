@@ -18,12 +18,14 @@ import (
 const (
 	whatInstall = "install"
 	whatUpgrade = "upgrade"
-	whatRepair  = "repair"
-	whatNothing = "nothing"
-	whatCannot  = "cannot"
-	whatStart   = "start" // the services of this machine
-	whatStop    = "stop"
-	whatRemove  = "remove"
+	// whatDowngrade has a host run a version that is older than its own.
+	whatDowngrade = "downgrade"
+	whatRepair    = "repair"
+	whatNothing   = "nothing"
+	whatCannot    = "cannot"
+	whatStart     = "start" // the services of this machine
+	whatStop      = "stop"
+	whatRemove    = "remove"
 )
 
 // remoteLogin is the setting that lets SSH in.
@@ -67,7 +69,7 @@ type undone struct {
 
 // changes says that something would be done.
 func (p *planItem) changes() bool {
-	return slices.Contains([]string{whatInstall, whatUpgrade, whatRepair, whatStart}, p.What)
+	return slices.Contains([]string{whatInstall, whatUpgrade, whatDowngrade, whatRepair, whatStart}, p.What)
 }
 
 // isInstall says that the host has an installation before it.
@@ -85,6 +87,7 @@ type judge struct {
 	nodes     []roster.Node
 	digest    string // of the settings that nodes should have
 	knownOnly bool   // new host keys are not agreed to
+	isNamed   bool   // hosts were named: what keeps others from serving is not asked for
 }
 
 // items judges everything that was found, in the order of the table.
@@ -112,6 +115,11 @@ func (j *judge) items(f sighting.Found) []*planItem {
 				out = append(out, p)
 			}
 		}
+	}
+	if j.isNamed {
+		out = slices.DeleteFunc(out, func(p *planItem) bool {
+			return p.What == whatCannot && (p.host == nil || !p.host.From(bootstrap.SourceCommandLine))
+		})
 	}
 	return out
 }
@@ -174,7 +182,7 @@ func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node,
 	case node == nil:
 		return whatInstall, "has an agent that is not of this cluster's list"
 	case h.Facts.Installed != want:
-		return whatUpgrade, "from " + h.Facts.Installed
+		return versionChange(h.Facts.Installed, want, versionOf(h.Facts.Installed), versionOf(want))
 	case live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining):
 		if live != nil && live.Reason != "" {
 			return whatRepair, live.Reason
@@ -269,7 +277,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem, isResult bool) error {
 // count says how many items are to be changed in each way: "install 3, upgrade 1".
 func countPlan(items []*planItem) string {
 	var parts []string
-	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatRepair} {
+	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatDowngrade, whatRepair} {
 		n := 0
 		for _, p := range items {
 			if p.What == what {

@@ -17,10 +17,10 @@ type upSummary struct {
 	Type    string       `json:"type"` // summary
 	Cluster string       `json:"cluster"`
 	HTTP    string       `json:"http"`
-	BaseURL string       `json:"base_url"` // for OpenAI clients
+	BaseURL string       `json:"base_url"`          // for OpenAI clients
 	APIKey  string       `json:"api_key,omitempty"` // of the `up` that made the cluster
-	Nodes   []upNode     `json:"nodes"` // in the cluster now
-	Hosts   []hostResult `json:"hosts"` // what came of each that was looked at
+	Nodes   []upNode     `json:"nodes"`             // in the cluster now
+	Hosts   []hostResult `json:"hosts"`             // what came of each that was looked at
 	Serving int          `json:"serving"`
 	Changed int          `json:"changed"`
 	Failed  int          `json:"failed"`
@@ -164,7 +164,11 @@ func (u *upRun) tellSummary(r upSummary, explained string) error {
 	}
 	var b strings.Builder
 	if r.Changed > 0 || r.Failed == 0 || !u.cluster.only {
-		fmt.Fprintf(&b, "%s, %d changed (%.1f s)\n", countNodes(r.Serving), r.Changed, float64(r.TookMS)/1000)
+		own := ""
+		if u.local.changed && r.Changed > 1 {
+			own = " with this machine"
+		}
+		fmt.Fprintf(&b, "%s, %d changed%s (%.1f s)\n", countNodes(r.Serving), r.Changed, own, float64(r.TookMS)/1000)
 	}
 	b.WriteString(explained)
 	if !u.cluster.only {

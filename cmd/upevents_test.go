@@ -95,6 +95,16 @@ func TestKeyIsShownByWhoeverMadeTheCluster(t *testing.T) {
 	wants(t, "again", f.run("", "up"), 0, "key      `mlxctl env` prints it")
 }
 
+// Commands want a node by its own name, which may be another one than that of its Mac.
+func TestLineOfAHostSaysWhatTheNodeIsCalled(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("Fred’s Studio").node = "n-mac3"
+	f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "Fred’s Studio serves as mac3 (", "mini serves (", "3 changed with this machine")
+	wants(t, "by that", f.run("", "nodes", "rm", "mac3", "--yes"), 0, "removed: 1")
+}
+
 func TestInterruptedHostSaysSo(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)

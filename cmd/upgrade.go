@@ -106,7 +106,7 @@ func runUpgrade(ctx context.Context, opts *upgradeOptions) error {
 		r.one(ctx, own, r.restartServices)
 		r.events.endBoard()
 	}
-	return r.finish(items, "run this version")
+	return r.finish(items, "on this version")
 }
 
 // open needs a cluster that answers: without it no node can be emptied.
@@ -183,7 +183,7 @@ func (r *rollout) judge(p *planItem) {
 	case p.host.Facts.Installed == want:
 		p.What = whatNothing
 	default:
-		p.Reason = "from " + first(p.host.Facts.Installed, "nothing") + " to " + want
+		p.What, p.Reason = versionChange(p.host.Facts.Installed, want, versionOf(p.host.Facts.Installed), versionOf(want))
 	}
 }
 

@@ -41,7 +41,7 @@ func (h *Host) Serving(c Cluster) plan.Finding {
 	case h.IsNode():
 		f = fail("mlxctl up", "it is a node, and the controller has not heard of it")
 	case h.Self:
-		f = warn("mlxctl up", "no agent runs on this Mac")
+		f = warn("mlxctl up", "no agent runs on this machine")
 	case h.From(bootstrap.SourceConfig):
 		f = fail("mlxctl up", "not a node yet, though the configuration names it")
 	case h.From(bootstrap.SourceBonjour) && !h.RemoteLogin:

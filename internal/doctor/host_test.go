@@ -43,7 +43,7 @@ func TestServing(t *testing.T) {
 		"Remote Login off": {doctor.Host{Host: seen(bootstrap.SourceBonjour)}, up, plan.FindingWarn, "Remote Login is off"},
 		"never admitted":   {doctor.Host{Host: open}, up, plan.FindingWarn, "never been admitted"},
 		"named":            {doctor.Host{Host: seen(bootstrap.SourceConfig)}, up, plan.FindingFail, "the configuration names it"},
-		"this Mac":         {doctor.Host{Host: self}, up, plan.FindingWarn, "no agent runs on this Mac"},
+		"this Mac":         {doctor.Host{Host: self}, up, plan.FindingWarn, "no agent runs on this machine"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,7 +2,6 @@ package iostreams
 
 import (
 	"fmt"
-	"go.uber.org/goleak"
 	"io"
 	"os"
 	"regexp"
@@ -10,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -67,11 +68,9 @@ func TestProgressOnTerminal(t *testing.T) {
 		s.SetTTY(true, true, true)
 		p := s.NewProgress(false)
 		p.Step("%s", strings.Repeat("long ", 40))
-		time.Sleep(everyFrame)
-		synctest.Wait()
+		nextFrame()
 		p.Step("short")
-		time.Sleep(everyFrame)
-		synctest.Wait()
+		nextFrame()
 		if got := shown(errOut.String()); !regexp.MustCompile(`^\S short \(0s\)\n$`).MatchString(got) {
 			t.Errorf("shows %q", got)
 		}
@@ -98,8 +97,7 @@ func TestWhatIsWrittenStandsAboveWhatMoves(t *testing.T) {
 		s.Err = &guarded{s.screen, screen, s.ErrTTY}
 		s.Out = s.Err // one terminal
 		frame := func() string {
-			time.Sleep(everyFrame)
-			synctest.Wait()
+			nextFrame()
 			return shown(screen.String())
 		}
 		p := s.NewProgress(false)
@@ -132,6 +130,13 @@ func TestWhatIsWrittenStandsAboveWhatMoves(t *testing.T) {
 			t.Errorf("left\n%s", got)
 		}
 	})
+}
+
+// nextFrame waits until lines were drawn anew.
+func nextFrame() {
+	t := time.NewTimer(everyFrame)
+	<-t.C
+	synctest.Wait()
 }
 
 // shown is what a terminal shows of what was written to it, as far as lines and the codes of this package go.
