@@ -135,7 +135,7 @@ func TestDoctorTellsOfEachMac(t *testing.T) {
 	report.has(t, "studio", "serving", plan.FindingOK, "serving")
 	report.has(t, "studio", "disk", plan.FindingOK, "90 GiB free")
 	report.has(t, "mini", "ssh", plan.FindingFail, "down, last heard 7s ago: no heartbeat for 7 s: 10.0.0.8: connection refused")
-	report.has(t, "lost", "serving", plan.FindingFail, "the controller has not heard of it")
+	report.has(t, "lost", "serving", plan.FindingFail, "joined by a token, and was never heard of")
 	report.has(t, "Fred’s MacBook Pro", "serving", plan.FindingWarn, "Remote Login is off")
 	report.has(t, "new", "serving", plan.FindingWarn, "never been admitted")
 	report.has(t, "10.0.0.11", "ssh", plan.FindingFail, "not a node yet, though the configuration names it: the host key has changed")

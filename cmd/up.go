@@ -33,12 +33,14 @@ const (
 
 type upOptions struct {
 	*deps
-	output  *outputFlags
-	cmd     *cobra.Command
-	local   bool
-	hosts   []string
-	cluster clusterFlags
-	finish  time.Duration // how long open requests may take before services of another version are replaced
+	output *outputFlags
+	cmd    *cobra.Command
+	local  bool
+	hosts  []string
+	// takeOver lets hosts that are named leave another cluster for this one.
+	takeOver bool
+	cluster  clusterFlags
+	finish   time.Duration // how long open requests may take before services of another version are replaced
 }
 
 // upResult is the shape of `up -o json`.
@@ -84,6 +86,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
 	opts.cmd = cmd
 	opts.output = addOutput(cmd, objectFormats()...)
 	f := cmd.Flags()
+	opts.addTakeOver(f)
 	f.BoolVar(&opts.local, "local", false, "on this machine alone")
 	opts.cluster.addUp(f)
 	f.String("name", "", "the cluster's name, when it is first made")

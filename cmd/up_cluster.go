@@ -57,6 +57,9 @@ func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (er
 	if err != nil {
 		return err
 	}
+	if opts.takeOver && len(opts.hosts) == 0 {
+		return usageHint("mlxctl up HOST --take-over", "--take-over is for hosts that are named")
+	}
 	if err := checkNetwork(cfg); err != nil {
 		return err
 	}
@@ -144,6 +147,9 @@ func (u *upRun) run(ctx context.Context) error {
 	if err := u.undrainInterrupted(ctx); err != nil {
 		return err
 	}
+	if err := u.settleFormer(ctx, seen.Hosts); err != nil {
+		return err
+	}
 	j, err := u.judge()
 	if err != nil {
 		return err
@@ -172,6 +178,9 @@ func (u *upRun) carryOut(ctx context.Context, items []*planItem) ([]*planItem, e
 		return items, err
 	}
 	if items, err = u.acceptKeys(ctx, items); err != nil {
+		return items, err
+	}
+	if err := u.agreeToTakeOver(ctx, items); err != nil {
 		return items, err
 	}
 	if err := u.askSudo(ctx, items); err != nil {
@@ -227,7 +236,10 @@ func (u *upRun) judge() (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
+	j := &judge{
+		binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly,
+		clusterID: clusterIDOf(u.cfg.Dirs.Home), mayTakeOver: u.takeOver, canAsk: u.streams.CanAsk() && !u.cluster.yes && !u.cluster.dryRun,
+	}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}

@@ -45,6 +45,7 @@ type hostResult struct {
 	What    string         `json:"what"`
 	Serves  bool           `json:"serves"`
 	Changed bool           `json:"changed"`
+	Left    string         `json:"left,omitempty"` // why it was left as it is
 	Error   *cluster.Error `json:"error,omitempty"`
 	Log     []string       `json:"log,omitempty"` // with Error: the end of its agent's log
 	// Warnings are what keeps it from serving as well as it could.
@@ -264,7 +265,7 @@ func (e *upEvents) endBoard() {
 
 // resultOf is what came of one machine of the plan.
 func resultOf(p *planItem) hostResult {
-	r := hostResult{Name: p.Name, hostID: idOf(p), What: p.What, Warnings: p.Warnings}
+	r := hostResult{Name: p.Name, hostID: idOf(p), What: p.What, Left: p.left, Warnings: p.Warnings}
 	switch {
 	case p.outcome != nil:
 		if p.outcome.err != nil {

@@ -201,6 +201,17 @@ func failureLines(failures []*planItem) string {
 	return b.String()
 }
 
+// leftLines say of each machine that was left as it is why that is so.
+func leftLines(items []*planItem) string {
+	var b strings.Builder
+	for _, p := range items {
+		if p.left != "" {
+			b.WriteString(explanation(p, "what is there is left as it is: "+p.left, ""))
+		}
+	}
+	return b.String()
+}
+
 // mostLogLines is how much of an agent's log explains a failure.
 const mostLogLines = 10
 
