@@ -149,7 +149,7 @@ func (h *daemonHome) announce(info controllerInfo) error {
 }
 
 func (h *daemonHome) clearFailure(name string) {
-	if err := os.Remove(failurePath(h.home, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(service.FailurePath(h.home, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.slog.Warn("cannot remove the note of an older failure", "err", err)
 	}
 }

@@ -176,7 +176,7 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs, all bool) (
 	if err := service.Stop(ctx, o); err != nil {
 		return false, err
 	}
-	for _, path := range []string{infoPath(home), failurePath(home, "controller"), failurePath(home, "agent")} {
+	for _, path := range []string{infoPath(home), service.FailurePath(home, "controller"), service.FailurePath(home, "agent")} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, fmt.Errorf("remove: %w", err)
 		}

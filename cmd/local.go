@@ -72,8 +72,13 @@ func readLocal(home string) (*localSettings, string, error) {
 		return nil, "", cluster.Errorf(cluster.CodeInvalid, "%s is damaged: %v", localPath(home), err).
 			WithHint("`mlxctl down --purge`, then `mlxctl up`, makes it anew")
 	}
-	sum := sha256.Sum256(data)
-	return &l, hex.EncodeToString(sum[:8]), nil
+	return &l, digestOf(data), nil
+}
+
+// digestOf tells settings, as they are written down, from others.
+func digestOf(settings []byte) string {
+	sum := sha256.Sum256(settings)
+	return hex.EncodeToString(sum[:8])
 }
 
 // isUnmade says that no services were ever set up in a home.
@@ -315,20 +320,19 @@ func (d *deps) readInfo(home string) (*controllerInfo, error) {
 	return nil, nil
 }
 
-// failure is what a service that cannot start leaves for `up` to tell, in <home>/run/<name>.failed.
-func failurePath(home, name string) string { return filepath.Join(home, "run", name+".failed") }
-
+// writeFailure notes, for `up` to tell, why a service cannot start.
 func writeFailure(home, name string, err error) error {
 	data, marshalErr := json.Marshal(cluster.AsError(err))
 	if marshalErr != nil {
 		return fmt.Errorf("encode failure: %w", marshalErr)
 	}
-	return config.WriteFile(failurePath(home, name), data)
+	return config.WriteFile(service.FailurePath(home, name), data)
 }
 
-// readFailure returns why a service could not start, if it could not since a moment.
+// readFailure returns why a service could not start, if it could not since a moment. Those that were replaced since have left
+// nothing there.
 func readFailure(home, name string, since time.Time) error {
-	path := failurePath(home, name)
+	path := service.FailurePath(home, name)
 	info, err := os.Stat(path)
 	if err != nil || info.ModTime().Before(since) {
 		return nil

@@ -40,7 +40,7 @@ func (opts *upOptions) previewLocal(ctx context.Context, cfg *config.Config, out
 	if err != nil {
 		return err
 	}
-	p := localPreview{Cluster: then.Name, HTTP: "http://" + then.HTTPAddr}
+	p := localPreview{Cluster: then.Name, HTTP: "http://" + reachable(then.HTTPAddr)}
 	switch same, err := isSame(before, then); {
 	case err != nil:
 		return err

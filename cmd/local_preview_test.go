@@ -2,10 +2,12 @@ package cmd
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/mlxctl/mlxctl/internal/freeport"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
 
@@ -17,6 +19,21 @@ func TestDryRunAloneStartsNothing(t *testing.T) {
 	}
 	if left, err := os.ReadDir(h.dir); err != nil || len(left) > 0 || len(h.processes()) > 0 {
 		t.Errorf("it left %v, %v and %v", left, err, h.processes())
+	}
+}
+
+// What listens everywhere is shown at an address that programs can ask.
+func TestDryRunShowsAReachableAddress(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	addr := freeport.Addr(t)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := h.run("up", "--local", "--dry-run", "--http-addr", "0.0.0.0:"+port)
+	if r.code != 0 || !strings.Contains(r.out, "http://"+addr+"/v1") {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,26 +27,32 @@ type formerServices struct {
 	settings []byte // of local.json; nil where there were none
 }
 
+// attempt is what one command did to the services of this machine.
+type attempt struct {
+	former *formerServices
+	// version and settings are what it started, or was about to; empty while it has touched nothing.
+	version, settings string
+	isStarted         bool // they came as far as a keeper of their own
+}
+
 // version is what people call it.
 func (f *formerServices) version() string {
 	v, _, _ := strings.Cut(f.Version, " ")
 	return v
 }
 
-// bringUp starts the services of this machine and proves that they answer. Where those of another version than before do
-// not, what ran before runs again.
+// bringUp starts the services of this machine and proves that they answer. Where those of another version than before, or with
+// other settings, do not, what ran before runs again.
 func (opts *upOptions) bringUp(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (localState, error) {
-	former, err := opts.formerServices(ctx, cfg.Dirs.Home)
-	if err != nil {
-		return localState{}, err
+	var a attempt
+	s, err := opts.startAndProve(ctx, cfg, &a, progress)
+	if err == nil || a.settings == "" {
+		return s, err
 	}
-	s, err := opts.startAndProve(ctx, cfg, progress)
-	if err == nil {
-		return s, nil
-	}
-	return s, opts.goBack(ctx, cfg, former, err, progress)
+	return s, opts.goBack(ctx, cfg, &a, err, progress)
 }
 
+// formerServices is called with the lock of acquire held.
 func (d *deps) formerServices(ctx context.Context, home string) (*formerServices, error) {
 	status, err := service.Settled(ctx, d.services(home, "", d.log()))
 	if err != nil {
@@ -58,11 +65,11 @@ func (d *deps) formerServices(ctx context.Context, home string) (*formerServices
 	return &formerServices{status, settings}, nil
 }
 
-func (opts *upOptions) startAndProve(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (localState, error) {
+func (opts *upOptions) startAndProve(ctx context.Context, cfg *config.Config, a *attempt, progress *iostreams.Progress) (localState, error) {
 	began := time.Now()
 	var s localState
 	var err error
-	if s.changed, err = opts.start(ctx, cfg, progress); err != nil {
+	if s.changed, err = opts.start(ctx, cfg, a, progress); err != nil {
 		return s, err
 	}
 	if !s.changed {
@@ -116,7 +123,10 @@ func askHealth(ctx context.Context, base string) error {
 		return cluster.Errorf(cluster.CodeUnreachable, "the gateway does not answer: %v", err).WithHint("`mlxctl logs controller` says more")
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
-	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)); err != nil || resp.StatusCode != http.StatusOK {
+	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)); err != nil {
+		return cluster.Errorf(cluster.CodeUnreachable, "the gateway breaks off when asked for its health: %v", err).WithHint("`mlxctl logs controller` says more")
+	}
+	if resp.StatusCode != http.StatusOK {
 		return cluster.Errorf(cluster.CodeUnreachable, "the gateway answers %q when asked for its health", resp.Status).WithHint("`mlxctl logs controller` says more")
 	}
 	return nil
@@ -140,64 +150,101 @@ func keepsEnding(home, name string, s service.Status, since time.Time) error {
 	return nil
 }
 
-// goBack has what ran before run again, unless it still does, or is of the same version. It returns why the new one failed,
-// and what runs now. It is done in any case: nobody is left with a version that has not proved itself.
-func (opts *upOptions) goBack(ctx context.Context, cfg *config.Config, former *formerServices, failed error, progress *iostreams.Progress) error {
+// goBack has what ran before run again, unless it still does, or was the same. It returns why the new one failed, and what
+// runs now. It is done in any case: nobody is left with a version that has not proved itself.
+func (opts *upOptions) goBack(ctx context.Context, cfg *config.Config, a *attempt, failed error, progress *iostreams.Progress) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*startTimeout)
 	defer cancel()
-	home := cfg.Dirs.Home
-	now, err := service.Read(opts.services(home, "", opts.log()))
-	if err != nil {
-		return fmt.Errorf("%w; and what runs now is not known: %w", failed, err)
+	began := time.Now()
+	isBack, err := opts.startFormer(ctx, cfg.Dirs.Home, a, progress)
+	if err == nil && isBack {
+		err = opts.awaitFormer(ctx, cfg, a.former, began)
 	}
 	switch {
-	case !former.Running && now.Running:
-		return failed
-	case !now.Running && !former.Running, now.Running && now.Keeper.PID == former.Keeper.PID:
-		if err := former.restoreSettings(home); err != nil {
-			return fmt.Errorf("%w; and the settings of the services are not those of before: %w", failed, err)
-		}
-		return failed
-	case former.Version == opts.services(home, "", nil).Version:
-		return failed
+	case err != nil:
+		return withMore(failed, fmt.Sprintf("and %s did not come up again: %v", a.formerName(), err))
+	case isBack && a.isOtherVersion():
+		return withMore(failed, a.former.version()+" is back")
+	case isBack:
+		return withMore(failed, "the settings of before are back")
 	}
-	if _, err := os.Stat(former.Exe); err != nil {
-		return withMore(failed, "and there is no copy of "+former.version()+" to go back to")
-	}
-	progress.Step("going back to %s", former.version())
-	if err := opts.startFormer(ctx, cfg, former, progress); err != nil {
-		return withMore(failed, fmt.Sprintf("and %s did not come up again: %v", former.version(), err))
-	}
-	return withMore(failed, former.version()+" is back")
+	return failed
 }
 
-// startFormer starts what ran before and waits until it does.
-func (opts *upOptions) startFormer(ctx context.Context, cfg *config.Config, former *formerServices, progress *iostreams.Progress) error {
-	home := cfg.Dirs.Home
-	began := time.Now()
-	err := func() error {
-		release, err := opts.acquire(ctx, home, progress)
-		if err != nil {
-			return err
-		}
-		defer release()
-		if err := former.restoreSettings(home); err != nil {
-			return err
-		}
-		o := opts.services(home, former.Settings, opts.log())
-		o.Exe, o.Version, o.Finish = former.Exe, former.Version, againTimeout
-		_, err = service.Start(ctx, o)
-		return err
-	}()
+// startFormer starts what ran before, and says whether it did. What another command has made of the services since is left as
+// it is.
+func (opts *upOptions) startFormer(ctx context.Context, home string, a *attempt, progress *iostreams.Progress) (bool, error) {
+	release, err := opts.acquire(ctx, home, progress)
 	if err != nil {
-		return err
+		return false, err
 	}
-	c, err := opts.awaitController(ctx, cfg, began)
+	defer release()
+	now, err := opts.formerServices(ctx, home)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case !a.isOwn(now):
+		return false, nil
+	case a.isUntouched(now), !now.Running && !a.former.Running:
+		return false, a.former.restoreSettings(home)
+	case !a.former.Running, !a.isOtherVersion() && a.former.Settings == a.settings:
+		return false, nil
+	}
+	if _, err := os.Stat(a.former.Exe); err != nil {
+		return false, errors.New("there is no copy of it")
+	}
+	progress.Step("going back to %s", a.formerName())
+	if err := a.former.restoreSettings(home); err != nil {
+		return false, err
+	}
+	o := opts.services(home, a.former.Settings, opts.log())
+	o.Exe, o.Version, o.Finish = a.former.Exe, a.former.Version, againTimeout
+	_, err = service.Start(ctx, o)
+	return true, err
+}
+
+// isOwn says that what is there is of this command: the settings that it wrote; and a keeper that it started or has not
+// replaced yet, or none where nobody stopped it.
+func (a *attempt) isOwn(now *formerServices) bool {
+	switch {
+	case digestOf(now.settings) != a.settings:
+		return false
+	case now.Running:
+		return a.isUntouched(now) || now.Version == a.version && now.Settings == a.settings
+	}
+	return now.Desired || !a.isStarted
+}
+
+// isUntouched says that what ran before still runs.
+func (a *attempt) isUntouched(now *formerServices) bool {
+	return now.Running && now.Keeper.PID == a.former.Keeper.PID
+}
+
+func (a *attempt) isOtherVersion() bool { return a.former.Version != a.version }
+
+// formerName is what people call what ran before, as against what failed.
+func (a *attempt) formerName() string {
+	if a.isOtherVersion() {
+		return a.former.version()
+	}
+	return "the settings of before"
+}
+
+// awaitFormer waits until what ran before answers.
+func (opts *upOptions) awaitFormer(ctx context.Context, cfg *config.Config, former *formerServices, began time.Time) error {
+	var l localSettings
+	if err := json.Unmarshal(former.settings, &l); err != nil {
+		return fmt.Errorf("read settings of before: %w", err)
+	}
+	was := *cfg
+	was.NATSURL, was.NATSCreds, was.NATSCA, was.NATSServerName = l.NATSURL, l.NATSCreds, l.NATSCA, l.NATSServerName
+	c, err := opts.awaitController(ctx, &was, began)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_, _, err = opts.awaitNode(ctx, cfg, c, began)
+	_, _, err = opts.awaitNode(ctx, &was, c, began)
 	return err
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +15,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/config"
+	"github.com/mlxctl/mlxctl/internal/freeport"
+	"github.com/mlxctl/mlxctl/internal/iostreams"
 	"github.com/mlxctl/mlxctl/internal/service"
 	"github.com/mlxctl/mlxctl/mlxbridge/enginetest"
 )
@@ -122,15 +128,21 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 		version, broken string
 		says            string // an expression
 	}{
-		{"v0.0.1-bad", "controller", `the controller ended by itself [3-9] times \(exit status 1\), and wrote last: no such library; v0.0.0-test is back`},
-		{"v0.0.1-bad", "agent", `the agent ended by itself [3-9] times \(exit status 1\), and wrote last: no such library; v0.0.0-test is back`},
+		{"v0.0.1-bad", "controller", `the controller ended by itself 3 times \(exit status 1\), and wrote last: no such library; v0.0.0-test is back`},
+		{"v0.0.1-bad", "agent", `the agent ended by itself 3 times \(exit status 1\), and wrote last: no such library; v0.0.0-test is back`},
 		{version: "v0.0.2-good"},
+		{"v0.0.2-good", "settings", `the settings of before are back`},
 		{"v0.0.3-bad", "keep", `the background keeper ended at once \(exit status 1\): no such library; v0.0.2-good is back`},
 	} {
-		h.exe = binaryOf(t, c.version, c.broken)
+		if c.broken != "settings" {
+			h.exe = binaryOf(t, c.version, c.broken)
+		}
 		stop, args := func() (int, error) { return 1, nil }, []string{"up", "--local"}
 		if c.broken == "controller" { // an upgrade lets what is open finish first
 			stop, args = h.keepAsking(), []string{"upgrade", "--all", "--yes"}
+		}
+		if c.broken == "settings" {
+			args = append(args, "--nats-url", "nats://"+freeport.Addr(t)) // nobody is there
 		}
 		env := h.env
 		if c.broken == "" {
@@ -173,7 +185,108 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 	if now, err := os.ReadFile(localPath(h.dir)); err != nil || string(now) != string(settings) {
 		t.Errorf("settings %s, %v; before %s", now, err, settings)
 	}
-	if copies, err := os.ReadDir(filepath.Join(h.dir, serviceVersions)); err != nil || len(copies) > 2 {
+	// The last version, the one before, and the one that never came up, which goes with the next that does.
+	if copies, err := filepath.Glob(filepath.Join(h.dir, serviceVersions, "*", "mlxctl")); err != nil || len(copies) > 3 {
 		t.Errorf("copies %v, %v", copies, err)
+	}
+}
+
+// What another command made of the services since is left as it is.
+func TestGoesBackOnlyFromItsOwn(t *testing.T) {
+	t.Parallel()
+	const before, own, other = `{"name":"before"}`, `{"name":"own"}`, `{"name":"other"}`
+	for name, c := range map[string]struct {
+		there              string
+		ranBefore, started bool
+		want               string
+	}{
+		"never came to its keeper":             {own, false, false, before},
+		"another command wrote other settings": {other, false, false, other},
+		"another command started others":       {other, true, true, other},
+		"it was stopped":                       {own, true, true, own},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			home := t.TempDir()
+			if err := config.WriteFile(localPath(home), []byte(c.there)); err != nil {
+				t.Fatal(err)
+			}
+			exe := filepath.Join(home, "services", "of before", "mlxctl")
+			if err := os.MkdirAll(filepath.Dir(exe), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(exe, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s, _, _, _ := iostreams.Test()
+			opts := &upOptions{deps: &deps{streams: s, exe: exe, env: func(string) (string, bool) { return "", false }}}
+			a := &attempt{
+				former: &formerServices{
+					Status:   service.Status{Running: c.ranBefore, Version: "v0", Exe: exe, Settings: digestOf([]byte(before))},
+					settings: []byte(before),
+				},
+				version: "v1", settings: digestOf([]byte(own)), isStarted: c.started,
+			}
+			if isBack, err := opts.startFormer(t.Context(), home, a, s.NewProgress(true)); isBack || err != nil {
+				t.Errorf("started what was before: %v, %v", isBack, err)
+			}
+			if now, err := os.ReadFile(localPath(home)); err != nil || string(now) != c.want {
+				t.Errorf("left settings %s, %v, want %s", now, err, c.want)
+			}
+		})
+	}
+}
+
+func TestOwnServices(t *testing.T) {
+	t.Parallel()
+	own := []byte("own")
+	keeper := func(pid int) service.Proc { return service.Proc{PID: pid} }
+	a := &attempt{
+		former:  &formerServices{Status: service.Status{Running: true, Version: "v0", Settings: "s0", Keeper: keeper(1)}},
+		version: "v1", settings: digestOf(own), isStarted: true,
+	}
+	for name, c := range map[string]struct {
+		now  service.Status
+		want bool
+	}{
+		"what it started":           {service.Status{Desired: true, Running: true, Version: "v1", Settings: a.settings, Keeper: keeper(2)}, true},
+		"what was there before":     {service.Status{Desired: true, Running: true, Version: "v0", Settings: "s0", Keeper: keeper(1)}, true},
+		"another version":           {service.Status{Desired: true, Running: true, Version: "v2", Settings: a.settings, Keeper: keeper(2)}, false},
+		"other settings":            {service.Status{Desired: true, Running: true, Version: "v1", Settings: "s2", Keeper: keeper(2)}, false},
+		"a keeper that ended":       {service.Status{Desired: true}, true},
+		"a keeper that was stopped": {service.Status{}, false},
+	} {
+		if got := a.isOwn(&formerServices{c.now, own}); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// Where the binary cannot be copied nothing is touched, and so no settings are written.
+func TestNoCopyNoSettings(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	i := invocation{env: map[string]string{"MLXCTL_HOME": home, "MLXCTL_HTTP_ADDR": "127.0.0.1:0", "MLXCTL_NATS_ADDR": "127.0.0.1:0"}}
+	r := i.run(t, "up", "--local")
+	if r.code == 0 || !strings.Contains(r.err, "cannot copy") {
+		t.Errorf("%+v", r)
+	}
+	for _, path := range []string{localPath(home), trustDir(home)} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s was made", path)
+		}
+	}
+}
+
+func TestHealthThatBreaksOff(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = io.WriteString(w, "ok")
+	}))
+	defer s.Close()
+	err := askHealth(t.Context(), s.URL)
+	if cluster.CodeOf(err) != cluster.CodeUnreachable || !strings.Contains(err.Error(), "breaks off") || !strings.Contains(err.Error(), io.ErrUnexpectedEOF.Error()) {
+		t.Errorf("got %v", err)
 	}
 }

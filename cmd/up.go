@@ -152,7 +152,8 @@ func runUp(ctx context.Context, opts *upOptions) error {
 }
 
 // start brings home, trust, Python and services into the state that is wanted.
-func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (changed bool, err error) {
+// a is told what there was, and what was touched.
+func (opts *upOptions) start(ctx context.Context, cfg *config.Config, a *attempt, progress *iostreams.Progress) (changed bool, err error) {
 	home := cfg.Dirs.Home
 	release, err := opts.acquire(ctx, home, progress)
 	if err != nil {
@@ -166,18 +167,19 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err := checkName(cfg, before); err != nil {
 		return false, err
 	}
-	status, err := service.Settled(ctx, opts.services(home, digest, opts.log()))
-	if err != nil {
+	if a.former, err = opts.formerServices(ctx, home); err != nil {
 		return false, err
 	}
 	if !opts.local {
-		before = opts.openBus(before, status.Running, progress)
+		before = opts.openBus(before, a.former.Running, progress)
 	}
-	l, err := planServices(cfg, before, status.Running)
+	l, err := opts.wanted(cfg, before, a.former.Running)
 	if err != nil {
 		return false, err
 	}
-	l.Python, _ = opts.env(pythonVariable)
+	if _, err := service.Prepare(opts.services(home, digest, opts.log())); err != nil {
+		return false, err
+	}
 	if isUnmade(home) {
 		progress.Step("making the cluster's identity")
 	}
@@ -194,11 +196,14 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 		return false, err
 	}
 	o := opts.services(home, digest, opts.log())
-	if !status.Running || status.Version != o.Version || status.Settings != o.Settings {
+	if f := a.former; !f.Running || f.Version != o.Version || f.Settings != o.Settings {
 		progress.Step("starting controller and agent")
 	}
 	o.Finish = opts.finish
-	return service.Start(ctx, o)
+	a.version, a.settings = o.Version, digest
+	changed, err = service.Start(ctx, o)
+	a.isStarted = err == nil
+	return changed, err
 }
 
 // restartHung starts services again that run and do not answer.

@@ -27,16 +27,17 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 // WriteFrom is Write of what r gives until its end.
 func WriteFrom(path string, r io.Reader, mode fs.FileMode) error {
 	sweep(path)
-	f, err := create(path)
+	f, lock, err := create(path)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	// It is closed last: while it is open it is locked, and no other writer takes it for one that was left behind.
-	defer f.Close() //nolint:errcheck // by then it is on the disk, or removed
+	defer lock.Close() //nolint:errcheck // only read
 	_, err = io.Copy(f, r)
 	if err == nil {
 		err = errors.Join(f.Chmod(mode), f.Sync())
 	}
+	// It is closed before it has its name: no system runs a program that is open for writing.
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
@@ -46,24 +47,38 @@ func WriteFrom(path string, r io.Reader, mode fs.FileMode) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// create makes the locked file, readable by its owner alone, that is to become the one at path.
-func create(path string) (*os.File, error) {
+// create makes the file, readable by its owner alone, that is to become the one at path. While lock is open it is locked, and no
+// other writer takes it for one that was left behind.
+func create(path string) (f, lock *os.File, err error) {
 	for {
 		f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+partInfix+"*") // 0600
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		_ = flock(f, unix.LOCK_EX) // on a file system that has no locks nobody can sweep it either
-		_, err = os.Lstat(f.Name())
+		lock, err := lockPart(f.Name())
 		if err == nil {
-			return f, nil
+			return f, lock, nil
 		}
 		_ = f.Close()
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, errors.Join(err, os.Remove(f.Name()))
+			return nil, nil, errors.Join(err, os.Remove(f.Name()))
 		}
 		// Another writer took it, before it was locked, for one that was left behind.
 	}
+}
+
+// lockPart opens a file that was just made, and locks it. The error is fs.ErrNotExist where it is gone.
+func lockPart(part string) (*os.File, error) {
+	lock, err := os.Open(part)
+	if err != nil {
+		return nil, err
+	}
+	_ = flock(lock, unix.LOCK_EX) // on a file system that has no locks nobody can sweep it either
+	if _, err := os.Lstat(part); err != nil {
+		_ = lock.Close() // only read
+		return nil, err
+	}
+	return lock, nil
 }
 
 // sweep removes what writers of path left that were killed: such files are not locked any more. What cannot be removed is

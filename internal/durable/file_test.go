@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,6 +42,17 @@ func roles() map[string]func(args []string) error {
 		"half": func(args []string) error {
 			r := io.MultiReader(bytes.NewReader(content(1)), saying{}, os.Stdin)
 			return durable.WriteFrom(args[0], r, 0o600)
+		},
+		// script writes a program again and again, and says so once.
+		"script": func(args []string) error {
+			for i := 0; ; i++ {
+				if err := durable.Write(args[0], []byte("#!/bin/sh\n"), 0o700); err != nil {
+					return err
+				}
+				if i == 0 {
+					fmt.Fprintln(os.Stdout, "written")
+				}
+			}
 		},
 		// small writes more than may be in one file.
 		"small": func(args []string) error {
@@ -215,6 +227,20 @@ func TestWriteSweepsWhatWasLeft(t *testing.T) {
 	slices.Sort(want)
 	if got := names(t, dir); !slices.Equal(got, want) {
 		t.Errorf("there are %q, want %q", got, want)
+	}
+}
+
+// A program can be run as soon as it has its name. Another process writes it, so that what this one starts has no descriptor
+// of it.
+func TestProgramRunsAtOnce(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "program")
+	w := start(t, "script", path)
+	w.says()
+	for range 300 {
+		if err := exec.Command(path).Run(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -54,6 +54,18 @@ func count(args []string) error {
 	return nil
 }
 
+// asked is a context that tells when it was first asked for its end: by who waits.
+type asked struct {
+	context.Context //nolint:containedctx // it is one
+	once            sync.Once
+	done            chan struct{}
+}
+
+func (a *asked) Done() <-chan struct{} {
+	a.once.Do(func() { close(a.done) })
+	return a.Context.Done()
+}
+
 func TestLockOfTwoProcesses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -69,9 +81,10 @@ func TestLockOfTwoProcesses(t *testing.T) {
 		if _, err := durable.Lock(ctx, path); !errors.Is(err, given) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
+		waits := &asked{Context: t.Context(), done: make(chan struct{})}
 		got := make(chan error)
 		go func() {
-			l, err := durable.Lock(t.Context(), path)
+			l, err := durable.Lock(waits, path)
 			if err == nil {
 				l.Release()
 			}
@@ -80,7 +93,7 @@ func TestLockOfTwoProcesses(t *testing.T) {
 		select {
 		case err := <-got:
 			t.Fatalf("%s: two have it: %v", path, err)
-		default:
+		case <-waits.done:
 		}
 		holder.kill() // a lock ends with its process
 		if err := <-got; err != nil {

@@ -3,7 +3,8 @@
 // behind. Only one keeper can hold a home's lock, so whoever starts a second one does no harm.
 //
 // Files below <home>/run: desired (there while the services should run), keeper.lock (held by a living keeper),
-// keeper.json (what it runs), op.lock (held by a command that starts or stops). Logs are in <home>/log.
+// keeper.json (what it runs), op.lock (held by a command that starts or stops), and for a child NAME that could not start
+// NAME.failed, which that child writes. Logs are in <home>/log.
 // keeper.sock is where a command that replaces the keeper asks it for its socket.
 //
 // What runs is a copy of the binary where Options.Versions names a folder for it; the copy of the version before is kept.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -36,19 +37,24 @@ func remove(path string) error {
 
 // tail is the last line of a log, for an error that should say more than an exit status.
 func tail(path string) string {
-	data, err := os.ReadFile(path)
+	const mostRead, mostSaid = 16 << 10, 500
+	f, err := os.Open(path)
+	if err != nil {
+		return "no log"
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return "no log"
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-mostRead), mostRead))
 	if err != nil {
 		return "no log"
 	}
 	data = bytes.TrimSpace(data)
-	if i := bytes.LastIndexByte(data, '\n'); i >= 0 {
-		data = data[i+1:]
-	}
-	const most = 500
-	if len(data) > most {
-		data = data[:most]
-	}
-	return strings.TrimSpace(string(data))
+	data = data[bytes.LastIndexByte(data, '\n')+1:]
+	// What is no whole character is the log's own, or was cut here.
+	return strings.TrimSpace(strings.ToValidUTF8(string(data[:min(len(data), mostSaid)]), ""))
 }
 
 func exitText(err error) string {

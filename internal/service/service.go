@@ -100,6 +100,10 @@ func (o Options) run(name string) string { return filepath.Join(o.Home, "run", n
 // LogPath is the log file of one service of a home.
 func LogPath(home, name string) string { return filepath.Join(home, "log", name+".log") }
 
+// FailurePath is where a service of a home that cannot start may note why. Start removes what is there once the services of
+// before are gone.
+func FailurePath(home, name string) string { return filepath.Join(home, "run", name+".failed") }
+
 func (o Options) makeDirs() error {
 	for _, d := range []string{filepath.Join(o.Home, "run"), filepath.Join(o.Home, "log")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -123,8 +127,8 @@ func Acquire(ctx context.Context, o Options) (release func(), err error) {
 }
 
 // Start makes sure that a keeper of this version with these settings runs. The caller holds Acquire's lock. changed is
-// false when everything was as it should be. Where the copy of the binary cannot be made, what runs goes on. With Exe, Version
-// and Settings of a Status it goes back to what ran then.
+// false when everything was as it should be. It prepares, if that was not done: where that fails, what runs goes on. With Exe,
+// Version and Settings of a Status it goes back to what ran then.
 func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := o.makeDirs(); err != nil {
 		return false, err
@@ -136,7 +140,7 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if s.Running && s.Version == o.Version && s.Settings == o.Settings {
 		return false, writeDesired(o)
 	}
-	if o, err = o.withCopy(); err != nil {
+	if o, err = Prepare(o); err != nil {
 		return false, err
 	}
 	var held *socket
@@ -151,16 +155,29 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 			return false, err
 		}
 	}
+	if err := o.forgetFailures(); err != nil {
+		return false, err
+	}
 	if err := writeDesired(o); err != nil {
 		return false, err
 	}
 	if err := o.launch(ctx, held); err != nil {
 		return true, err
 	}
-	if err := o.prune(o.Exe, s.Exe); err != nil {
+	if err := o.keepCopies(s.Exe); err != nil {
 		o.Log.Warn("cannot remove copies of old versions", "err", err)
 	}
 	return true, nil
+}
+
+// forgetFailures removes what the children of the keeper before noted: what is there later is of those that start.
+func (o Options) forgetFailures() error {
+	for _, c := range o.Children {
+		if err := remove(FailurePath(o.Home, c.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeDesired(o Options) error {

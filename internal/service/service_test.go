@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -16,6 +17,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"go.uber.org/goleak"
 )
 
 // The test binary is keeper and children too: its first argument says which.
@@ -23,7 +27,7 @@ func TestMain(m *testing.M) {
 	if home := os.Getenv("SERVICE_TEST_HOME"); home != "" && len(os.Args) > 1 {
 		os.Exit(role(home, os.Args[1], os.Args[2:]))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func role(home, name string, args []string) int {
@@ -47,6 +51,14 @@ func role(home, name string, args []string) int {
 		ctx = context.Background()
 	case "crash":
 		return 3
+	case "limited":
+		o.Exe, _ = os.Executable()
+		o.Version = os.Getenv("SERVICE_TEST_VERSION")
+		if err := startLimited(ctx, o); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	}
 	flags := flag.NewFlagSet("child", flag.ContinueOnError)
 	lifeline, socket := flags.Int(LifelineFlag, 0, ""), flags.Int(SocketFlag, 0, "")
@@ -72,6 +84,13 @@ func role(home, name string, args []string) int {
 		return 5
 	}
 	<-ctx.Done()
+	if os.Getenv("SERVICE_TEST_NOTES") != "" {
+		for _, c := range o.Children {
+			if os.WriteFile(FailurePath(home, c.Name), nil, 0o600) != nil {
+				return 5
+			}
+		}
+	}
 	return 0
 }
 
@@ -213,6 +232,23 @@ func TestReplacedWhenVersionOrSettingsChange(t *testing.T) {
 		t.Fatalf("new settings: changed %v, %v", changed, err)
 	}
 	running(t, o, pids(after))
+}
+
+// What a child notes of its failure, to its very end, is never taken for a note of the one that follows.
+func TestNotesOfChildrenBeforeGo(t *testing.T) {
+	o := newHome(t, "child")
+	t.Setenv("SERVICE_TEST_NOTES", "yes")
+	before := start(t, o)
+	t.Setenv("SERVICE_TEST_NOTES", "")
+	t.Setenv("SERVICE_TEST_VERSION", "v2")
+	o.Version = "v2"
+	start(t, o)
+	gone(t, pids(before))
+	for _, c := range o.Children {
+		if _, err := os.Stat(FailurePath(o.Home, c.Name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+	}
 }
 
 func TestKilledChildIsStartedAgain(t *testing.T) {
@@ -419,6 +455,28 @@ func TestKeeperThatCannotStart(t *testing.T) {
 	_, err := Start(t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), "ended at once (exit status 3)") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestLastLineIsShortAndWhole(t *testing.T) {
+	t.Parallel()
+	o := Options{Home: t.TempDir()}
+	if err := o.makeDirs(); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"":                                   "",
+		"one":                                "one",
+		"one\ntwo \n\n":                      "two",
+		"one\n" + strings.Repeat("€", 300):   strings.Repeat("€", 166), // 3 bytes each, of 500
+		strings.Repeat("x\n", 1<<20) + "y\n": "y",
+	} {
+		if err := os.WriteFile(LogPath(o.Home, "one"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := LastLine(o.Home, "one", time.Time{}); got != want || !utf8.ValidString(got) {
+			t.Errorf("the last line of %.10q is %q, want %q", text, got, want)
+		}
 	}
 }
 

@@ -133,17 +133,11 @@ func (k *keeper) answerHand(c *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var rights []byte
-	addr := "none"
-	if k.socket != nil {
-		addr = k.socket.addr
-		err = withFD(k.socket.file, func(fd int) { rights = unix.UnixRights(fd) })
-	}
+	addr, rights, closeCopy, err := k.copySocket()
 	if err != nil {
 		return err
 	}
+	defer closeCopy()
 	if _, _, err := c.WriteMsgUnix([]byte(addr+"\n"), rights, nil); err != nil {
 		return err
 	}
@@ -157,6 +151,22 @@ func (k *keeper) answerHand(c *net.UnixConn) error {
 		return c.Close()
 	}
 	return nil
+}
+
+// copySocket makes a copy of the socket's descriptor to hand over: whoever takes it may be slow, and nobody is to wait for that.
+func (k *keeper) copySocket() (addr string, rights []byte, closeCopy func(), err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.socket == nil {
+		return "none", nil, func() {}, nil
+	}
+	var own int
+	var copyErr error
+	err = withFD(k.socket.file, func(fd int) { own, copyErr = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(err, copyErr); err != nil {
+		return "", nil, nil, err
+	}
+	return k.socket.addr, unix.UnixRights(own), func() { _ = unix.Close(own) }, nil // nothing was written to it
 }
 
 // succeed starts a keeper in place of one that finished for a command which is gone since: whoever closes a terminal does

@@ -31,7 +31,7 @@ func newCopied(t *testing.T, versions string) Options {
 
 func copies(t *testing.T, o Options) []string {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(o.Versions, "*"))
+	found, err := filepath.Glob(filepath.Join(o.Versions, "*", copyName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +78,21 @@ func TestCopiesOfOldVersionsGo(t *testing.T) {
 		s := start(t, o)
 		last = append(last, filepath.Dir(s.Exe))
 	}
+	onlyLastTwo(t, o, last)
+	// The version stays, so the one before it is the same.
+	t.Setenv("SERVICE_TEST_SETTINGS", "s2")
+	o.Settings = "s2"
+	start(t, o)
+	onlyLastTwo(t, o, last)
+	if err := Stop(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	start(t, o)
+	onlyLastTwo(t, o, last)
+}
+
+func onlyLastTwo(t *testing.T, o Options, last []string) {
+	t.Helper()
 	got := strings.Join(copies(t, o), " ")
 	if !strings.Contains(got, last[1]) || !strings.Contains(got, last[2]) || strings.Contains(got, last[0]) {
 		t.Errorf("left %s, of %v", got, last)
@@ -87,18 +102,20 @@ func TestCopiesOfOldVersionsGo(t *testing.T) {
 // A binary that cannot be read changes nothing: what runs goes on.
 func TestNoBinaryNoChange(t *testing.T) {
 	o := newCopied(t, filepath.Join(t.TempDir(), "versions"))
-	changesNothing(t, o, "cannot copy", func(next *Options) { next.Exe += ".missing" })
+	changesNothing(t, o, "cannot copy", func(next Options) (bool, error) {
+		next.Exe += ".missing"
+		return Start(t.Context(), next)
+	})
 }
 
-// changesNothing has another version started which cannot be copied.
-func changesNothing(t *testing.T, o Options, says string, harm func(*Options)) {
+// changesNothing has another version started in a way that cannot copy it.
+func changesNothing(t *testing.T, o Options, says string, startNext func(next Options) (bool, error)) {
 	t.Helper()
 	before := start(t, o)
 	kept := copies(t, o)
 	next := o
 	next.Version = "v2"
-	harm(&next)
-	changed, err := Start(t.Context(), next)
+	changed, err := startNext(next)
 	if changed || cluster.CodeOf(err) != cluster.CodeConflict || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("changed %v, %v, want %q", changed, err, says)
 	}
