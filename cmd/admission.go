@@ -51,6 +51,9 @@ func (h *daemonHome) followTrust(ctx context.Context, a *trust.Authority, conn *
 		IsTaken: func(id cluster.NodeID) bool {
 			return slices.ContainsFunc(c.Snapshot().Nodes, func(n cluster.Node) bool { return n.ID == id })
 		},
+		IsDown: func(id cluster.NodeID) bool {
+			return !slices.ContainsFunc(c.Snapshot().Nodes, func(n cluster.Node) bool { return n.ID == id && n.State != cluster.NodeDown })
+		},
 	})
 	f := &follower{authority: a, server: server, given: a.Accounts(), conn: conn, admit: s.Serve, addr: h.local.EnrolAddr, log: h.slog}
 	return f.start(ctx)

@@ -106,7 +106,7 @@ func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 		err = writeJoined(home, identity, jwt, s)
 	}
 	if err != nil {
-		return err
+		return joinedHalfway(err, r)
 	}
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)
@@ -115,6 +115,17 @@ func runAgentJoin(ctx context.Context, opts *joinOptions) error {
 		return opts.say("this Mac is a node of %s now; start it with: MLXCTL_HOME=%s mlxctl agent", printer.Clean(r.Cluster), home)
 	}
 	return opts.say("this Mac is a node of %s now, and runs as %s", printer.Clean(r.Cluster), printer.Clean(r.Service))
+}
+
+// joinedHalfway is the error of a node that was admitted and does not run.
+func joinedHalfway(failed error, r joinResult) error {
+	e := *cluster.AsError(failed)
+	e.Message = fmt.Sprintf("%s; %s has this Mac in its list already, as node %s, and the token is used", failed.Error(), printer.Clean(r.Cluster), r.Node)
+	again := "then the same command again, with the same token while that is good, else with a new one"
+	if e.Hint != "" {
+		again = e.Hint + "; " + again
+	}
+	return e.WithHint("%s", again)
 }
 
 func (opts *joinOptions) readToken() (enrol.Token, error) {
@@ -163,7 +174,7 @@ func (opts *joinOptions) join(ctx context.Context, home string, token enrol.Toke
 	if name == "" {
 		name = strings.TrimSuffix(hostName(), ".local")
 	}
-	answer, err := enrol.Join(ctx, token, enrol.Node{ID: identity.ID, Key: identity.PublicKey, Name: name, Sign: identity.Sign})
+	answer, err := enrol.Join(ctx, token, enrol.Node{ID: identity.ID, Key: identity.PublicKey, Name: name, Hardware: identity.Hardware, Sign: identity.Sign})
 	if err != nil {
 		return nil, "", s, err
 	}
@@ -180,13 +191,8 @@ func writeJoined(home string, identity *agent.Identity, jwt string, s plan.Setti
 	if err != nil {
 		return fmt.Errorf("encode settings: %w", err)
 	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"ca.pem", []byte(s.CA)}, {"node.json", append(data, '\n')}} {
-		if err := config.WriteFile(filepath.Join(home, f.name), f.data); err != nil {
-			return fmt.Errorf("join the cluster: %w", err)
-		}
+	if err := config.WriteFile(filepath.Join(home, "node.json"), append(data, '\n')); err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
 	}
 	return identity.Join(func(string, cluster.NodeID) (string, error) { return jwt, nil })
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func filesIn(t *testing.T, dir string) map[string]string {
 func TestJoinOfASecondClusterThatFails(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
-	join := func(token string, install func(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (string, error)) int {
+	join := func(token string, install func(ctx context.Context, home, jwt string, s plan.Settings, kind plan.UnitKind) (string, error), words ...string) int {
 		s, _, _, said := iostreams.Test()
 		env := map[string]string{"HOME": t.TempDir(), "MLXCTL_HOME": home, "MLXCTL_CACHE": t.TempDir()}
 		d := &deps{
@@ -81,13 +82,18 @@ func TestJoinOfASecondClusterThatFails(t *testing.T) {
 		}
 		code := run(d, []string{"agent", "join", token})
 		t.Logf("exit %d: %s", code, said)
+		for _, w := range words {
+			if !strings.Contains(said.String(), w) {
+				t.Errorf("nothing says %q", w)
+			}
+		}
 		return code
 	}
 	if code := join(admitting(t, "first"), nil); code != 0 {
 		t.Fatalf("exit %d", code)
 	}
 	before := filesIn(t, home)
-	for _, name := range []string{"ca.pem", "node.json", "agent/node.creds"} {
+	for _, name := range []string{"node.json", "agent/node.creds"} {
 		if before[filepath.Join(home, name)] == "" {
 			t.Errorf("the first left no %s", name)
 		}
@@ -99,7 +105,7 @@ func TestJoinOfASecondClusterThatFails(t *testing.T) {
 			t.Errorf("the installation finds %v, was %v", at, before)
 		}
 		return "", cluster.Errorf(cluster.CodeUnreachable, "the agent did not reach its controller")
-	})
+	}, "second has this Mac in its list already, as node ", "the token is used", "then the same command again")
 	if code == 0 || !asked {
 		t.Errorf("exit %d, asked: %v", code, asked)
 	}

@@ -86,8 +86,13 @@ func TestTwoHomesAndASecondUp(t *testing.T) {
 	pid := a.pid("controller")
 	r := a.run("up", "--local", "-o", "json")
 	var again upResult
-	if err := json.Unmarshal([]byte(r.out), &again); err != nil || r.code != 0 || again.Changed || again.APIKey != a.up.APIKey {
+	if err := json.Unmarshal([]byte(r.out), &again); err != nil || r.code != 0 || again.Changed || again.APIKey != "" || a.up.APIKey == "" {
 		t.Errorf("second up: %+v, %v", r, err)
+	}
+	for _, step := range []string{"identity", "Python", "starting", "waiting"} {
+		if strings.Contains(r.err, step) {
+			t.Errorf("second up says %q, and did nothing: %s", step, r.err)
+		}
 	}
 	if got := a.pid("controller"); got != pid {
 		t.Errorf("second up replaced the controller: %d, was %d", got, pid)

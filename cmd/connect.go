@@ -60,12 +60,16 @@ func (d *deps) snapshot(ctx context.Context) (*cluster.Snapshot, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c, err := d.connect(ctx, cfg)
+	var s *cluster.Snapshot
+	err = d.patiently(ctx, cfg, func(c clusterClient) (bool, error) {
+		var err error
+		s, err = c.Snapshot(ctx)
+		return false, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	return c.Snapshot(ctx)
+	return s, nil
 }
 
 // findNode turns a node's name or id into its id.

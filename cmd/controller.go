@@ -119,7 +119,9 @@ func (h *daemonHome) serveBoth(ctx context.Context, c *controller.Controller, g 
 	group.Go(func() error { return c.Run(inner) })
 	group.Go(func() error {
 		defer stop()
-		return g.Serve(ctx, l)
+		err := g.Serve(ctx, l)
+		c.Finish(ctx) // what came over the bus: until then, it was taken as HTTP was
+		return err
 	})
 	if err := h.announce(info); err != nil {
 		giveUp()

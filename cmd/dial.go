@@ -28,7 +28,7 @@ func (d *deps) connect(ctx context.Context, cfg *config.Config) (clusterClient, 
 	c, err := client.Dial(ctx, o)
 	if isLocal(cfg) && cluster.CodeOf(err) == cluster.CodeUnreachable {
 		return nil, cluster.Errorf(cluster.CodeUnreachable, "the controller of this machine does not answer").
-			WithHint("`mlxctl up --local` starts it again; `mlxctl logs controller` says what it does")
+			WithHint("`mlxctl logs controller` says what it does; where that is nothing, `mlxctl up --local` starts it again")
 	}
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -18,11 +19,16 @@ import (
 	"github.com/mlxctl/mlxctl/internal/printer"
 )
 
-const (
-	// hostTimeout bounds the look at one Mac: contact by SSH, which may have to wake it, and a worker's answer there.
-	hostTimeout = 3 * time.Minute
-	thisMac     = "this Mac"
-)
+// hostTimeout bounds the look at one Mac: contact by SSH, which may have to wake it, and a worker's answer there.
+const hostTimeout = 3 * time.Minute
+
+// thisMac is what the operator's own machine is called.
+func thisMac() string {
+	if runtime.GOOS == "darwin" {
+		return "this Mac"
+	}
+	return "this machine"
+}
 
 type doctorOptions struct {
 	*deps
@@ -83,7 +89,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 	defer cancel()
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
-	progress.Step("looking at this Mac and at the network")
+	progress.Step("looking at this machine and at the network")
 	e := &examination{deps: opts.deps, cfg: cfg, home: homeOf(cfg)}
 	results := doctor.Run(ctx, e.local(), 0)
 	hosts := e.hosts()
@@ -94,7 +100,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 	} else {
 		results = nil
 	}
-	progress.Step("looking at %d Macs", len(hosts))
+	progress.Step("looking at %s", countOf(len(hosts), "host"))
 	results = append(results, doctor.Run(ctx, e.each(hosts), 0)...)
 	progress.Close()
 	if err := context.Cause(ctx); err != nil {
@@ -114,7 +120,7 @@ func runDoctor(ctx context.Context, opts *doctorOptions) error {
 func named(hosts []doctor.Host, name string) ([]doctor.Host, error) {
 	var known []string
 	for _, h := range hosts {
-		if string(h.Node) == name || isAny(name, h.Name, h.Host.Host, h.LocalName) || (h.Self && name == thisMac) {
+		if string(h.Node) == name || isAny(name, h.Name, h.Host.Host, h.LocalName) || (h.Self && name == thisMac()) {
 			return []doctor.Host{h}, nil
 		}
 		known = append(known, h.Label())
@@ -137,7 +143,7 @@ func newReport(results []doctor.Result) doctorReport {
 		for _, f := range result.Findings {
 			subject := result.Subject
 			if subject == "" {
-				subject = thisMac
+				subject = thisMac()
 			}
 			r.Items = append(r.Items, doctorItem{Subject: subject, Finding: f, TookMS: result.Took.Milliseconds()})
 			switch f.State {
@@ -161,7 +167,7 @@ func (opts *doctorOptions) tell(out printer.Options, r doctorReport) error {
 	}
 	subjects, checks := 0, 0
 	shown := slices.DeleteFunc(slices.Clone(r.Items), func(i doctorItem) bool {
-		return i.State == plan.FindingOK && i.Subject != thisMac && i.Check != checkServing && opts.node == "" && opts.verbose == 0
+		return i.State == plan.FindingOK && i.Subject != thisMac() && i.Check != checkServing && opts.node == "" && opts.verbose == 0
 	})
 	for i := range shown {
 		shown[i].Subject, shown[i].Check = printer.Clean(shown[i].Subject), printer.Clean(shown[i].Check)

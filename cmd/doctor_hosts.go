@@ -82,7 +82,7 @@ func (e *examination) hosts() []doctor.Host {
 	for _, h := range sighting.Merge(known, nodes) {
 		x := doctor.Host{Host: h, State: states[h.Node]}
 		if i := slices.IndexFunc(nodes, func(n roster.Node) bool { return n.ID == h.Node }); i >= 0 {
-			x.Home = nodes[i].Home
+			x.Home, x.By = nodes[i].Home, nodes[i].By
 		}
 		out = append(out, x)
 	}

@@ -90,9 +90,9 @@ func (e *examination) checkController(context.Context) []plan.Finding {
 		return []plan.Finding{doctor.Failure("", "mlxctl up", err)}
 	}
 	if !s.Running {
-		what := "no cluster runs on this Mac"
+		what := "no cluster runs on this machine"
 		if s.Desired {
-			what = "the services of this Mac should run and do not"
+			what = "the services of this machine should run and do not"
 		}
 		return finding(plan.FindingFail, "mlxctl up", what)
 	}
@@ -202,7 +202,7 @@ func (e *examination) lookAround(ctx context.Context) []plan.Finding {
 	if err != nil {
 		return []plan.Finding{doctor.Failure("", "", err)}
 	}
-	return finding(plan.FindingOK, "", "this Mac may speak to others")
+	return finding(plan.FindingOK, "", "this machine may speak to others")
 }
 
 func finding(state plan.FindingKind, fix, message string) []plan.Finding {

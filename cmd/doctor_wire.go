@@ -9,6 +9,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 	"github.com/mlxctl/mlxctl/internal/doctor"
+	"github.com/mlxctl/mlxctl/internal/roster"
 )
 
 // wiredSurroundings joins SSH and the hosts of the settings to doctor.
@@ -43,12 +44,27 @@ func (s sshInspector) Inspect(ctx context.Context, h doctor.Host) []plan.Finding
 	if !host.Ready() {
 		return found
 	}
+	if f := ownerFinding(host, clusterIDOf(cfg.Dirs.Home)); f != nil {
+		return append(found, *f)
+	}
 	checks, err := b.Check(ctx, host, plan.Order{Home: h.Home, Operator: operatorName()})
 	if err != nil {
 		e := cluster.AsError(err)
 		return append(found, plan.Finding{Check: "host", State: plan.FindingSkip, Message: e.Message, Fix: e.Hint})
 	}
 	return bothSides(found, doctor.JudgeClock(checks, host.Facts.Skew, host.Facts.SkewError))
+}
+
+// ownerFinding says that a host is a node of another cluster; nil where it is not known to be one.
+func ownerFinding(h *bootstrap.Host, clusterID string) *plan.Finding {
+	if !h.Facts.Owner.IsOfAnother(clusterID) {
+		return nil
+	}
+	p := &planItem{host: h}
+	if h.Node != "" {
+		p.node = &roster.Node{ID: h.Node}
+	}
+	return &plan.Finding{Check: "cluster", State: plan.FindingFail, Message: h.Label() + " " + ofAnother(h.Facts.Owner), Fix: takeOverFix(p)}
 }
 
 // bothSides joins what SSH saw of a host with what the host says of itself, which knows better where both looked.

@@ -46,8 +46,9 @@ func newDown(d *deps, runF func(context.Context, *downOptions) error) *cobra.Com
 		Use: "down", Short: "Stop the cluster: agents on other machines, then the services of this one", Args: between(0, 0, ""),
 		Long: `down stops the agents of all nodes over SSH, whether the cluster answers or not, and then ends the background services of
 this home, whatever state they are in. It leaves no process, port or lock. Nodes that cannot be reached are named, and the exit
-code is 3. Models and Python environments in the cache of this machine stay. Where nobody is there to agree, a cluster with
-other machines takes --yes; a cluster of this machine alone is never asked for.
+code is 3; a host that is a node of another cluster by now is left as it is. Models and Python environments in the cache of this
+machine stay. Where nobody is there to agree, a cluster with other machines takes --yes; a cluster of this machine alone is never
+asked for.
 
 With --purge what was installed on the nodes is removed, and then the cluster's identity, keys, settings and logs here. These
 are kept while a node could not be reached, so that it can be tried again; --force removes them all the same. The cache stays,
@@ -80,7 +81,7 @@ func runDown(ctx context.Context, opts *downOptions) error {
 		return err
 	}
 	if _, err := os.Stat(dirs.Home); errors.Is(err, fs.ErrNotExist) {
-		return opts.tell(out, downResult{}, nil)
+		return opts.tell(out, downResult{}, nil, nil)
 	}
 	items, release, err := opts.stopOthers(ctx, dirs)
 	if err != nil {
@@ -102,7 +103,7 @@ func runDown(ctx context.Context, opts *downOptions) error {
 	for _, p := range items {
 		r.Hosts = append(r.Hosts, resultOf(p))
 	}
-	if err := opts.tell(out, r, failures); err != nil || len(failures) == 0 {
+	if err := opts.tell(out, r, items, failures); err != nil || len(failures) == 0 {
 		return err
 	}
 	return silentError{exitPartial}
@@ -193,7 +194,7 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs, all bool) (
 // in the folder that goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
-	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json"}
+	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json", begunFile}
 	if filepath.Dir(dirs.File) == home {
 		names = append(names, filepath.Base(dirs.File))
 	}
@@ -230,7 +231,7 @@ func keptBy(dirs config.Dirs) []string {
 	return kept
 }
 
-func (opts *downOptions) tell(out printer.Options, r downResult, failures []*planItem) error {
+func (opts *downOptions) tell(out printer.Options, r downResult, items, failures []*planItem) error {
 	if out.Format != printer.Table {
 		return printer.Object(opts.streams.Out, out.Format, r)
 	}
@@ -239,7 +240,11 @@ func (opts *downOptions) tell(out printer.Options, r downResult, failures []*pla
 			return fmt.Errorf("tell: %w", err)
 		}
 	}
-	if n := len(r.Hosts) - r.Failed; n > 0 {
+	left := leftLines(items)
+	if _, err := io.WriteString(opts.streams.Err, left); err != nil {
+		return fmt.Errorf("tell: %w", err)
+	}
+	if n := len(r.Hosts) - r.Failed - strings.Count(left, "\n"); n > 0 {
 		if err := opts.say("%d other machines stopped", n); err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func (opts *downOptions) stopOthers(ctx context.Context, dirs config.Dirs) (item
 	if !opts.purge && opts.isAllStopped(dirs.Home) {
 		return nil, free, nil
 	}
-	if nodes, err = opts.withoutSSH(nodes); err != nil {
+	if nodes, err = opts.ours(dirs.Home, nodes); err != nil {
 		return nil, nil, err
 	}
 	if len(nodes) == 0 {
@@ -79,11 +79,16 @@ func (opts *downOptions) stopNode(ctx context.Context, f *fleet, p *planItem) (b
 		}
 		return false, &e
 	}
-	return f.order(ctx, p, action, opts.purge)
+	changed, err := f.order(ctx, p, action, opts.purge)
+	if err == nil && p.node.By == byBegun {
+		err = begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
+	}
+	return changed, err
 }
 
-// withoutSSH leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop.
-func (opts *downOptions) withoutSSH(nodes []roster.Node) (others []roster.Node, err error) {
+// ours leaves out the nodes that joined by themselves, and says what becomes of them: they are whose they are to stop. A purge
+// also takes the hosts on which an installation was begun.
+func (opts *downOptions) ours(home string, nodes []roster.Node) (others []roster.Node, err error) {
 	for _, n := range nodes {
 		if _, ok := sighting.OfNode(n); ok {
 			others = append(others, n)
@@ -97,5 +102,12 @@ func (opts *downOptions) withoutSSH(nodes []roster.Node) (others []roster.Node, 
 			return nil, err
 		}
 	}
-	return others, nil
+	if !opts.purge {
+		return others, nil
+	}
+	begun, err := begunHosts(home, nodes)
+	if err != nil {
+		return nil, err
+	}
+	return append(others, begun...), nil
 }

@@ -68,6 +68,15 @@ type partialError struct{ err *cluster.Error }
 func (e *partialError) Error() string { return e.err.Error() }
 func (e *partialError) Unwrap() error { return e.err }
 
+// hostsError is what machines were to do and did not.
+type hostsError struct {
+	code int
+	err  *cluster.Error
+}
+
+func (e *hostsError) Error() string { return e.err.Error() }
+func (e *hostsError) Unwrap() error { return e.err }
+
 // signalError says which signal ended a command.
 type signalError struct{ signal syscall.Signal }
 
@@ -96,11 +105,14 @@ func exitCode(ctx context.Context, err error) int {
 		noSuch    *noSuchError
 		noContext *config.NoContextError
 		partial   *partialError
+		hosts     *hostsError
 		silent    silentError
 	)
 	switch {
 	case errors.As(err, &partial):
 		return exitPartial
+	case errors.As(err, &hosts):
+		return hosts.code
 	case errors.As(err, &silent):
 		return silent.code
 	case errors.As(err, &usage):

@@ -68,6 +68,7 @@ type fakeMac struct {
 	sudo        bootstrap.Sudo
 	self        bool
 	fails       error    // of every order
+	refuses     error    // of every order, before anything is copied
 	logs        []string // end of the agent's log, with that
 	vanishes    bool     // before it says what it went back to
 	denied      bool     // may not dial the network
@@ -79,6 +80,15 @@ type fakeMac struct {
 	dies        func()         // once its key was signed
 	runs        bool
 	starts      int
+	clusterID   string // whose node it is
+}
+
+// owner is what its files say.
+func (m *fakeMac) owner() plan.Owner {
+	if m.installed == "" {
+		return plan.Owner{}
+	}
+	return plan.Owner{Node: m.node, Cluster: "attic", ClusterID: m.clusterID, URL: "tls://192.0.2.99:8660"}
 }
 
 func newFakeNet(t *testing.T) *fakeNet {
@@ -161,7 +171,7 @@ func (f *fakeNet) Probe(_ context.Context, t bootstrap.Target) *bootstrap.Host {
 	if (m.keyState == bootstrap.KeyKnown && h.Failure() == nil) || isDisk {
 		h.Facts = bootstrap.Facts{
 			OS: "darwin", Arch: "arm64", Model: "Mac16,10", Chip: "Apple M4", Installed: m.installed, Sudo: m.sudo,
-			Home: "/Users/anna/.mlxctl", Hardware: m.hardware,
+			Home: "/Users/anna/.mlxctl", Hardware: m.hardware, Owner: m.owner(),
 		}
 	}
 	return h
@@ -208,6 +218,15 @@ func (f *fakeNet) Apply(ctx context.Context, h *bootstrap.Host, job bootstrap.Jo
 	step := func(name string, state plan.State) {
 		tell(bootstrap.Event{Host: h.Label(), Step: name, State: state, At: time.Now()})
 	}
+	if err := job.Order.Refuses(m.owner()); err != nil {
+		return bootstrap.Result{}, err
+	}
+	if left := job.Order.Spares(m.owner()); left != "" {
+		return bootstrap.Result{Left: left}, nil
+	}
+	if m.refuses != nil {
+		return bootstrap.Result{}, m.refuses
+	}
 	step(plan.StepCopy, plan.StateRunning)
 	if gate != nil {
 		select {
@@ -225,7 +244,7 @@ func (f *fakeNet) Apply(ctx context.Context, h *bootstrap.Host, job bootstrap.Jo
 		m.runs = false
 		f.setNode(m, "", cluster.NodeDown)
 		if job.Order.Action == plan.Uninstall {
-			m.installed = ""
+			m.installed, m.clusterID = "", ""
 		}
 		return bootstrap.Result{Node: m.node, Changed: true}, nil
 	}
@@ -290,7 +309,7 @@ func (f *fakeNet) install(ctx context.Context, h *bootstrap.Host, m *fakeMac, jo
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m.installed, m.key, m.runs = version, key, true
+	m.installed, m.key, m.runs, m.clusterID = version, key, true, job.Order.Settings.ClusterID
 	says := cluster.NodeID(first(string(m.poses), string(m.node)))
 	return bootstrap.Result{Node: says, Key: key, Changed: true, VersionID: version, Home: h.Facts.Home, Unit: plan.UnitKind(first(string(m.unit), string(plan.UnitLaunchDaemon)))}, nil
 }

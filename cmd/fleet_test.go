@@ -12,6 +12,7 @@ import (
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
+	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
 func TestNodesAddTakesTheNamedOnesOnly(t *testing.T) {
@@ -148,13 +149,13 @@ func TestUpgradeOneAtATime(t *testing.T) {
 	}
 	wants(t, "up", f.run("", "up", "--yes"), 0)
 	wants(t, "neither", f.run("", "upgrade"), exitUsage, "--all")
-	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "run this version: 1")
+	wants(t, "nothing", f.run("", "upgrade", "a"), 0, "on this version: 1")
 	for _, name := range []string{"a", "b"} {
 		f.hosts[name+".local"].installed = oldVersion9
 	}
 	f.log, f.most = nil, 0
 	wants(t, "nobody agrees", f.run("", "upgrade", "--all"), exitUsage, "--yes")
-	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "run this version: 4")
+	wants(t, "all", f.run("", "upgrade", "--all", "--yes"), 0, "upgrade: from "+oldVersion9+" to "+newVersion9, "on this version: 4")
 	want := []string{
 		"drain n-a true", `install a.local purge=false sudo=""`, "drain n-a false", "generate n-a",
 		"drain n-b true", `install b.local purge=false sudo=""`, "drain n-b false", "generate n-b",
@@ -284,6 +285,55 @@ func TestNodesThatJoinedByThemselves(t *testing.T) {
 	f.setNode(&fakeMac{node: "n-tok"}, newVersion9, cluster.NodeReady)
 	wants(t, "ready", f.run("", "up", "--yes"), 0, "2 nodes serve, 0 changed")
 	wants(t, "rm", f.run("", "nodes", "rm", "tok", "--yes"), exitFailed, "joined without SSH", "--force")
-	wants(t, "upgrade", f.run("", "upgrade", "tok", "--yes"), exitFailed, "joined without SSH")
-	wants(t, "down", f.run("", "down"), 0, "tok joined without SSH and is left alone")
+	f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "3 nodes serve")
+	wants(t, "nothing to upgrade", f.run("", "upgrade", "--all", "--yes"), 0, "on this version: 3")
+	f.setNode(&fakeMac{node: "n-tok"}, oldVersion9, cluster.NodeReady)
+	f.hosts["mini.local"].installed = oldVersion9
+	r := f.run("", "upgrade", "--all", "--yes")
+	wants(t, "upgrade", r, exitPartial, "tok: it joined without SSH\nhint: there, with this version of mlxctl: mlxctl agent join TOKEN", "on this version: 2")
+	if f.hosts["mini.local"].installed != newVersion9 || strings.Contains(r.out+r.err, "left as it is") {
+		t.Errorf("%+v\n%s%s", f.hosts["mini.local"], r.out, r.err)
+	}
+	wants(t, "down", f.run("", "down", "--yes"), 0, "tok joined without SSH and is left alone")
+}
+
+func TestANodeThatJoinedByATokenIsOneLine(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	wants(t, "up", f.run("", "up", "--yes"), 0)
+	m := f.mac("mac4")
+	key, _, err := trust.NewUserKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.key, m.installed, m.runs, m.clusterID = key, newVersion9, true, clusterIDOf(f.home)
+	f.admitted = []roster.Node{{ID: m.node, Name: "mac4", Key: key, By: "token"}}
+	lines := func(r result) int {
+		var told struct{ Items []planItem }
+		if err := json.Unmarshal([]byte(r.out), &told); err != nil {
+			t.Fatalf("%v\n%s%s", err, r.out, r.err)
+		}
+		return len(told.Items)
+	}
+	f.setNode(m, newVersion9, cluster.NodeReady)
+	if n := lines(f.run("", "up", "--dry-run", "-o", "json")); n != 2 { // this machine, and mac4
+		t.Errorf("%d lines", n)
+	}
+	installs := f.logged("install")
+	wants(t, "ready", f.run("", "up", "--yes"), 0, "2 nodes serve, 0 changed")
+	if f.logged("install") != installs {
+		t.Errorf("%v", f.log)
+	}
+	f.setNode(m, "", cluster.NodeDown)
+	m.fails = cluster.Errorf(cluster.CodeInternal, "the disk is full")
+	r := f.run("", "nodes", "add", "mac4.local", "--yes", "-o", "json")
+	if r.code != exitFailed || !strings.Contains(r.out, `"failed":1`) {
+		t.Errorf("%+v", r)
+	}
+	m.fails, m.installed = nil, oldVersion9
+	wants(t, "upgraded over SSH", f.run("", "up", "mac4.local", "--yes"), 0, "2 nodes serve, 1 changed")
+	if len(f.admitted) != 1 || f.admitted[0].Host != "mac4.local" || f.admitted[0].Version != newVersion9 {
+		t.Errorf("%+v", f.admitted)
+	}
 }

@@ -29,6 +29,7 @@ func (d *deps) installHere(ctx context.Context, home, jwt string, s plan.Setting
 	}
 	done, err := d.hostHere(ctx, exe, jwt, plan.Order{
 		Action: plan.Install, Operator: operatorName(), Home: home, Version: version, Settings: s, Unit: kind, Gate: gateTimeout,
+		TakeOver: true, // whoever has a token and is at this Mac has agreed to it
 	})
 	return string(done.Unit), err
 }

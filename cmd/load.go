@@ -94,22 +94,20 @@ func (opts *loadOptions) act(ctx context.Context, do func(context.Context, clust
 	if err != nil {
 		return err
 	}
-	c, err := opts.connect(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	ctx, cancel := bounded(ctx, cfg.Timeout)
 	defer cancel()
 	var node cluster.NodeID
-	if opts.node != "" {
-		n, err := lookUpNode(ctx, c, opts.node)
-		if err != nil {
-			return err
+	err = opts.patiently(ctx, cfg, func(c clusterClient) (bool, error) {
+		if opts.node != "" {
+			n, err := lookUpNode(ctx, c, opts.node)
+			if err != nil {
+				return false, err
+			}
+			node, result.NodeName = n.ID, n.Name
 		}
-		node, result.NodeName = n.ID, n.Name
-	}
-	if err := do(ctx, c, model, node); err != nil {
+		return false, do(ctx, c, model, node)
+	})
+	if err != nil {
 		return err
 	}
 	if out.Format != printer.Table {

@@ -76,6 +76,12 @@ func readLocal(home string) (*localSettings, string, error) {
 	return &l, hex.EncodeToString(sum[:8]), nil
 }
 
+// isUnmade says that no services were ever set up in a home.
+func isUnmade(home string) bool {
+	_, err := os.Stat(localPath(home))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 func (l *localSettings) write(home string) error {
 	data, err := json.MarshalIndent(l, "", "  ")
 	if err != nil {

@@ -47,7 +47,7 @@ func (opts *upOptions) previewLocal(ctx context.Context, cfg *config.Config, out
 	case !status.Running:
 		p.What = whatStart
 	case status.Version != opts.services(home, digest, nil).Version:
-		p.What, p.Reason = whatRestart, "they run another version of mlxctl"
+		p.What, p.Reason = whatRestart, "they run "+runsOther(status, opts.services(home, digest, nil))+" of mlxctl, and this is "+opts.build.Version
 	case !same || status.Settings != digest:
 		p.What, p.Reason = whatRestart, "they run with other settings"
 	case !opts.answers(ctx, cfg):

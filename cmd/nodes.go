@@ -51,6 +51,7 @@ func newNodesAdd(d *deps, runF func(context.Context, *upOptions) error) *cobra.C
 	opts.cmd = cmd
 	opts.output = addOutput(cmd, objectFormats()...)
 	opts.cluster.addInstall(cmd.Flags())
+	opts.addTakeOver(cmd.Flags())
 	opts.cluster.only = true
 	return cmd
 }
@@ -84,6 +85,7 @@ type fleet struct {
 	client    clusterClient // nil where the cluster cannot be reached
 	password  string        // for sudo, where a host wants one
 	strays    []roster.Node // that the command takes as well, though they are not in the list
+	clusterID string        // of the cluster of this home; empty where its identity cannot be read
 }
 
 // openFleet takes the lock and makes what the command works with. Close must be called.
@@ -94,6 +96,9 @@ func (opts *fleetOptions) openFleet(ctx context.Context, cfg *config.Config, out
 	}
 	p := opts.lanParts()
 	f = &fleet{fleetOptions: opts, cfg: cfg, events: newUpEvents(opts.deps, out), roster: p.roster(rosterPath(cfg.Dirs.Home))}
+	if id := clusterIDOf(cfg.Dirs.Home); id != noCluster { // else nodes are told by their ids alone
+		f.clusterID = id
+	}
 	f.installer, err = p.installer(opts.installerOptions(ctx, cfg, &opts.cluster.sshFlags, f.events.pause))
 	if err != nil {
 		f.events.close()
@@ -159,8 +164,11 @@ func (f *fleet) reach(ctx context.Context, nodes []roster.Node) map[cluster.Node
 
 // unreached is why a node cannot be changed over SSH; nil where it can.
 func unreached(n roster.Node, h *bootstrap.Host) error {
-	if h == nil {
+	if _, ok := sighting.OfNode(n); !ok {
 		return cluster.Errorf(cluster.CodeUnreachable, "it joined without SSH, and cannot be reached from here")
+	}
+	if h == nil {
+		return cluster.Errorf(cluster.CodeUnreachable, "it was not looked at")
 	}
 	if h.Key.State == bootstrap.KeyNew {
 		return cluster.Errorf(cluster.CodeConflict, "its SSH host key is not known here").WithHint("`mlxctl nodes add %s` shows it and asks", n.Host)
@@ -216,18 +224,22 @@ func (f *fleet) each(ctx context.Context, items []*planItem, do func(context.Con
 func (f *fleet) one(ctx context.Context, p *planItem, do func(context.Context, *planItem) (bool, error)) {
 	began := time.Now()
 	changed, err := do(ctx, p)
-	p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
+	p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node, isCut: err != nil && ctx.Err() != nil}
 	f.events.ended(p)
 }
 
-// order has a host do something that needs no proof.
+// order has a host do something that needs no proof. A host that is not the node of the item any more is left as it is, which
+// the item then says.
 func (f *fleet) order(ctx context.Context, p *planItem, action plan.Action, purge bool) (bool, error) {
 	o := plan.Order{
 		Action: action, Operator: operatorName(), Purge: purge, Home: p.node.Home, Unit: plan.UnitKind(p.node.Unit),
-		Password: sudoFor(p.host, f.password),
+		Password: sudoFor(p.host, f.password), Node: p.Node, ClusterID: f.clusterID,
 	}
 	r, err := f.installer.Apply(ctx, p.host, bootstrap.Job{Order: o, Binary: f.binaries(f.cfg.Dirs.Cache), Wheels: f.wheels(f.cfg.Dirs.Cache)}, func(e bootstrap.Event) { f.events.step(p, e) })
-	p.log = r.Log
+	p.log, p.left = r.Log, r.Left
+	if r.Left != "" && err == nil {
+		p.done = "left as it is: " + r.Left
+	}
 	return r.Changed, err
 }
 
@@ -257,6 +269,9 @@ func itemsOf(nodes []roster.Node, hosts map[cluster.NodeID]*bootstrap.Host, what
 		p := &planItem{Name: n.Name, Node: n.ID, HostKey: n.HostKey, Source: bootstrap.SourceRoster, What: what, node: n, host: hosts[n.ID]}
 		if len(n.Addresses) > 0 {
 			p.Address = n.Addresses[0]
+		}
+		if n.By == byBegun {
+			p.Node = "" // its id is none of a node
 		}
 		out = append(out, p)
 	}
@@ -297,7 +312,8 @@ func (f *fleet) finish(items []*planItem, done string) error {
 		if n := len(items) - len(failures); n > 0 {
 			fmt.Fprintf(&b, "%s: %d\n", done, n)
 		}
-		b.WriteString(failureLines(failures))
+		b.WriteString(leftLines(items))
+		b.WriteString(failuresBefore(failures))
 		if _, err := f.streams.Out.Write([]byte(b.String())); err != nil {
 			return err
 		}

@@ -35,7 +35,8 @@ func newNodesRm(d *deps, runF func(context.Context, *fleetOptions) error) *cobra
 	cmd := &cobra.Command{
 		Use: "rm NODE…", Short: "Take machines out of the cluster and remove what was installed there", Args: between(1, 1<<10, "the node"),
 		Long: `rm lets a node finish what it answers, removes its agent over SSH, and revokes its key. With --force a node that
-cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told.`,
+cannot be reached is taken out as well: its key is worth nothing from then on, and what is left on it is told. A host that is
+another node by now, or one of another cluster, is left as it is.`,
 		Example:     "  mlxctl nodes rm studio-2\n  mlxctl nodes rm lost-laptop --force --yes",
 		Annotations: exits("0", "1", "2", "3", "4", "6", "7", "130"), ValidArgsFunction: completeNodes(d),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -78,6 +79,15 @@ func runNodesRm(ctx context.Context, opts *fleetOptions) error {
 	if f.strays, err = f.unlisted(ctx); err != nil {
 		return err
 	}
+	listed, err := f.roster.List()
+	if err != nil {
+		return err
+	}
+	begun, err := begunHosts(cfg.Dirs.Home, listed)
+	if err != nil {
+		return err
+	}
+	f.strays = append(f.strays, begun...)
 	nodes, err := f.named()
 	if err != nil {
 		return err
@@ -244,6 +254,9 @@ func (f *fleet) remove(ctx context.Context, authority *trust.Authority, p *planI
 		return err
 	}
 	p.done = "removed"
+	if p.left != "" {
+		p.done = "taken out of the list; what is there is left as it is: " + p.left
+	}
 	if left != "" {
 		p.done = "removed, but not what is on it"
 		return f.events.warn(fmt.Sprintf("%s: taken out of the cluster, its key is worth nothing now; it could not be reached (%s). On that machine: %s",
@@ -261,6 +274,9 @@ func (f *fleet) orForce(err error) error {
 // revoke has a node be nobody: its keys, its place in the list, its line in the controller. It may live with another key than
 // that in the list.
 func (f *fleet) revoke(ctx context.Context, authority *trust.Authority, p *planItem, live string) error {
+	if p.node.By == byBegun { // it never was anybody
+		return begunList(f.cfg.Dirs.Home).Remove(p.node.ID)
+	}
 	for _, key := range slices.Compact([]string{p.node.Key, live}) {
 		if key == "" {
 			continue

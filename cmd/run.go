@@ -111,18 +111,19 @@ func runRun(ctx context.Context, opts *runOptions) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	c, err := opts.connect(asking, cfg)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if opts.node != "" {
-		if req.Node, err = findNode(asking, c, opts.node); err != nil {
-			return err
-		}
-	}
 	a := &answer{opts: opts, format: out.Format, model: req.Model, began: time.Now(), channels: newChannels(opts.deps)}
-	err = c.Generate(ctx, req, a.take)
+	err = opts.patiently(asking, cfg, func(c clusterClient) (begun bool, err error) {
+		if opts.node != "" {
+			if req.Node, err = findNode(asking, c, opts.node); err != nil {
+				return false, err
+			}
+		}
+		err = c.Generate(ctx, req, func(chunk cluster.Chunk) error {
+			begun = begun || chunk.Progress == nil
+			return a.take(chunk)
+		})
+		return begun, err
+	})
 	return a.finish(opts.inFlags(err))
 }
 

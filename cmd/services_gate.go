@@ -35,7 +35,7 @@ func (f *formerServices) version() string {
 // bringUp starts the services of this machine and proves that they answer. Where those of another version than before do
 // not, what ran before runs again.
 func (opts *upOptions) bringUp(ctx context.Context, cfg *config.Config, progress *iostreams.Progress) (localState, error) {
-	former, err := opts.formerServices(cfg.Dirs.Home)
+	former, err := opts.formerServices(ctx, cfg.Dirs.Home)
 	if err != nil {
 		return localState{}, err
 	}
@@ -46,8 +46,8 @@ func (opts *upOptions) bringUp(ctx context.Context, cfg *config.Config, progress
 	return s, opts.goBack(ctx, cfg, former, err, progress)
 }
 
-func (d *deps) formerServices(home string) (*formerServices, error) {
-	status, err := service.Read(d.services(home, "", d.log()))
+func (d *deps) formerServices(ctx context.Context, home string) (*formerServices, error) {
+	status, err := service.Settled(ctx, d.services(home, "", d.log()))
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (opts *upOptions) startAndProve(ctx context.Context, cfg *config.Config, pr
 			return s, err
 		}
 	}
-	c, snapshot, err := opts.prove(ctx, cfg, began, progress)
+	c, snapshot, err := opts.prove(ctx, cfg, began, s.changed, progress)
 	if err == nil && s.changed {
 		if err = opts.proveVersion(ctx, cfg.Dirs.Home, snapshot); err != nil {
 			c.Close()
@@ -151,9 +151,9 @@ func (opts *upOptions) goBack(ctx context.Context, cfg *config.Config, former *f
 		return fmt.Errorf("%w; and what runs now is not known: %w", failed, err)
 	}
 	switch {
-	case !former.Running:
+	case !former.Running && now.Running:
 		return failed
-	case now.Running && now.Keeper.PID == former.Keeper.PID:
+	case !now.Running && !former.Running, now.Running && now.Keeper.PID == former.Keeper.PID:
 		if err := former.restoreSettings(home); err != nil {
 			return fmt.Errorf("%w; and the settings of the services are not those of before: %w", failed, err)
 		}

@@ -133,6 +133,9 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 			stop, args = h.keepAsking(), []string{"upgrade", "--all", "--yes"}
 		}
 		env := h.env
+		if c.broken == "" {
+			wants(t, "dry run", h.run("up", "--local", "--dry-run"), 0, "they run "+before+" of mlxctl, and this is "+c.version)
+		}
 		if c.broken != "" { // other settings, too
 			h.env = append(slices.Clip(env), "MLXCTL_LOG_LEVEL=debug")
 		}
@@ -162,6 +165,13 @@ func TestBadServicesAreTakenBack(t *testing.T) {
 		if settings, err = os.ReadFile(localPath(h.dir)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// What never came up leaves the settings of before: another try is not to move to other ports.
+	wants(t, "down", h.run("down"), 0)
+	h.env = append(slices.Clip(h.env), "MLXCTL_LOG_LEVEL=debug")
+	wants(t, "nothing ran", h.run("up", "--local"), exitFailed, "the background keeper ended at once")
+	if now, err := os.ReadFile(localPath(h.dir)); err != nil || string(now) != string(settings) {
+		t.Errorf("settings %s, %v; before %s", now, err, settings)
 	}
 	if copies, err := os.ReadDir(filepath.Join(h.dir, serviceVersions)); err != nil || len(copies) > 2 {
 		t.Errorf("copies %v, %v", copies, err)

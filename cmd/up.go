@@ -33,20 +33,22 @@ const (
 
 type upOptions struct {
 	*deps
-	output  *outputFlags
-	cmd     *cobra.Command
-	local   bool
-	hosts   []string
-	cluster clusterFlags
-	finish  time.Duration // how long open requests may take before services of another version are replaced
+	output *outputFlags
+	cmd    *cobra.Command
+	local  bool
+	hosts  []string
+	// takeOver lets hosts that are named leave another cluster for this one.
+	takeOver bool
+	cluster  clusterFlags
+	finish   time.Duration // how long open requests may take before services of another version are replaced
 }
 
 // upResult is the shape of `up -o json`.
 type upResult struct {
 	Cluster string   `json:"cluster"`
 	HTTP    string   `json:"http"`
-	BaseURL string   `json:"base_url"` // for OpenAI clients
-	APIKey  string   `json:"api_key"`
+	BaseURL string   `json:"base_url"`          // for OpenAI clients
+	APIKey  string   `json:"api_key,omitempty"` // of the `up` that made the cluster
 	Nodes   []upNode `json:"nodes"`
 	Changed bool     `json:"changed"` // false when everything ran already
 	TookMS  int64    `json:"took_ms"`
@@ -84,6 +86,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
 	opts.cmd = cmd
 	opts.output = addOutput(cmd, objectFormats()...)
 	f := cmd.Flags()
+	opts.addTakeOver(f)
 	f.BoolVar(&opts.local, "local", false, "on this machine alone")
 	opts.cluster.addUp(f)
 	f.String("name", "", "the cluster's name, when it is first made")
@@ -121,6 +124,7 @@ func runUp(ctx context.Context, opts *upOptions) error {
 	ctx, cancel := bounded(ctx, cfg.Timeout)
 	defer cancel()
 	began := time.Now()
+	isFirst := isUnmade(cfg.Dirs.Home)
 	progress := opts.streams.NewProgress(opts.quiet)
 	defer progress.Close()
 	state, err := opts.bringUp(ctx, cfg, progress)
@@ -135,8 +139,11 @@ func runUp(ctx context.Context, opts *upOptions) error {
 		return err
 	}
 	r := upResult{
-		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
+		Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL,
 		Changed: state.changed, TookMS: time.Since(began).Milliseconds(),
+	}
+	if isFirst {
+		r.APIKey = e.APIKey
 	}
 	for _, n := range s.Nodes {
 		r.Nodes = append(r.Nodes, upNode{n.ID, n.Name, n.State})
@@ -159,7 +166,7 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if err := checkName(cfg, before); err != nil {
 		return false, err
 	}
-	status, err := service.Read(opts.services(home, digest, opts.log()))
+	status, err := service.Settled(ctx, opts.services(home, digest, opts.log()))
 	if err != nil {
 		return false, err
 	}
@@ -171,11 +178,12 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 		return false, err
 	}
 	l.Python, _ = opts.env(pythonVariable)
-	progress.Step("making the cluster's identity")
+	if isUnmade(home) {
+		progress.Step("making the cluster's identity")
+	}
 	if _, err := trust.Init(trustDir(home), l.Name); err != nil {
 		return false, err
 	}
-	progress.Step("preparing Python")
 	if err := opts.engine.prepare(ctx, cfg.Dirs, func(line string) { progress.Step("%s", line) }); err != nil {
 		return false, err
 	}
@@ -185,8 +193,10 @@ func (opts *upOptions) start(ctx context.Context, cfg *config.Config, progress *
 	if _, digest, err = readLocal(home); err != nil {
 		return false, err
 	}
-	progress.Step("starting controller and agent")
 	o := opts.services(home, digest, opts.log())
+	if !status.Running || status.Version != o.Version || status.Settings != o.Settings {
+		progress.Step("starting controller and agent")
+	}
 	o.Finish = opts.finish
 	return service.Start(ctx, o)
 }
@@ -235,19 +245,27 @@ func (opts *upOptions) openBus(before *localSettings, isRunning bool, progress *
 }
 
 // prove waits until this machine's node is ready and has answered a prompt through the whole path. The caller closes the
-// connection.
-func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
-	progress.Step("waiting for the controller")
+// connection. Where nothing was started, it is one step.
+func (opts *upOptions) prove(ctx context.Context, cfg *config.Config, began time.Time, isStarted bool, progress *iostreams.Progress) (clusterClient, *cluster.Snapshot, error) {
+	step := func(what string) {
+		if isStarted {
+			progress.Step("%s", what)
+		}
+	}
+	if !isStarted {
+		progress.Step("seeing whether this machine answers")
+	}
+	step("waiting for the controller")
 	readyCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := opts.awaitController(readyCtx, cfg, began)
 	if err != nil {
 		return nil, nil, err
 	}
-	progress.Step("waiting for the node")
+	step("waiting for the node")
 	s, node, err := opts.awaitNode(readyCtx, cfg, c, began)
 	if err == nil && node.State == cluster.NodeReady {
-		progress.Step("answering a first prompt")
+		step("answering a first prompt")
 		testCtx, cancelTest := context.WithTimeout(ctx, selfTestTimeout)
 		defer cancelTest()
 		err = selfTest(testCtx, c, node.ID)
@@ -362,9 +380,7 @@ func (opts *upOptions) tell(out printer.Options, r upResult) error {
 		verb = "was up already; nothing changed"
 	}
 	fmt.Fprintf(&b, "cluster %s %s (%.1f s)\n\n", printer.Clean(r.Cluster), verb, float64(r.TookMS)/1000)
-	fmt.Fprintf(&b, "  API      %s\n", r.BaseURL)
-	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
-	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
+	b.WriteString(accessText(r.BaseURL, r.APIKey))
 	fmt.Fprintf(&b, "  try      mlxctl run tiny \"Count from 1 to 20.\"\n")
 	_, err := io.WriteString(opts.streams.Out, b.String())
 	return err

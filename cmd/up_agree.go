@@ -15,6 +15,8 @@ import (
 
 // agree asks once for everything: installations and new keys.
 func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
+	all := items
+	items = slices.DeleteFunc(slices.Clone(items), u.isOwnQuestion)
 	if !needsYes(items) || u.cluster.yes {
 		return true, nil
 	}
@@ -38,7 +40,7 @@ func (u *upRun) agree(ctx context.Context, items []*planItem) (bool, error) {
 	if err != nil || yes {
 		return yes, err
 	}
-	for _, p := range items {
+	for _, p := range all {
 		if p.isInstall() {
 			p.What, p.Reason, p.isSeen = whatCannot, "not agreed to", p.Source == bootstrap.SourceBonjour
 		}
@@ -112,7 +114,8 @@ func (u *upRun) judgedAnew(were, now []*bootstrap.Host) (map[*bootstrap.Host]*pl
 		isTold[h] = true
 		p := j.item(h)
 		// It was agreed to, so that what keeps it from serving counts now, unless it is somebody else's.
-		p.isSeen = h.Source == bootstrap.SourceBonjour && p.isAuth
+		isTheirs := p.isAuth || (p.node == nil && h.Facts.Owner.IsOfAnother(j.clusterID))
+		p.isSeen = h.Source == bootstrap.SourceBonjour && isTheirs
 		fresh[was] = p
 	}
 	return fresh, nil

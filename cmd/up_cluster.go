@@ -30,6 +30,7 @@ type upRun struct {
 	authority *trust.Authority
 	settings  plan.Settings
 	password  string // for sudo, where a host wants one
+	isFirst   bool   // the cluster is made by this `up`
 	signing   signing
 }
 
@@ -55,6 +56,9 @@ func runUpCluster(ctx context.Context, opts *upOptions, out printer.Options) (er
 	cfg, err := opts.clusterConfig(opts.cmd, &opts.cluster)
 	if err != nil {
 		return err
+	}
+	if opts.takeOver && len(opts.hosts) == 0 {
+		return usageHint("mlxctl up HOST --take-over", "--take-over is for hosts that are named")
 	}
 	if err := checkNetwork(cfg); err != nil {
 		return err
@@ -143,6 +147,9 @@ func (u *upRun) run(ctx context.Context) error {
 	if err := u.undrainInterrupted(ctx); err != nil {
 		return err
 	}
+	if err := u.settleFormer(ctx, seen.Hosts); err != nil {
+		return err
+	}
 	j, err := u.judge()
 	if err != nil {
 		return err
@@ -173,6 +180,9 @@ func (u *upRun) carryOut(ctx context.Context, items []*planItem) ([]*planItem, e
 	if items, err = u.acceptKeys(ctx, items); err != nil {
 		return items, err
 	}
+	if err := u.agreeToTakeOver(ctx, items); err != nil {
+		return items, err
+	}
 	if err := u.askSudo(ctx, items); err != nil {
 		return items, err
 	}
@@ -193,6 +203,7 @@ func (u *upRun) wasOpen() bool {
 
 // start has the services of this machine run with a bus that others reach.
 func (u *upRun) start(ctx context.Context) error {
+	u.isFirst = isUnmade(u.cfg.Dirs.Home)
 	var err error
 	if u.local, err = u.lanParts().services(ctx, u.upOptions, u.cfg, u.events.progress); err != nil {
 		return err
@@ -225,10 +236,14 @@ func (u *upRun) judge() (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly}
+	j := &judge{
+		binary: u.binaries(u.cfg.Dirs.Cache), snapshot: u.local.snapshot, nodes: nodes, knownOnly: u.cluster.knownOnly,
+		clusterID: clusterIDOf(u.cfg.Dirs.Home), mayTakeOver: u.takeOver, canAsk: u.streams.CanAsk() && !u.cluster.yes && !u.cluster.dryRun,
+	}
 	if u.authority != nil {
 		j.digest = settingsDigest(u.settings)
 	}
+	j.isNamed = len(u.hosts) > 0
 	return j, nil
 }
 

@@ -45,6 +45,7 @@ type hostResult struct {
 	What    string         `json:"what"`
 	Serves  bool           `json:"serves"`
 	Changed bool           `json:"changed"`
+	Left    string         `json:"left,omitempty"` // why it was left as it is
 	Error   *cluster.Error `json:"error,omitempty"`
 	Log     []string       `json:"log,omitempty"` // with Error: the end of its agent's log
 	// Warnings are what keeps it from serving as well as it could.
@@ -60,6 +61,7 @@ type upEvents struct {
 
 	mu    sync.Mutex
 	board *iostreams.Board           // nil while nothing is done on hosts
+	names []string                   // of those that the plan changes
 	said  map[*planItem]saidProgress // by host: the last line of how far a step is
 }
 
@@ -118,6 +120,14 @@ func (e *upEvents) plan(items []*planItem, isResult bool) error {
 	if items == nil {
 		items = []*planItem{}
 	}
+	e.mu.Lock()
+	e.names = nil
+	for _, p := range items {
+		if p.changes() {
+			e.names = append(e.names, printer.Clean(p.Name))
+		}
+	}
+	e.mu.Unlock()
 	if isResult && e.out.Format == printer.YAML {
 		return printer.Object(e.d.streams.Out, printer.YAML, planEvent{"plan", items})
 	}
@@ -125,7 +135,7 @@ func (e *upEvents) plan(items []*planItem, isResult bool) error {
 		return printer.Line(e.d.streams.Out, planEvent{"plan", items})
 	}
 	if isResult {
-		return printPlan(e.d.streams, items)
+		return printPlan(e.d.streams, items, true)
 	}
 	return e.planned(items)
 }
@@ -158,14 +168,14 @@ func (e *upEvents) planned(items []*planItem) error {
 	isQuestion := needsYes(items) && e.d.streams.CanAsk()
 	isNews := false
 	for _, p := range items {
-		isNews = isNews || p.What != whatNothing
+		isNews = isNews || p.changes() || p.What != whatNothing && (p.What != whatCannot || p.isSeen) // the end tells of the others
 	}
 	if !isNews || (e.d.quiet && !isQuestion) {
 		return nil
 	}
 	toErr := *e.d.streams
 	toErr.Out = toErr.Err
-	return printPlan(&toErr, items)
+	return printPlan(&toErr, items, false)
 }
 
 // step tells one step of one host.
@@ -185,7 +195,7 @@ func (e *upEvents) step(p *planItem, h bootstrap.Event) {
 		return
 	}
 	if h.Err != nil {
-		detail = printer.Clean(h.Err.Error())
+		detail = "" // the end says why
 	}
 	e.onBoard(func(b *iostreams.Board) {
 		b.Step(p.key(), printer.Clean(p.Name), printer.Clean(h.Step), string(h.State), detail)
@@ -221,8 +231,10 @@ func (e *upEvents) ended(p *planItem) {
 	}
 	line := "serves"
 	switch {
+	case p.outcome.isCut:
+		line = p.outcome.text()
 	case p.outcome.err != nil:
-		line = "failed: " + printer.OneLine(cluster.AsError(p.outcome.err).Message)
+		line = "failed" // the end says why
 	case p.done != "":
 		line = p.done
 	}
@@ -234,6 +246,7 @@ func (e *upEvents) onBoard(do func(*iostreams.Board)) {
 	e.mu.Lock()
 	if e.board == nil {
 		e.board = e.d.streams.NewBoard(e.d.quiet)
+		e.board.Names(e.names...)
 	}
 	b := e.board
 	e.mu.Unlock()
@@ -252,7 +265,7 @@ func (e *upEvents) endBoard() {
 
 // resultOf is what came of one machine of the plan.
 func resultOf(p *planItem) hostResult {
-	r := hostResult{Name: p.Name, hostID: idOf(p), What: p.What, Warnings: p.Warnings}
+	r := hostResult{Name: p.Name, hostID: idOf(p), What: p.What, Left: p.left, Warnings: p.Warnings}
 	switch {
 	case p.outcome != nil:
 		if p.outcome.err != nil {
@@ -261,6 +274,9 @@ func resultOf(p *planItem) hostResult {
 		r.Serves = p.outcome.err == nil && p.What != whatStop && p.What != whatRemove
 		r.Changed = p.outcome.err == nil && p.outcome.changed
 		r.Error, r.TookMS = cluster.AsError(p.outcome.err), p.outcome.took.Milliseconds()
+		if p.outcome.isCut {
+			r.Error = &cluster.Error{Code: cluster.CodeCancelled, Message: p.outcome.text()}
+		}
 	case p.What == whatNothing:
 		r.Serves = true
 	case p.What == whatCannot:

@@ -89,6 +89,10 @@ func (c *clusterFlags) addUp(f *pflag.FlagSet) {
 	f.BoolVar(&c.noDiscover, "no-discover", false, "do not look for Macs with Bonjour")
 }
 
+func (opts *upOptions) addTakeOver(f *pflag.FlagSet) {
+	f.BoolVar(&opts.takeOver, "take-over", false, "also a HOST that is a node of another cluster, which loses it")
+}
+
 func (c *clusterFlags) check() error { return checkUnit(c.unit) }
 
 // checkUnit checks a --unit.

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -26,6 +27,15 @@ type outcome struct {
 	changed bool
 	took    time.Duration
 	node    cluster.NodeID
+	isCut   bool // it failed because the command was interrupted
+}
+
+// text is why it failed.
+func (o *outcome) text() string {
+	if o.isCut {
+		return "interrupted"
+	}
+	return o.err.Error()
 }
 
 // install does the plan, as many hosts at a time as is allowed. What fails is told in its item.
@@ -45,7 +55,7 @@ func (u *upRun) install(ctx context.Context, items []*planItem) {
 			defer func() { <-room }()
 			began := time.Now()
 			changed, err := u.installOne(ctx, p, u.interrupted(p))
-			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node}
+			p.outcome = &outcome{err: err, changed: changed, took: time.Since(began), node: p.Node, isCut: err != nil && ctx.Err() != nil}
 			u.events.ended(p)
 		})
 	}
@@ -110,6 +120,7 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		Order: plan.Order{
 			Action: plan.Install, Operator: operatorName(), Settings: u.settings, Unit: plan.UnitKind(u.cluster.unit),
 			Password: sudoFor(h, u.password), Offline: u.cluster.offline, Gate: gateTimeout,
+			TakeOver: p.What == whatTakeOver,
 		},
 		Binary: u.binaries(u.cfg.Dirs.Cache),
 		Sign: func(_ context.Context, node cluster.NodeID, key, _ string) (string, error) {
@@ -122,7 +133,17 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 		Prove:  proof.run,
 		Wheels: u.wheels(u.cfg.Dirs.Cache),
 	}
+	settle, err := u.begin(p)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if settleErr := settle(err == nil); settleErr != nil {
+			err = errors.Join(err, settleErr)
+		}
+	}()
 	r, err := u.installer.Apply(ctx, h, job, func(e bootstrap.Event) {
+		p.copied(e)
 		if e.Step == plan.StepUnit && e.State == plan.StateChanged {
 			proof.restarted.Store(true)
 		}
@@ -135,8 +156,11 @@ func (u *upRun) installOne(ctx context.Context, p *planItem, held *hold) (change
 	}
 	p.Node = proof.node
 	p.Warnings = u.warningsAfter(h, r, proof)
-	if err := u.admit(h, r, proof); err != nil {
+	if err := u.admit(ctx, h, r, proof); err != nil {
 		return r.Changed, proof.takeBack(err)
+	}
+	if proof.name != "" && proof.name != p.Name {
+		p.done = "serves as " + printer.Clean(proof.name) // which commands want
 	}
 	return r.Changed, nil
 }
@@ -158,7 +182,7 @@ func (u *upRun) warningsAfter(h *bootstrap.Host, r bootstrap.Result, proof *proo
 
 // admit writes a node down that serves, and throws out the key that it had before. Which node it is was settled when its
 // key was signed; what the host says afterwards does not count.
-func (u *upRun) admit(h *bootstrap.Host, r bootstrap.Result, proof *proof) error {
+func (u *upRun) admit(ctx context.Context, h *bootstrap.Host, r bootstrap.Result, proof *proof) error {
 	if proof.key == "" || (r.Node != "" && r.Node != proof.node) {
 		return cluster.Errorf(cluster.CodeUnauthorized, "%s says it is another node than the one that was signed for it", printer.Clean(h.Label())).
 			WithHint("whoever runs that host may be after another node; look at it before it is added again")
@@ -187,7 +211,11 @@ func (u *upRun) admit(h *bootstrap.Host, r bootstrap.Result, proof *proof) error
 	if err := u.roster.Put(n); err != nil {
 		return err
 	}
-	return settleKey(u.cfg.Dirs.Home, u.roster, u.authority, n.ID, n.Key)
+	if err := settleKey(u.cfg.Dirs.Home, u.roster, u.authority, n.ID, n.Key); err != nil {
+		return err
+	}
+	_, err = u.replaceFormer(ctx, n, formerTimeout)
+	return err
 }
 
 // former is a node as it is in the list; zero where it is not.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +30,10 @@ func (u *upRun) look(ctx context.Context) (sighting.Found, error) {
 		err = u.events.warn(fmt.Sprintf("Bonjour tells of more Macs than can be looked at: %d left out", seen.LeftOut),
 			"name those that are wanted: mlxctl up user@host")
 	}
-	if f := configWarning(seen.Hosts); err == nil && f != nil {
-		err = u.events.warn(f.Message, f.Fix)
+	for _, f := range configWarnings(seen.Hosts) {
+		if err == nil {
+			err = u.events.warn(f.Message, f.Fix)
+		}
 	}
 	return seen, err
 }
@@ -47,7 +51,12 @@ func (u *upRun) find(ctx context.Context) (sighting.Found, error) {
 			s.Options.For = laterScan
 		}
 	}
-	return s.Run(ctx, named, nodes)
+	seen, err := s.Run(ctx, named, nodes)
+	if err != nil {
+		return seen, err
+	}
+	err = u.findByBonjour(ctx, &seen, nodes)
+	return seen, err
 }
 
 // targets are those that are known before anybody looks: better sources first.
@@ -61,15 +70,19 @@ func (u *upRun) targets() (out []bootstrap.Target, nodes []roster.Node, err erro
 			out = append(out, t)
 		}
 	}
+	if nodes, err = u.roster.List(); err != nil {
+		return nil, nil, err
+	}
 	for _, s := range u.hosts {
 		h, err := config.ParseHost(s)
 		if err != nil {
 			return nil, nil, usagef("HOST %v", err)
 		}
+		if t, ok := ofNodeNamed(nodes, h); ok {
+			out = append(out, t)
+			continue
+		}
 		add(bootstrap.SourceCommandLine, h)
-	}
-	if nodes, err = u.roster.List(); err != nil {
-		return nil, nil, err
 	}
 	if u.flags().only {
 		return out, nodes, nil
@@ -85,16 +98,70 @@ func (u *upRun) targets() (out []bootstrap.Target, nodes []roster.Node, err erro
 	return out, nodes, nil
 }
 
-// configWarning is what the hosts have in common: how this machine's ssh_config was read.
-func configWarning(hosts []*bootstrap.Host) *plan.Finding {
+// ofNodeNamed is how a node is reached that is named by the name which lists show; ok is false where it is another host's.
+func ofNodeNamed(nodes []roster.Node, h config.Host) (t bootstrap.Target, ok bool) {
+	var found []roster.Node
+	for _, n := range nodes {
+		if n.Host == h.Host {
+			return t, false // ssh knows the name
+		}
+		if n.Name == h.Host {
+			found = append(found, n)
+		}
+	}
+	if len(found) != 1 {
+		return t, false
+	}
+	t, ok = sighting.OfNode(found[0])
+	t.Source, t.User = bootstrap.SourceCommandLine, first(h.User, t.User)
+	if h.Port != 0 {
+		t.Port = h.Port
+	}
+	return t, ok
+}
+
+// findByBonjour looks at hosts anew that were named as Bonjour does and did not answer: not every system's resolver knows such
+// names.
+func (u *upRun) findByBonjour(ctx context.Context, seen *sighting.Found, nodes []roster.Node) error {
+	isLost := func(h *bootstrap.Host) bool {
+		f := h.Failure()
+		return f != nil && f.Check == bootstrap.CheckReach && len(h.Addresses) == 0 && h.Source != bootstrap.SourceBonjour &&
+			strings.HasSuffix(strings.ToLower(h.Host), ".local")
+	}
+	if u.flags().noDiscover || !slices.ContainsFunc(seen.Hosts, isLost) {
+		return nil
+	}
+	var mu sync.Mutex
+	addresses := map[string][]string{}
+	_, err := u.scan(ctx, bonjour.ScanOptions{For: laterScan, Log: u.log(), Found: func(m bonjour.Mac) {
+		mu.Lock()
+		defer mu.Unlock()
+		addresses[strings.ToLower(strings.TrimSuffix(m.HostName, "."))] = sighting.AddressTexts(m.Addrs)
+	}})
+	if err != nil {
+		return ctx.Err() // that the hosts do not answer is told
+	}
+	for i, h := range seen.Hosts {
+		t := h.Target
+		if t.Addresses = addresses[strings.ToLower(t.Host)]; isLost(h) && len(t.Addresses) > 0 {
+			seen.Hosts[i] = u.installer.Probe(ctx, t)
+		}
+	}
+	seen.Hosts = sighting.Merge(seen.Hosts, nodes)
+	return ctx.Err()
+}
+
+// configWarnings are what the hosts have in common: how this machine's ssh_config and host keys were read.
+func configWarnings(hosts []*bootstrap.Host) []plan.Finding {
+	var out []plan.Finding
 	for _, h := range hosts {
-		for i, f := range h.Findings {
-			if f.Check == bootstrap.CheckConfig && f.State == plan.FindingWarn {
-				return &h.Findings[i]
+		for _, f := range h.Findings {
+			if f.Check == bootstrap.CheckConfig && f.State == plan.FindingWarn && !slices.ContainsFunc(out, func(x plan.Finding) bool { return x.Message == f.Message }) {
+				out = append(out, f)
 			}
 		}
 	}
-	return nil
+	return out
 }
 
 // lookFirst shows what would be done before anything is; isEnd says that this is all.

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/bonjour"
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
@@ -102,11 +101,3 @@ func (d *deps) wheels(cache string) func(ctx context.Context, os, arch, python s
 type asker func(ctx context.Context, prompt string) (string, error)
 
 func (a asker) Secret(ctx context.Context, prompt string) (string, error) { return a(ctx, prompt) }
-
-// versionOf is the version in a version id, which ends with a part of a hash.
-func versionOf(versionID string) string {
-	if i := strings.LastIndexByte(versionID, '-'); i > 0 {
-		return versionID[:i]
-	}
-	return versionID
-}

@@ -18,12 +18,16 @@ import (
 const (
 	whatInstall = "install"
 	whatUpgrade = "upgrade"
-	whatRepair  = "repair"
-	whatNothing = "nothing"
-	whatCannot  = "cannot"
-	whatStart   = "start" // the services of this machine
-	whatStop    = "stop"
-	whatRemove  = "remove"
+	// whatDowngrade has a host run a version that is older than its own.
+	whatDowngrade = "downgrade"
+	whatRepair    = "repair"
+	whatNothing   = "nothing"
+	whatCannot    = "cannot"
+	// whatTakeOver is an installation on a node of another cluster.
+	whatTakeOver = "take over"
+	whatStart    = "start" // the services of this machine
+	whatStop     = "stop"
+	whatRemove   = "remove"
 )
 
 // remoteLogin is the setting that lets SSH in.
@@ -51,12 +55,17 @@ type planItem struct {
 	isSeen bool
 	isAuth bool // it does not let us in
 	isSelf bool
-	node   *roster.Node
+	// isApart says that it joined without SSH, so that other machines are changed without it.
+	isApart bool
+	// isCopied says that something was copied to it.
+	isCopied bool
+	node     *roster.Node
 
 	outcome *outcome // nil where nothing was done
 	log     []string // the end of its agent's log, where that did not come up
 	undone  undone
 	done    string // what is said when it is done well; empty means that it serves
+	left    string // why the host was left as it is; empty where it was not
 }
 
 // undone is what a host said of an installation that failed.
@@ -67,7 +76,7 @@ type undone struct {
 
 // changes says that something would be done.
 func (p *planItem) changes() bool {
-	return slices.Contains([]string{whatInstall, whatUpgrade, whatRepair, whatStart}, p.What)
+	return slices.Contains([]string{whatInstall, whatUpgrade, whatDowngrade, whatRepair, whatTakeOver, whatStart}, p.What)
 }
 
 // isInstall says that the host has an installation before it.
@@ -85,6 +94,10 @@ type judge struct {
 	nodes     []roster.Node
 	digest    string // of the settings that nodes should have
 	knownOnly bool   // new host keys are not agreed to
+	isNamed   bool   // hosts were named: what keeps others from serving is not asked for
+	clusterID string // of this cluster; noCluster before it is made
+	// mayTakeOver says that hosts which were named may be taken from another cluster; canAsk, that somebody is asked about it.
+	mayTakeOver, canAsk bool
 }
 
 // items judges everything that was found, in the order of the table.
@@ -113,6 +126,11 @@ func (j *judge) items(f sighting.Found) []*planItem {
 			}
 		}
 	}
+	if j.isNamed {
+		out = slices.DeleteFunc(out, func(p *planItem) bool {
+			return p.What == whatCannot && (p.host == nil || !p.host.From(bootstrap.SourceCommandLine))
+		})
+	}
 	return out
 }
 
@@ -124,11 +142,8 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 	if len(h.Addresses) > 0 {
 		p.Address = h.Addresses[0]
 	}
-	if i := slices.IndexFunc(j.nodes, func(n roster.Node) bool { return n.ID == h.Node && h.Node != "" }); i >= 0 {
-		p.node = &j.nodes[i]
-		p.Name = p.node.Name
-	}
-	live := j.live(h.Node)
+	j.find(p)
+	live := j.live(p.Node)
 	switch {
 	case live != nil:
 		p.State = string(live.State)
@@ -157,13 +172,34 @@ func (j *judge) item(h *bootstrap.Host) *planItem {
 		return p
 	}
 	_, want, err := j.binary(h.Facts.OS, h.Facts.Arch)
-	if err != nil {
+	switch {
+	case err != nil:
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix = whatCannot, e.Message, e.Hint
-		return p
+	case h.Facts.Owner.IsOfAnother(j.clusterID):
+		j.takeOver(p)
+	default:
+		p.What, p.Reason = j.change(h, p.node, live, want)
 	}
-	p.What, p.Reason = j.change(h, p.node, live, want)
 	return p
+}
+
+// find finds the node of the list that a host is. One that joined by a token has shown no host key: that it is this host is
+// what the host says, and nothing is signed for it on its word.
+func (j *judge) find(p *planItem) {
+	if i := slices.IndexFunc(j.nodes, func(n roster.Node) bool { return n.ID == p.Node && p.Node != "" }); i >= 0 {
+		p.node = &j.nodes[i]
+		p.Name = p.node.Name
+		return
+	}
+	there := p.host.Facts.Owner
+	i := slices.IndexFunc(j.nodes, func(n roster.Node) bool {
+		return n.ID == there.Node && n.By == "token" && n.HostKey == "" && !sighting.AreTwoMachines(n.Hardware, p.host.Facts.Hardware)
+	})
+	if i < 0 || there.IsOfAnother(j.clusterID) {
+		return
+	}
+	p.node, p.Node, p.Name = &j.nodes[i], there.Node, j.nodes[i].Name
 }
 
 // change is what a host that can be installed needs, and why.
@@ -174,7 +210,7 @@ func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node,
 	case node == nil:
 		return whatInstall, "has an agent that is not of this cluster's list"
 	case h.Facts.Installed != want:
-		return whatUpgrade, "from " + h.Facts.Installed
+		return versionChange(h.Facts.Installed, want, versionOf(h.Facts.Installed), versionOf(want))
 	case live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining):
 		if live != nil && live.Reason != "" {
 			return whatRepair, live.Reason
@@ -182,7 +218,7 @@ func (j *judge) change(h *bootstrap.Host, node *roster.Node, live *cluster.Node,
 		return whatRepair, "does not serve"
 	case live.Version != versionOf(want):
 		return whatRepair, "still runs " + live.Version
-	case j.digest != "" && node.Settings != j.digest:
+	case j.digest != "" && node.Settings != j.digest && node.Settings != "": // one that joined by a token has none here
 		return whatRepair, "its settings are not these any more"
 	}
 	return whatNothing, ""
@@ -202,7 +238,7 @@ func (j *judge) unreachable(n roster.Node) *planItem {
 		p.State = string(live.State)
 	}
 	if live == nil || (live.State != cluster.NodeReady && live.State != cluster.NodeDraining) {
-		p.What, p.Reason, p.Fix = whatCannot, "is not up, and it joined without SSH", "start its agent there: mlxctl agent join"
+		p.What, p.Reason, p.Fix = whatCannot, "is not up, and it joined without SSH", "there: mlxctl agent join TOKEN   # the same token, or one of `mlxctl token create`"
 	}
 	return p
 }
@@ -228,8 +264,9 @@ func modelText(h *bootstrap.Host) string {
 	}
 }
 
-// printPlan shows the table and, below it, what would mend what cannot be.
-func printPlan(s *iostreams.IOStreams, items []*planItem) error {
+// printPlan shows the table and, below it, what would mend what cannot be; unless it is the result, what the end of the command
+// tells of is left out there.
+func printPlan(s *iostreams.IOStreams, items []*planItem, isResult bool) error {
 	list := printer.List[*planItem]{
 		Name:  func(p *planItem) string { return p.Name },
 		Empty: "no other machine was found",
@@ -257,7 +294,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem) error {
 	}
 	var b strings.Builder
 	for _, p := range items {
-		if p.What == whatCannot && p.Fix != "" {
+		if p.What == whatCannot && p.Fix != "" && (isResult || p.isSeen) {
 			fmt.Fprintf(&b, "%s: %s\n", printer.Clean(p.Name), printer.Clean(p.Fix))
 		}
 	}
@@ -268,7 +305,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem) error {
 // countPlan says how many items are to be changed in each way: "install 3, upgrade 1".
 func countPlan(items []*planItem) string {
 	var parts []string
-	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatRepair} {
+	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatDowngrade, whatRepair, whatTakeOver} {
 		n := 0
 		for _, p := range items {
 			if p.What == what {

@@ -3,9 +3,11 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
+	"github.com/mlxctl/mlxctl/internal/service"
 	"github.com/mlxctl/mlxctl/internal/trust"
 )
 
@@ -28,6 +30,11 @@ func (u *upRun) preview(ctx context.Context, seen sighting.Found) ([]*planItem, 
 		if err := u.previewSettings(home, own, j); err != nil {
 			return nil, err
 		}
+		if own.What == whatNothing {
+			if err := u.previewVersion(home, own); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return append([]*planItem{own}, j.items(seen)...), nil
 }
@@ -49,4 +56,26 @@ func (u *upRun) previewSettings(home string, own *planItem, j *judge) error {
 	settings, err := nodeSettings(authority, l)
 	j.digest = settingsDigest(settings)
 	return err
+}
+
+// previewVersion says that the services of this machine run another version than this one.
+func (u *upRun) previewVersion(home string, own *planItem) error {
+	o := u.services(home, "", nil)
+	status, err := service.Read(o)
+	if err != nil {
+		return err
+	}
+	if was := runsOther(status, o); was != "" {
+		own.What, own.Reason = versionChange(was, u.build.Version, was, u.build.Version)
+	}
+	return nil
+}
+
+// runsOther is the version that services run where that is not the wanted one, else empty.
+func runsOther(status service.Status, wanted service.Options) string {
+	if !status.Running || status.Version == wanted.Version {
+		return ""
+	}
+	was, _, _ := strings.Cut(status.Version, " ")
+	return first(was, "another version")
 }

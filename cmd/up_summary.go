@@ -17,10 +17,10 @@ type upSummary struct {
 	Type    string       `json:"type"` // summary
 	Cluster string       `json:"cluster"`
 	HTTP    string       `json:"http"`
-	BaseURL string       `json:"base_url"` // for OpenAI clients
-	APIKey  string       `json:"api_key"`
-	Nodes   []upNode     `json:"nodes"` // in the cluster now
-	Hosts   []hostResult `json:"hosts"` // what came of each that was looked at
+	BaseURL string       `json:"base_url"`          // for OpenAI clients
+	APIKey  string       `json:"api_key,omitempty"` // of the `up` that made the cluster
+	Nodes   []upNode     `json:"nodes"`             // in the cluster now
+	Hosts   []hostResult `json:"hosts"`             // what came of each that was looked at
 	Serving int          `json:"serving"`
 	Changed int          `json:"changed"`
 	Failed  int          `json:"failed"`
@@ -40,8 +40,11 @@ func (u *upRun) summarise(ctx context.Context, items []*planItem) error {
 		return err
 	}
 	r := upSummary{
-		Type: "summary", Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL, APIKey: e.APIKey,
+		Type: "summary", Cluster: s.Cluster, HTTP: strings.TrimSuffix(e.BaseURL, "/v1"), BaseURL: e.BaseURL,
 		Nodes: []upNode{}, Hosts: []hostResult{}, TookMS: time.Since(u.began).Milliseconds(),
+	}
+	if u.isFirst && !u.cluster.only {
+		r.APIKey = e.APIKey
 	}
 	if u.local.changed {
 		r.Changed++
@@ -61,7 +64,7 @@ func (u *upRun) summarise(ctx context.Context, items []*planItem) error {
 			r.Changed++
 		}
 	}
-	if err := u.tellSummary(r, failureLines(failures)+warningLines(items, failures)); err != nil {
+	if err := u.tellSummary(r, failuresBefore(failures)+warningLines(items, failures)); err != nil {
 		return err
 	}
 	return exitOfHosts(items, failures)
@@ -88,7 +91,8 @@ func failuresOf(items []*planItem) []*planItem {
 	return out
 }
 
-// exitOfHosts gives the exit code for what came of the machines; what they failed of was told.
+// exitOfHosts is the error of machines that failed, with the exit code for what came of all of them; nil where none did. Of a
+// single one it says why; of several, failuresBefore has said so.
 func exitOfHosts(items, failures []*planItem) error {
 	if len(failures) == 0 {
 		return nil
@@ -99,16 +103,55 @@ func exitOfHosts(items, failures []*planItem) error {
 			counted++
 		}
 	}
+	why := failuresText(failures)
 	if len(failures) < counted {
-		return silentError{exitPartial}
+		return &hostsError{exitPartial, why}
 	}
 	isAuth := func(p *planItem) bool {
 		return p.isAuth || (p.outcome != nil && cluster.CodeOf(p.outcome.err) == cluster.CodeUnauthorized)
 	}
 	if !slices.ContainsFunc(failures, func(p *planItem) bool { return !isAuth(p) }) {
-		return silentError{exitAuth}
+		return &hostsError{exitAuth, why}
 	}
-	return silentError{exitFailed}
+	return &hostsError{exitFailed, why}
+}
+
+// failuresText is one error for all of them.
+func failuresText(failures []*planItem) *cluster.Error {
+	if len(failures) == 1 {
+		p := failures[0]
+		code, message, fix := whyFailed(p)
+		return (&cluster.Error{Code: code, Message: printer.Clean(p.Name) + ": " + printer.OneLine(message)}).WithHint("%s", printer.OneLine(fix))
+	}
+	names := make([]string, len(failures))
+	for i, p := range failures {
+		names[i] = printer.Clean(p.Name)
+	}
+	return cluster.Errorf(cluster.CodeConflict, "%d machines failed: %s", len(failures), strings.Join(names, ", "))
+}
+
+// failuresBefore is what stands before the error of exitOfHosts.
+func failuresBefore(failures []*planItem) string {
+	if len(failures) != 1 {
+		return failureLines(failures)
+	}
+	if p := failures[0]; len(p.log) > 0 {
+		return explanation(p, "the end of its agent's log", "") + logLines(p.log)
+	}
+	return ""
+}
+
+// whyFailed is why a machine does not do what it should, and what mends that.
+func whyFailed(p *planItem) (code cluster.Code, message, fix string) {
+	switch {
+	case p.outcome != nil && p.outcome.err != nil:
+		e := cluster.AsError(p.outcome.err)
+		return e.Code, p.outcome.text(), e.Hint
+	case p.isAuth:
+		return cluster.CodeUnauthorized, p.Reason, p.Fix
+	default:
+		return cluster.CodeConflict, p.Reason, p.Fix
+	}
 }
 
 func (u *upRun) tellSummary(r upSummary, explained string) error {
@@ -120,13 +163,24 @@ func (u *upRun) tellSummary(r upSummary, explained string) error {
 	default:
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d changed (%.1f s)\n", countNodes(r.Serving), r.Changed, float64(r.TookMS)/1000)
+	if r.Changed > 0 || r.Failed == 0 || !u.cluster.only {
+		own := ""
+		if u.local.changed && r.Changed > 1 {
+			own = " with this machine"
+		}
+		fmt.Fprintf(&b, "%s, %d changed%s (%.1f s)\n", countNodes(r.Serving), r.Changed, own, float64(r.TookMS)/1000)
+	}
 	b.WriteString(explained)
-	fmt.Fprintf(&b, "\n  API      %s\n", r.BaseURL)
-	fmt.Fprintf(&b, "  key      %s\n", r.APIKey)
-	fmt.Fprintf(&b, "  clients  eval \"$(mlxctl env)\"\n")
+	if !u.cluster.only {
+		b.WriteString("\n" + accessText(r.BaseURL, r.APIKey))
+	}
 	_, err := io.WriteString(u.streams.Out, b.String())
 	return err
+}
+
+// accessText says how clients reach the cluster; a key that was shown before is not shown again.
+func accessText(baseURL, apiKey string) string {
+	return fmt.Sprintf("  API      %s\n  key      %s\n  clients  eval \"$(mlxctl env)\"\n", baseURL, first(apiKey, "`mlxctl env` prints it"))
 }
 
 func countNodes(n int) string {
@@ -140,13 +194,20 @@ func countNodes(n int) string {
 func failureLines(failures []*planItem) string {
 	var b strings.Builder
 	for _, p := range failures {
-		message, fix := p.Reason, p.Fix
-		if p.outcome != nil && p.outcome.err != nil {
-			e := cluster.AsError(p.outcome.err)
-			message, fix = p.outcome.err.Error(), e.Hint
-		}
+		_, message, fix := whyFailed(p)
 		b.WriteString(explanation(p, message, fix))
 		b.WriteString(logLines(p.log))
+	}
+	return b.String()
+}
+
+// leftLines say of each machine that was left as it is why that is so.
+func leftLines(items []*planItem) string {
+	var b strings.Builder
+	for _, p := range items {
+		if p.left != "" {
+			b.WriteString(explanation(p, "what is there is left as it is: "+p.left, ""))
+		}
 	}
 	return b.String()
 }

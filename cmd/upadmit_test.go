@@ -257,7 +257,7 @@ func TestNodeThatIsNotInTheListIsThrownOut(t *testing.T) {
 	if !f.isRevoked(keys[0]) || f.logged("forget n-stray") != 1 || f.logged("uninstall") != 0 {
 		t.Errorf("%v", f.log)
 	}
-	wants(t, "mute", f.run("", "nodes", "rm", "mute", "--yes"), exitFailed, "mute: it does not answer; mend: `mlxctl keys rotate signing`")
+	wants(t, "mute", f.run("", "nodes", "rm", "mute", "--yes"), exitFailed, "mute: it does not answer\nhint: `mlxctl keys rotate signing`")
 	listed := f.admitted[0].Key
 	wants(t, "mini", f.run("", "nodes", "rm", "mini", "--yes"), 0, "removed: 1")
 	if !f.isRevoked(listed) || !f.isRevoked(keys[1]) {

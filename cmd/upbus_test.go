@@ -84,6 +84,10 @@ func TestUpOpensTheBusOfRealServices(t *testing.T) {
 	if h.pid("controller") != opened {
 		t.Error("it started the services again")
 	}
+	exe := h.exe
+	h.exe = binaryOf(t, "v0.0.9-new", "")
+	wants(t, "newer", h.run("up", "--no-discover", "--dry-run"), 0, "upgrade: from v0.0.0-test to v0.0.9-new")
+	h.exe = exe
 	wants(t, "named and not there", h.run("up", "--yes", "nobody@127.0.0.1:1"), exitFailed, "127.0.0.1:")
 	wants(t, "upgrade", h.run("upgrade", "--all", "--yes"), 0, "runs this version")
 	if h.pid("controller") != opened {

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,6 +55,70 @@ func TestUpTellsEachStepOfEachHost(t *testing.T) {
 	}
 }
 
+// Why a host failed is said once, and the last line is the error of the command.
+func TestReasonIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	f.mac("full").findings = brokenBy("disk", "200 MiB free", "free some space")
+	f.mac("broken").fails = cluster.Errorf(cluster.CodeTimeout, "the agent hides").WithHint("look there")
+	wants(t, "up", f.run("", "up", "--yes", "mini.local"), 0, "2 nodes serve")
+	for _, c := range []struct{ host, reason, hint string }{{"full", "200 MiB free", "free some space"}, {"broken", "the agent hides", "look there"}} {
+		r := f.run("", "nodes", "add", "--yes", c.host+".local")
+		wants(t, c.host, r, exitFailed)
+		if !strings.HasSuffix(r.err, "mlxctl: nodes add: "+c.host+".local: "+c.reason+"\nhint: "+c.hint+"\n") || r.out != "" {
+			t.Errorf("%s:\n%s%s", c.host, r.out, r.err)
+		}
+		for _, part := range []string{c.reason, c.hint} {
+			if n := strings.Count(r.out+r.err, part); n != 1 {
+				t.Errorf("%s: %q is said %d times\n%s%s", c.host, part, n, r.out, r.err)
+			}
+		}
+	}
+	r := f.run("", "nodes", "add", "--yes", "full.local", "broken.local")
+	wants(t, "both", r, exitFailed, "full.local: 200 MiB free; mend: free some space\n", "broken.local: the agent hides; mend: look there\n")
+	if !strings.HasSuffix(r.err, "mlxctl: nodes add: 2 machines failed: broken.local, full.local\n") {
+		t.Errorf("both:\n%s", r.err)
+	}
+}
+
+func TestKeyIsShownByWhoeverMadeTheCluster(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	wants(t, "first", f.run("", "up", "--yes"), 0, "  key      mlx-")
+	for _, args := range [][]string{{"up"}, {"up", "-o", "json"}, {"nodes", "add", "mini.local"}, {"nodes", "add", "mini.local", "-o", "json"}} {
+		if r := f.run("", args...); r.code != 0 || strings.Contains(r.out+r.err, "mlx-") || strings.Contains(r.out, "api_key") {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+	wants(t, "again", f.run("", "up"), 0, "key      `mlxctl env` prints it")
+}
+
+// Commands want a node by its own name, which may be another one than that of its Mac.
+func TestLineOfAHostSaysWhatTheNodeIsCalled(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("Fred’s Studio").node = "n-mac3"
+	f.mac("mini")
+	wants(t, "up", f.run("", "up", "--yes"), 0, "Fred’s Studio serves as mac3 (", "mini serves (", "3 changed with this machine")
+	wants(t, "by that", f.run("", "nodes", "rm", "mac3", "--yes"), 0, "removed: 1")
+}
+
+func TestInterruptedHostSaysSo(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	f.gate = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	f.applies = cancel
+	r := f.runContext(ctx, "", "up", "--yes")
+	wants(t, "up", r, exitFailed, "mini interrupted (")
+	if strings.Contains(r.err, "failed") {
+		t.Errorf("%s", r.err)
+	}
+}
+
 func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFakeNet(t)
@@ -66,7 +131,7 @@ func TestFailureShowsTheEndOfTheLog(t *testing.T) {
 	}
 	m.logs = append(m.logs, "boom: \x1b[31mno metal")
 	r := f.run("", "up", "--yes")
-	wants(t, "up", r, exitPartial, "a: the agent did not come up\n    line 2\n", "    boom: ?[31mno metal\n")
+	wants(t, "up", r, exitPartial, "mlxctl: up: a: the agent did not come up\n", "a: the end of its agent's log\n    line 2\n", "    boom: ?[31mno metal\n")
 	if strings.Contains(r.out, "line 1\n") {
 		t.Errorf("it is more than 10 lines:\n%s", r.out)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/sighting"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/roster"
 	"github.com/mlxctl/mlxctl/internal/trust"
@@ -106,7 +107,7 @@ func runUpgrade(ctx context.Context, opts *upgradeOptions) error {
 		r.one(ctx, own, r.restartServices)
 		r.events.endBoard()
 	}
-	return r.finish(items, "run this version")
+	return r.finish(items, "on this version")
 }
 
 // open needs a cluster that answers: without it no node can be emptied.
@@ -166,12 +167,27 @@ func (r *rollout) plan(ctx context.Context) ([]*planItem, error) {
 }
 
 func (r *rollout) judge(p *planItem) {
-	if n := nodeIn(r.run.local.snapshot, p.Node); n != nil {
-		p.State = string(n.State)
+	live := nodeIn(r.run.local.snapshot, p.Node)
+	if live != nil {
+		p.State = string(live.State)
 	}
 	if err := unreached(*p.node, p.host); err != nil {
+		if live != nil && live.State != cluster.NodeDown && live.Version == r.build.Version {
+			p.What = whatNothing
+			return
+		}
+		if _, ok := sighting.OfNode(*p.node); !ok {
+			p.isApart = true
+			p.What, p.Reason, p.Fix = whatCannot, "it joined without SSH", withoutSSHFix
+			return
+		}
 		e := cluster.AsError(err)
 		p.What, p.Reason, p.Fix, p.isAuth = whatCannot, e.Message, e.Hint, e.Code == cluster.CodeUnauthorized
+		return
+	}
+	there := &plan.Order{Action: plan.Stop, Node: p.Node, ClusterID: r.clusterID}
+	if why := there.Spares(p.host.Facts.Owner); why != "" {
+		p.What, p.Reason, p.Fix = whatCannot, why, "`mlxctl up` looks at it anew"
 		return
 	}
 	p.KeyState, p.HostKey, p.Model = string(p.host.Key.State), p.host.Key.Fingerprint, modelText(p.host)
@@ -183,15 +199,19 @@ func (r *rollout) judge(p *planItem) {
 	case p.host.Facts.Installed == want:
 		p.What = whatNothing
 	default:
-		p.Reason = "from " + first(p.host.Facts.Installed, "nothing") + " to " + want
+		p.What, p.Reason = versionChange(p.host.Facts.Installed, want, versionOf(p.host.Facts.Installed), versionOf(want))
 	}
 }
 
-// nodes goes through them one at a time, and says whether all of them run this version now.
+// withoutSSHFix is how a node that joined by a token gets this version.
+const withoutSSHFix = "there, with this version of mlxctl: mlxctl agent join TOKEN   # of `mlxctl token create`; or `mlxctl up HOST` here, where SSH works"
+
+// nodes goes through them one at a time, and says whether all of them run this version now. One that cannot be reached by its
+// nature does not count.
 func (r *rollout) nodes(ctx context.Context, items []*planItem) bool {
 	isWhole := true
 	for _, p := range items {
-		if p.What == whatCannot {
+		if p.What == whatCannot && !p.isApart {
 			isWhole = false
 		}
 		if !p.isInstall() || ctx.Err() != nil {

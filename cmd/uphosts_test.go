@@ -26,7 +26,7 @@ func TestYesAgreesToNewKeysButNotToChangedOnes(t *testing.T) {
 		t.Errorf("%v", f.log)
 	}
 	r = f.run("", "up", "--yes")
-	wants(t, "yes", r, exitPartial, "new SHA256:mini", "2 nodes serve", "changed: host key changed; mend: ssh-keygen -R")
+	wants(t, "yes", r, exitPartial, "new SHA256:mini", "2 nodes serve", "changed: host key changed\nhint: ssh-keygen -R")
 	if f.logged("trust mini.local") != 1 || f.logged("changed.local") != 0 || strings.Index(r.err, "SHA256:mini") > strings.Index(r.err, "copy running") {
 		t.Errorf("%v\n%s", f.log, r.err)
 	}
@@ -124,7 +124,35 @@ func TestHostThatGoesAwayAfterItsKeyWasTrusted(t *testing.T) {
 	f.mac("mini").keyState = bootstrap.KeyNew
 	f.mac("studio")
 	f.leaves = "mini.local"
-	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "mini: mini.local does not answer on port 22; mend: is it on?")
+	wants(t, "up", f.run("", "up", "--yes"), exitPartial, "2 nodes serve", "mini: mini.local does not answer on port 22\nhint: is it on?")
+}
+
+// A node can be named as the lists name it, and a Mac as Bonjour does where the system knows no such names.
+func TestNamesThatTheResolverDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	f := newFakeNet(t)
+	f.mac("mini")
+	f.mac("studio").nameless = true
+	f.mac("air")
+	wants(t, "node of the list", f.run("", "up", "--yes", "mini.local"), 0, "2 nodes serve")
+	if f.scanned != 0 {
+		t.Error("Bonjour was asked though all was known")
+	}
+	f.hosts["mini.local"].installed = oldVersion9
+	wants(t, "by its name", f.run("", "nodes", "add", "--yes", "mini"), 0, "mini ", "upgrade: from "+oldVersion9)
+	wants(t, "by Bonjour", f.run("", "nodes", "add", "--yes", "studio.local"), 0, "3 nodes serve, 1 changed")
+	if f.scanned != 1 || f.logged("install air") != 0 {
+		t.Errorf("asked Bonjour %d times: %v", f.scanned, f.log)
+	}
+	// Who names one host hears nothing of others.
+	f.hosts["mini.local"].findings = brokenBy("ssh-reach", "mini is off", "wake it")
+	wants(t, "named", f.run("", "up", "--yes", "air.local"), 0, "serve, 1 changed")
+	r := f.run("", "up", "--yes", "air.local")
+	wants(t, "again", r, 0, "0 changed")
+	if strings.Contains(r.out+r.err, "mini is off") {
+		t.Errorf("%+v", r)
+	}
+	wants(t, "all", f.run("", "up", "--yes"), exitPartial, "mini is off")
 }
 
 // Bonjour tells of addresses one by one; all of them are the host's in the end, and the best comes first.

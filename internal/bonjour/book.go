@@ -19,6 +19,13 @@ const (
 	mostQuestions = 64   // at once
 )
 
+// Bounds on what one answers for: itself, and Macs that sleep. What zeroconf read does not say who answered, so it has one
+// budget for all: what it tells of a neighbour is told by the neighbour's own answer as well.
+const (
+	mostOfOne, mostHostsOfOne         = 64, 16 // services and hosts
+	mostOfUnknown, mostHostsOfUnknown = 384, 48
+)
+
 // book is what one scan has heard so far.
 type book struct {
 	net      *network
@@ -26,12 +33,16 @@ type book struct {
 
 	mu      sync.Mutex
 	entries map[string]*entry       // guarded by mu; by record.wire
+	of      map[netip.Addr]int      // guarded by mu; entries by who told of them
+	heard   int                     // guarded by mu; counts entries
 	hosts   map[string][]netip.Addr // guarded by mu; by hostKey, all that entries name
 }
 
 // entry is one service. Where several hosts say that it is theirs, all are listed: which is right, SSH finds out.
 type entry struct {
 	service, name string
+	from          netip.Addr // who answered; none where that is not known
+	order         int        // in which entries were heard of
 	targets       []target
 	text          map[string]string
 }
@@ -42,7 +53,7 @@ type target struct {
 }
 
 func newBook(n *network, services []string) *book {
-	return &book{net: n, services: services, entries: map[string]*entry{}, hosts: map[string][]netip.Addr{}}
+	return &book{net: n, services: services, entries: map[string]*entry{}, of: map[netip.Addr]int{}, hosts: map[string][]netip.Addr{}}
 }
 
 // add takes records in and says whether they told anything new.
@@ -62,11 +73,18 @@ func (b *book) add(records []record) bool {
 func (b *book) addService(r record) bool {
 	e, known := b.entries[r.wire]
 	if !known {
-		if len(b.entries) >= mostEntries {
+		if !b.hasRoom(r.from) {
 			return false
 		}
-		e = &entry{service: r.service, name: r.name}
+		b.heard++
+		e = &entry{service: r.service, name: r.name, from: r.from, order: b.heard}
 		b.entries[r.wire] = e
+		b.of[r.from]++
+	}
+	if !e.from.IsValid() && r.from.IsValid() && b.of[r.from] < mostOfOne {
+		b.of[e.from]--
+		b.of[r.from]++
+		e.from = r.from
 	}
 	changed := !known
 	if t := (target{r.host, r.port}); isLocal(t.host) && len(e.targets) < mostTargets && !slices.Contains(e.targets, t) {
@@ -79,6 +97,37 @@ func (b *book) addService(r record) bool {
 		e.text, changed = r.text, true
 	}
 	return changed
+}
+
+// hasRoom says whether who answered may tell of another service. Where the book is full, who told of most gives one up.
+func (b *book) hasRoom(from netip.Addr) bool {
+	most := mostOfOne
+	if !from.IsValid() {
+		most = mostOfUnknown
+	}
+	if b.of[from] >= most {
+		return false
+	}
+	if len(b.entries) < mostEntries {
+		return true
+	}
+	loudest := from
+	for who, n := range b.of {
+		if n > b.of[loudest] {
+			loudest = who
+		}
+	}
+	if loudest == from {
+		return false
+	}
+	for wire, e := range b.entries {
+		if e.from == loudest {
+			delete(b.entries, wire)
+			break
+		}
+	}
+	b.of[loudest]--
+	return true
 }
 
 func (b *book) addAddresses(host string, addrs []netip.Addr) bool {
@@ -141,7 +190,8 @@ type sighted struct {
 	Mac
 }
 
-// macs lists the hosts that are Macs or can be logged in to, each once, by name.
+// macs lists the hosts that are Macs or can be logged in to, each once, by name. Names that stand for one address are one
+// host, and nobody speaks for more than a few.
 func (b *book) macs() []sighted {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -155,15 +205,39 @@ func (b *book) macs() []sighted {
 		}
 	}
 	var out []sighted
-	for host, entries := range byHost {
-		if m := b.mac(host, entries); m.isHost() && len(m.Addrs) > 0 {
-			out = append(out, sighted{host, m})
+	ends := map[netip.AddrPort]bool{}
+	told := map[netip.Addr]int{}
+	for _, host := range byOrder(byHost) {
+		m, from := b.mac(host, byHost[host]), byHost[host][0].from
+		if !m.isHost() || len(m.Addrs) == 0 {
+			continue
 		}
+		end := netip.AddrPortFrom(m.Addrs[0], uint16(m.Port))
+		most := mostHostsOfOne
+		if !from.IsValid() {
+			most = mostHostsOfUnknown
+		}
+		if ends[end] || told[from] >= most {
+			continue
+		}
+		ends[end] = true
+		told[from]++
+		out = append(out, sighted{host, m})
 	}
 	slices.SortFunc(out, func(x, y sighted) int {
 		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.host, y.host))
 	})
 	return out
+}
+
+// byOrder lists hosts in the order in which they were heard of, and has the service first by which each was.
+func byOrder(hosts map[string][]*entry) []string {
+	for _, entries := range hosts {
+		slices.SortFunc(entries, func(x, y *entry) int { return x.order - y.order })
+	}
+	return slices.SortedFunc(maps.Keys(hosts), func(x, y string) int {
+		return cmp.Or(hosts[x][0].order-hosts[y][0].order, strings.Compare(x, y))
+	})
 }
 
 // mac puts together what the services of a host tell of it.

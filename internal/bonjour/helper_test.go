@@ -148,7 +148,7 @@ func flood() error {
 			return nil
 		case <-tick.C:
 		}
-		if _, err := conn.WriteToUDP(forged(fmt.Sprintf("flood%d", i)), mdns()); err != nil {
+		if _, err := conn.WriteToUDP(forged(fmt.Sprintf("flood%d", i), net.IPv4(10, 88, 0, 77)), mdns()); err != nil {
 			return err
 		}
 	}
@@ -157,12 +157,12 @@ func flood() error {
 func mdns() *net.UDPAddr { return &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353} }
 
 // forged is the answer of a host that does not exist.
-func forged(name string) []byte {
+func forged(name string, at net.IP) []byte {
 	owner := name + "._ssh._tcp.local."
 	m := dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Answer: []dns.RR{
 		&dns.PTR{Hdr: header("_ssh._tcp.local.", dns.TypePTR), Ptr: owner},
 		&dns.SRV{Hdr: header(owner, dns.TypeSRV), Port: 22, Target: name + ".local."},
-		&dns.A{Hdr: header(name+".local.", dns.TypeA), A: net.IPv4(10, 88, 0, 77)},
+		&dns.A{Hdr: header(name+".local.", dns.TypeA), A: at},
 	}}
 	packet, err := m.Pack()
 	if err != nil {

@@ -128,8 +128,16 @@ func (s *socket) read(ctx context.Context, b *book, heard chan<- []record) {
 		if from.Port() != port || !b.net.isOnLink(from.Addr()) {
 			continue
 		}
-		hand(ctx, heard, decode(buf[:n], b.services, b.net.zone(index)))
+		hand(ctx, heard, toldBy(from.Addr(), decode(buf[:n], b.services, b.net.zone(index))))
 	}
+}
+
+// toldBy notes who answered.
+func toldBy(from netip.Addr, records []record) []record {
+	for i := range records {
+		records[i].from = from.Unmap().WithZone("")
+	}
+	return records
 }
 
 func (s *socket) receive(buf []byte) (n, index int, from netip.AddrPort, err error) {

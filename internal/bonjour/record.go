@@ -25,6 +25,7 @@ type record struct {
 	port          int
 	text          map[string]string
 	addrs         []netip.Addr
+	from          netip.Addr // who answered, where that is known
 }
 
 // decode reads a packet for the services that were asked for. zone is the interface that it came in by, empty where that

@@ -52,6 +52,9 @@ type Result struct {
 	Home      string
 	Log       []string // the end of the agent's log, where it did not come up
 	Findings  []plan.Finding
+	// Left says why the host was left as it is, though it was to be stopped or uninstalled: it is another node than the one
+	// that the order is for, or of another cluster.
+	Left string
 }
 
 // Apply has a host do an order: an installation copies the binary first. What happens is told through tell, in order and
@@ -71,6 +74,14 @@ func (b *Bootstrap) Apply(ctx context.Context, h *Host, job Job, tell func(Event
 		return a.result, cluster.Errorf(cluster.CodeInvalid, "%q is no home for the node on %s", untrusted.Line(home, mostDetail), h.Label())
 	}
 	a.result.Home = a.job.Order.Home
+	if a.result.Home == h.Facts.Home { // which the facts are of; a host's side of an earlier version does not look itself
+		if err := a.job.Order.Refuses(h.Facts.Owner); err != nil {
+			return a.result, err
+		}
+		if a.result.Left = a.job.Order.Spares(h.Facts.Owner); a.result.Left != "" {
+			return a.result, nil
+		}
+	}
 	var err error
 	if a.session, err = b.reach(ctx, h); err != nil {
 		return a.result, err

@@ -39,6 +39,7 @@ func cleanMessage(m *plan.FromHost) {
 	m.Detail, m.Error = untrusted.Line(m.Detail, mostDetail), cleanError(m.Error)
 	m.Node = cluster.NodeID(untrusted.Line(string(m.Node), mostName))
 	m.Key, m.Hardware = untrusted.Line(m.Key, mostName), untrusted.Line(m.Hardware, mostName)
+	m.Left = untrusted.Line(m.Left, mostDetail)
 	m.Unit = plan.UnitKind(untrusted.Line(string(m.Unit), mostName))
 	if len(m.Log) > mostLog {
 		m.Log = m.Log[len(m.Log)-mostLog:]

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
+	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/untrusted"
 )
 
@@ -52,6 +53,8 @@ type Facts struct {
 	Installed string        `json:"installed,omitempty"`
 	Link      *plan.Link    `json:"link,omitempty"` // what an agent there said last
 	Unit      plan.UnitKind `json:"unit,omitempty"` // whose file is there
+	// Owner is whose node the host says that it is.
+	Owner plan.Owner `json:"owner,omitzero"`
 	// Skew is how far the host's clock is ahead of ours; SkewError is how wrong that can be.
 	Skew      time.Duration `json:"skew,omitempty"`
 	SkewError time.Duration `json:"skew_error,omitempty"`
@@ -98,6 +101,11 @@ for v in 13 12 11; do
 done
 n="$h/.mlxctl"
 p installed "$(readlink "$n/current" 2>/dev/null)"
+v() { sed -n "s/^ *\"$2\": *\"\([^\"]*\)\".*/\1/p" "$1" 2>/dev/null | head -n 1; }
+p node "$(v "$n/agent/node.json" id)"
+p cluster "$(v "$n/node.json" cluster)"
+p clusterid "$(v "$n/node.json" cluster_id)"
+p controller "$(sed -n "s/^.*\"\([a-z]*:\/\/[^\"]*\)\".*/\1/p" "$n/node.json" 2>/dev/null | head -n 1)"
 test -f "$n/run/link.json" && p link "$(head -c 4096 "$n/run/link.json" | tr -d "\r\n")"
 test -f /Library/LaunchDaemons/ai.mlxctl.agent.plist && p unit launchd-daemon
 test -f "$h/Library/LaunchAgents/ai.mlxctl.agent.plist" && p unit launchd-agent
@@ -169,6 +177,9 @@ func parseFacts(values map[string]string) Facts {
 		Memory: max(number("memory"), min(number("memkb"), 1<<40)*kilo), User: text("user"), UID: int(min(number("uid"), 1<<31)), UserHome: folder(values["home"]),
 		HostName: text("host"), Name: text("name"), DiskFree: min(number("disk"), 1<<50) * kilo, DiskMount: text("mount"),
 		Hardware: hashHardware(values["hardware"]), IsLoggedIn: values["gui"] == "yes", HasServices: values["services"] == "yes",
+		Owner: plan.Owner{
+			Node: cluster.NodeID(text("node")), Cluster: text("cluster"), ClusterID: text("clusterid"), URL: text("controller"),
+		},
 	}
 	if f.UserHome != "" {
 		f.Home = path.Join(f.UserHome, defaultHome)

@@ -164,7 +164,11 @@ func (b *Bootstrap) explainReach(set *settings, err error) plan.Finding {
 		return fail(CheckReach, "name it by its address, or write HostName into ~/.ssh/config", "no address is known for %s", name)
 	case reachOther:
 	}
-	return fail(CheckReach, "look at it with: ssh -v "+word(set.alias), "%s at %s does not speak SSH with us: %v", set.label, where, err)
+	look := "ssh -v "
+	if set.port != sshPort {
+		look += "-p " + strconv.Itoa(set.port) + " "
+	}
+	return fail(CheckReach, "look at it with: "+look+word(set.alias), "%s at %s does not speak SSH with us: %v", set.label, where, err)
 }
 
 // asClusterError is explain for who needs an error.

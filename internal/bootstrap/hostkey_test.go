@@ -1,6 +1,7 @@
 package bootstrap_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mlxctl/mlxctl/internal/bootstrap"
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 )
 
 func TestNewKeyIsAgreedToOnce(t *testing.T) {
@@ -44,6 +46,51 @@ func TestNewKeyIsAgreedToOnce(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(n.home, ".ssh", "known_hosts")); err == nil {
 		t.Error("the operator's own file was written")
+	}
+}
+
+// A line that is no key costs nobody the keys on the other lines.
+func TestDamagedLineOfHostKeysIsLeftOut(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{bootstrap.TransportLibrary, bootstrap.TransportOpenSSH} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			n := newNear(t)
+			n.options.Transport = transport
+			mine := n.key(t, "")
+			n.config(t, fmt.Sprintf("Host *\n IdentityFile %s\n", mine.path))
+			f, old := newFar(t, mine), newFar(t)
+			path := filepath.Join(n.state, "known_hosts")
+			write(t, path, fmt.Appendf(nil, "[mini.local]:22 ssh-ed25519 AAAAC3Nza\n# fine\n\x00garbage\n%s", bytes.TrimSpace(f.known())))
+			h := one(t, n.open(t), f.target())
+			if h.Key.State != bootstrap.KeyKnown {
+				t.Errorf("key is %+v", h.Key)
+			}
+			var told []string
+			for _, x := range h.Findings {
+				if x.Check == bootstrap.CheckConfig && x.State == plan.FindingWarn {
+					told = append(told, x.Message, x.Fix)
+				}
+			}
+			if len(told) != 2 || !strings.Contains(told[0], path+":1, "+path+":3") || strings.Contains(told[0], path+":4") || told[1] == "" {
+				t.Errorf("told %q", told)
+			}
+			// What is learned afterwards begins a line of its own, and counts.
+			added := newFar(t, mine)
+			b := n.open(t)
+			hosts := []*bootstrap.Host{b.Probe(t.Context(), added.target())}
+			if err := b.Trust(hosts); err != nil {
+				t.Fatal(err)
+			}
+			one(t, n.open(t), added.target())
+			one(t, n.open(t), f.target())
+			// A changed key is still told of by its own line.
+			old.port = f.port
+			write(t, path, append([]byte("garbage\n"), old.known()...))
+			found := failing(t, n.open(t), f.target(), bootstrap.CheckHostKey)
+			has(t, found.Message, path+":2")
+			has(t, found.Fix, path)
+		})
 	}
 }
 

@@ -14,6 +14,14 @@ import (
 // Probe reaches a target and learns what it is. It changes nothing there, and does not authenticate with a host whose key
 // is not known. When ctx ends, a host that was not reached has failed.
 func (b *Bootstrap) Probe(ctx context.Context, t Target) *Host {
+	h := b.probe(ctx, t)
+	if f := b.known.finding(); f != nil {
+		h.Findings = append(h.Findings, *f)
+	}
+	return h
+}
+
+func (b *Bootstrap) probe(ctx context.Context, t Target) *Host {
 	h := &Host{Target: t}
 	set, err := b.resolve(&t)
 	if err != nil {

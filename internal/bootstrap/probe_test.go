@@ -2,6 +2,7 @@ package bootstrap_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -25,6 +26,15 @@ func TestProbeLearnsWhatAHostIs(t *testing.T) {
 	if err := os.Symlink("versions/1.0-abc", filepath.Join(f.home, ".mlxctl", "current")); err != nil {
 		t.Fatal(err)
 	}
+	write(t, filepath.Join(f.home, ".mlxctl", "agent", "node.json"), []byte("{\n  \"id\": \"n-1\",\n  \"seed\": \"secret\"\n}\n"))
+	settings, err := json.MarshalIndent(plan.Settings{
+		Cluster: "attic", ClusterID: "c-1", URLs: []string{"tls://192.0.2.1:8660", "tls://192.0.2.2:8660"}, CA: strings.Repeat("x", 9000),
+		Models: json.RawMessage(`{"cluster_id": "another"}`),
+	}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(f.home, ".mlxctl", "node.json"), settings)
 	h := one(t, n.open(t), f.target())
 	host, err := os.Hostname()
 	if err != nil {
@@ -36,6 +46,9 @@ func TestProbeLearnsWhatAHostIs(t *testing.T) {
 	}
 	if got.Home != filepath.Join(f.home, ".mlxctl") || got.Installed != "1.0-abc" || got.Link == nil || got.Link.Version != "1.0" {
 		t.Errorf("what is installed is %+v, link %+v", got, got.Link)
+	}
+	if want := (plan.Owner{Node: "n-1", Cluster: "attic", ClusterID: "c-1", URL: "tls://192.0.2.1:8660"}); got.Owner != want {
+		t.Errorf("whose node it is: %+v, want %+v", got.Owner, want)
 	}
 	if got.Memory <= 0 || got.DiskFree <= 0 || got.OSVersion == "" || got.Skew.Abs() > got.SkewError {
 		t.Errorf("facts are %+v", got)

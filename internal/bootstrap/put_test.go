@@ -72,6 +72,14 @@ func TestPut(t *testing.T) {
 	if _, err := b.PutFile(t.Context(), h, "/proc/nowhere/x", hashOf(second), reader(second)); err == nil {
 		t.Error("a folder that cannot be made gave no error")
 	}
+	home := filepath.Join(f.home, ".mlxctl")
+	write(t, home, []byte("a file"))
+	_, err = b.PutFile(t.Context(), h, filepath.Join(home, "versions", "v1", "mlxctl"), hashOf(second), reader(second))
+	if err == nil {
+		t.Fatal("a file in place of the home gave no error")
+	}
+	has(t, err.Error(), "a file is where a folder of that path should be")
+	has(t, cluster.AsError(err).Hint, home+" needs to be a folder")
 	for _, path := range []string{"relative", "/a/../b", ""} {
 		if _, err := b.PutFile(t.Context(), h, path, hashOf(second), reader(second)); err == nil {
 			t.Errorf("%q gave no error", path)

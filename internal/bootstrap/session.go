@@ -145,6 +145,9 @@ func putError(f blob, said string, err error) error {
 	switch {
 	case strings.Contains(said, "No space left"), strings.Contains(said, "quota"):
 		return e.WithHint("free some disk there: at least %s for this file", bytesText(f.Bytes))
+	case strings.Contains(said, "Not a directory"), strings.Contains(said, "File exists"):
+		e.Message = fmt.Sprintf("copy to %s: a file is where a folder of that path should be", f.Path)
+		return e.WithHint("move that file away there: %s needs to be a folder", path.Dir(path.Dir(path.Dir(f.Path))))
 	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Read-only"):
 		return e.WithHint("the user must own %s there", path.Dir(f.Path))
 	case strings.HasPrefix(text, "hash is"):

@@ -261,6 +261,7 @@ func (a *apply) done(m *plan.FromHost) {
 	if m.Unit != "" {
 		a.result.Unit = m.Unit
 	}
+	a.result.Left = m.Left
 	if m.Node != "" && !a.signed {
 		a.result.Node = m.Node
 	}

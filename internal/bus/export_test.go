@@ -11,6 +11,13 @@ func (o Options) WithClocks(t Clocks) Options {
 	return o
 }
 
+// WithRoom has a server take few connections of this machine.
+func (o ServerOptions) WithRoom(local int) ServerOptions {
+	o.crowd = usualCrowd()
+	o.crowd.local = local
+	return o
+}
+
 // DecodeFrame reads a frame.
 func DecodeFrame(data []byte) (kind string, n uint64, id string, body []byte, err error) {
 	f, err := decode(data)

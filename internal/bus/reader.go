@@ -168,6 +168,7 @@ func (c *Conn) adopt(s *Stream) error {
 // stream at its sender; CodeNodeLost means that the sender gave no sign of life, or that messages are lost for good.
 // When ctx ends, its cause is returned, and the stream goes on. Errors other than that one come again.
 func (s *Stream) Next(ctx context.Context, out any) error {
+	s.patience.Reset(s.call.Gap)
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -184,6 +185,7 @@ func (s *Stream) Next(ctx context.Context, out any) error {
 		if err != nil {
 			return s.stopWith(err)
 		}
+		s.patience.Reset(s.call.Gap) // a sign of life, as the server's word that nobody is there is not
 		switch f.kind {
 		case kindData, kindEnd, kindError:
 			if f.n == s.next {
@@ -210,7 +212,6 @@ func (s *Stream) take(ctx context.Context) (*nats.Msg, error) {
 		return m, nil
 	default:
 	}
-	s.patience.Reset(s.call.Gap)
 	for {
 		if s.resync.Swap(false) {
 			s.asked, s.isBehind = 0, true

@@ -25,14 +25,23 @@ const (
 
 // Subscription is something that listens.
 type Subscription struct {
-	once sync.Once
-	stop func()
+	once   sync.Once
+	stop   func()
+	finish func(context.Context) // of streams
 }
 
 // Close ends it and waits for its handlers, whose contexts are cancelled. It must not be called from one of them.
 func (s *Subscription) Close() error {
 	s.once.Do(s.stop)
 	return nil
+}
+
+// Finish takes no more streams, and returns when those under way have ended and their readers have read all, or when ctx
+// ends. More are refused as by Close, which is still to be called.
+func (s *Subscription) Finish(ctx context.Context) {
+	if s.finish != nil {
+		s.finish(ctx)
+	}
 }
 
 // track makes a Subscription that Close of the connection closes too.

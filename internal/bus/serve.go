@@ -35,10 +35,15 @@ func (c *Conn) ServeStreams(subject, control string, limit int, h StreamHandler)
 		return nil, err
 	}
 	c.settle()
-	return c.track(func() {
+	s, err := c.track(func() {
 		m.remove(v)
 		m.release()
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.finish = func(ctx context.Context) { m.finish(ctx, v) }
+	return s, nil
 }
 
 // service is one ServeStreams.
@@ -151,6 +156,47 @@ func (m *mux) remove(v *service) {
 	for _, w := range writers {
 		m.drop(w)
 	}
+}
+
+const (
+	// finishLook is how often a service that finishes looks whether it is done.
+	finishLook = 5 * time.Millisecond
+	// lastRead is how long readers get to say that they have read all. What one has not read by then lies with it.
+	lastRead = 2 * time.Second
+)
+
+// finish lets the streams of a service come to their ends.
+func (m *mux) finish(ctx context.Context, v *service) {
+	tick := time.NewTicker(finishLook)
+	defer tick.Stop()
+	var ended time.Time // all handlers
+	for {
+		running, unread := m.shut(v)
+		if running == 0 && ended.IsZero() {
+			ended = time.Now()
+		}
+		if running == 0 && (unread == 0 || time.Since(ended) >= lastRead) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// shut has a service take nothing new, and counts its handlers and the streams that are not read to their ends.
+func (m *mux) shut(v *service) (running, unread int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.closed = true
+	for _, owner := range m.owner {
+		if owner == v {
+			unread++
+		}
+	}
+	return v.running, unread
 }
 
 func (m *mux) loop() {

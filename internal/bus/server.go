@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -23,8 +21,15 @@ import (
 const (
 	defaultMaxPayload = 8 << 20 // bytes
 	readyWait         = 10 * time.Second
+	writeWait         = 5 * time.Second // for a client to read what is written
 	// maxPending is what the server holds for one connection that does not read, in bytes; then it cuts the connection.
 	maxPending = 32 << 20
+	// maxSubs is what one connection may subscribe to: a controller does for each request that it asks of a node.
+	maxSubs = 32768
+	// insideAddr is where the NATS server takes what the front lets through.
+	insideAddr = "127.0.0.1"
+	// spareConns are those of this process, beside what the front lets through.
+	spareConns = 64
 )
 
 // ServerOptions say how to run a Server. Addr, OperatorJWT, Accounts and SystemAccount are required.
@@ -45,11 +50,14 @@ type ServerOptions struct {
 	// MaxPayload is the most bytes that one message may have; zero means 8 MiB.
 	MaxPayload int
 	Log        *slog.Logger // nil means silence
+
+	crowd crowd // tests have less room
 }
 
 // Server is an embedded NATS server. Its methods are safe for concurrent use.
 type Server struct {
 	nats     *server.Server
+	front    *front
 	resolver *server.MemAccResolver
 	system   *nats.Conn // nil without SystemCredentials
 	secure   bool
@@ -65,21 +73,26 @@ func StartServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.crowd == (crowd{}) {
+		o.crowd = usualCrowd()
+	}
 	resolver := &server.MemAccResolver{}
 	options, err := serverOptions(o, resolver)
 	if err != nil {
 		return nil, err
 	}
-	if err := probe(ctx, o.Addr); err != nil {
+	front, err := openFront(ctx, o.Addr, o.crowd, o.Log)
+	if err != nil {
 		return nil, err
 	}
 	srv, err := server.NewServer(options)
 	if err != nil {
+		front.close()
 		return nil, cluster.Errorf(cluster.CodeInvalid, "set up the bus: %v", err)
 	}
 	log := &serverLog{log: o.Log}
 	srv.SetLoggerV2(log, false, false, false)
-	s := &Server{nats: srv, resolver: resolver, secure: o.TLS != nil, log: o.Log, ended: make(chan struct{})}
+	s := &Server{nats: srv, front: front, resolver: resolver, secure: o.TLS != nil, log: o.Log, ended: make(chan struct{})}
 	srv.Start()
 	if err := s.ready(ctx, log); err != nil {
 		s.stop()
@@ -87,22 +100,20 @@ func StartServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	}
 	if o.SystemCredentials.JWT == "" {
 		close(s.ended)
-		return s, nil
-	}
-	if err := s.listen(o.SystemCredentials); err != nil {
+	} else if err := s.listen(o.SystemCredentials); err != nil {
 		s.stop()
 		return nil, err
 	}
+	front.serve(srv.Addr().String())
 	return s, nil
 }
 
 func serverOptions(o ServerOptions, resolver *server.MemAccResolver) (*server.Options, error) {
-	host, portText, err := net.SplitHostPort(o.Addr)
+	_, portText, err := net.SplitHostPort(o.Addr)
 	if err != nil {
 		return nil, cluster.Errorf(cluster.CodeInvalid, "the bus cannot listen on %q: %v", o.Addr, err)
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
+	if _, err := strconv.ParseUint(portText, 10, 16); err != nil {
 		return nil, cluster.Errorf(cluster.CodeInvalid, "the bus cannot listen on %q: the port is no number up to 65535", o.Addr)
 	}
 	if o.MaxPayload > maxPending {
@@ -118,13 +129,10 @@ func serverOptions(o ServerOptions, resolver *server.MemAccResolver) (*server.Op
 		}
 	}
 	out := &server.Options{
-		ServerName: o.Name, Host: host, Port: int(port), NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
-		MaxPayload: int32(o.MaxPayload), MaxPending: maxPending, WriteDeadline: 5 * time.Second,
-		MaxControlLine: 4096, MaxConn: 4096, PingInterval: 2 * time.Second, MaxPingsOut: 2, AuthTimeout: 3,
+		ServerName: o.Name, Host: insideAddr, Port: server.RANDOM_PORT, ProxyProtocol: true, NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
+		MaxPayload: int32(o.MaxPayload), MaxPending: maxPending, WriteDeadline: writeWait,
+		MaxControlLine: 4096, MaxConn: o.crowd.local + o.crowd.remote + spareConns, MaxSubs: maxSubs, PingInterval: 2 * time.Second, MaxPingsOut: 2, AuthTimeout: 3,
 		TrustedOperators: []*jwt.OperatorClaims{operator}, AccountResolver: resolver, SystemAccount: o.SystemAccount,
-	}
-	if port == 0 {
-		out.Port = server.RANDOM_PORT
 	}
 	if o.MaxPayload <= 0 {
 		out.MaxPayload = defaultMaxPayload
@@ -137,22 +145,6 @@ func serverOptions(o ServerOptions, resolver *server.MemAccResolver) (*server.Op
 		out.JetStreamMaxStore, out.JetStreamMaxMemory = 2<<30, 64<<20
 	}
 	return out, nil
-}
-
-// probe finds out beforehand whether the address is free, because the server tells it only in its log.
-func probe(ctx context.Context, addr string) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return addressInUse(addr)
-	case err != nil:
-		return cluster.Errorf(cluster.CodeInvalid, "the bus cannot listen on %s: %v", addr, rootOf(err))
-	}
-	if err := l.Close(); err != nil {
-		return fmt.Errorf("close probe of %s: %w", addr, err)
-	}
-	return nil
 }
 
 func addressInUse(addr string) error {
@@ -231,12 +223,7 @@ func (s *Server) OnDisconnect(f func(userPublicKey string)) {
 }
 
 // Addr is where it listens.
-func (s *Server) Addr() string {
-	if a := s.nats.Addr(); a != nil {
-		return a.String()
-	}
-	return ""
-}
+func (s *Server) Addr() string { return s.front.listener.Addr().String() }
 
 // URL is how clients on this machine reach it.
 func (s *Server) URL() string {
@@ -291,10 +278,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) stop() {
+	s.front.shut()
 	if s.system != nil {
 		s.system.Close()
 		<-s.ended
 	}
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
+	s.front.close()
 }

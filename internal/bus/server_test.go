@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/bus/bustest"
@@ -401,4 +403,47 @@ func TestShutdownTwice(t *testing.T) {
 		t.Error(err)
 	}
 	code(t, controller.Publish(bus.HelloAll(), nil), cluster.CodeUnreachable)
+}
+
+// Connections that say nothing make room for those that do, and what runs goes on.
+func TestSilentConnectionsMakeRoom(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	const room = 8
+	o := s.Options(t, "127.0.0.1:0").WithRoom(room)
+	server, err := bus.StartServer(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bustest.Stop(t, server) })
+	for range 5 * room {
+		c, err := net.Dial("tcp", server.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	me := bustest.Dial(t, s.over(server.URL(), s.Client(t, "me")))
+	if _, err := me.RTT(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A node or a client can subscribe to what its work needs, and no more.
+func TestSubscriptionsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for name, c := range map[string]bus.Credentials{"node": s.Agent(t, "mini"), "client": s.Client(t, "me")} {
+		nc := s.raw(t, c)
+		subject := map[string]string{"node": "mlx.cmd.mini.v%d", "client": "mlx.c.me.v%d"}[name]
+		for i := range 5000 {
+			if _, err := nc.SubscribeSync(fmt.Sprintf(subject, i)); err != nil {
+				break
+			}
+		}
+		eventually(t, name+" is told", func() bool {
+			_ = nc.Flush()
+			return errors.Is(nc.LastError(), nats.ErrMaxSubscriptionsExceeded)
+		})
+	}
 }

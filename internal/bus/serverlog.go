@@ -17,7 +17,12 @@ type serverLog struct {
 
 	mu   sync.Mutex
 	said map[string]time.Time // guarded by mu: refusals, by who was refused, and when that was last logged
+
+	wrong Complaints // what clients do
 }
+
+// misdeed splits what the server says of a client: its host, and what it did; numbers and names that follow vary.
+var misdeed = regexp.MustCompile(`^(.*):\d+ - [a-z_]*id:\d+ - (?:"[^"]*" - )*([A-Za-z ]*)`)
 
 const (
 	// refusalEvery is how often the refusal of one client is worth a warning: a node whose key was revoked asks again several
@@ -70,7 +75,18 @@ func (l *serverLog) Errorf(format string, v ...any) {
 		l.log.Debug("nats", "err", text)
 		return
 	}
-	l.log.Warn("nats", "err", text)
+	what := text
+	if parts := misdeed.FindStringSubmatch(text); parts != nil {
+		what = parts[1] + " " + parts[2]
+	}
+	before, ok := l.wrong.Say(what, time.Now())
+	switch {
+	case !ok:
+	case before > 0:
+		l.log.Warn("nats", "err", text, "before", before)
+	default:
+		l.log.Warn("nats", "err", text)
+	}
 }
 
 // Fatalf does not end the process: StartServer returns the message.

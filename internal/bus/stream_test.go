@@ -229,3 +229,74 @@ func TestManyShortStreams(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A service that finishes lets what it has come to its end, to the last word, and takes nothing new.
+func TestFinishLetsStreamsEnd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	let := make(chan struct{})
+	sub, err := s.controller(t).ServeStreams(bus.APISubject("generate"), bus.APIControl(), 8,
+		func(ctx context.Context, _ func(any) error, w *bus.StreamWriter) error {
+			if err := w.Send("first"); err != nil {
+				return err
+			}
+			select {
+			case <-let:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			return w.Send("last")
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	me := s.client(t, "me")
+	call := func(id string) bus.StreamCall {
+		return bus.StreamCall{Subject: bus.APISubject("generate"), Reply: bus.ClientSubject("me", id), Control: bus.APIControl(), ID: id}
+	}
+	stream, err := me.OpenStream(t.Context(), call("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stream.Close() }()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		sub.Finish(context.Background())
+	}()
+	n := 0
+	eventually(t, "nothing new is taken", func() bool {
+		n++
+		late, err := me.OpenStream(t.Context(), call(fmt.Sprintf("late%d", n)))
+		if err == nil {
+			late.Cancel()
+			_ = late.Close()
+			return false
+		}
+		code(t, err, cluster.CodeUnreachable)
+		return true
+	})
+	select {
+	case <-finished:
+		t.Error("it finished before its stream")
+	default:
+	}
+	close(let)
+	for _, want := range []string{"first", "last"} {
+		var got string
+		if err := stream.Next(t.Context(), &got); err != nil || got != want {
+			t.Fatalf("got %q, %v, not %q", got, err, want)
+		}
+	}
+	var more string
+	if err := stream.Next(t.Context(), &more); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last: %q, %v", more, err)
+	}
+	<-finished
+	if err := sub.Close(); err != nil {
+		t.Error(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	sub.Finish(ended) // it is closed: nothing is left to wait for
+}

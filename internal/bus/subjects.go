@@ -45,6 +45,11 @@ func HeartbeatSubject(node cluster.NodeID) string { return "mlx.hb." + string(no
 // HeartbeatAll matches the heartbeats of all nodes.
 func HeartbeatAll() string { return "mlx.hb.*" }
 
+// ParseHeartbeat returns the node of a heartbeat's subject. The server has checked that the node speaks as itself.
+func ParseHeartbeat(subject string) cluster.NodeID {
+	return cluster.NodeID(strings.TrimPrefix(subject, "mlx.hb."))
+}
+
 // EventSubject is where a node tells something unasked.
 func EventSubject(node cluster.NodeID, kind string) string {
 	return "mlx.evt." + string(node) + "." + kind

@@ -82,6 +82,8 @@ type Controller struct {
 	viewer   *viewer
 	shared   *share.Answers
 	gate     gate
+	answers  finishing
+	talk     talk
 
 	settled   chan struct{} // closed when every node had the time to come back
 	notice    chan struct{} // wakes the loop of Run: deadlines of nodes changed. Buffered: one is enough

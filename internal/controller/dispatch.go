@@ -125,7 +125,7 @@ func (d *dispatch) place(ctx context.Context) (cluster.Placement, error) {
 	defer stop()
 	began := d.c.now()
 	var placement cluster.Placement
-	err := d.c.whenBack(ctx, func() (err error) {
+	err := d.c.whenBack(ctx, lacksNodes, func() (err error) {
 		d.ticket.resolved, d.ticket.unresolved, err = d.c.resolve(ctx, d.req.Model)
 		if err == nil {
 			placement, err = d.c.placer.claim(ctx, &d.ticket, d.tellQueued)

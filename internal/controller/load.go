@@ -33,7 +33,7 @@ func (c *Controller) Load(ctx context.Context, model string, node cluster.NodeID
 	defer leave()
 	model = cleaned(model)
 	var placement cluster.Placement
-	err = c.whenBack(ctx, func() (err error) {
+	err = c.whenBack(ctx, lacksReadyNodes, func() (err error) {
 		placement, err = c.placeLoad(ctx, model, node)
 		return err
 	})
@@ -111,7 +111,7 @@ func (c *Controller) Unload(ctx context.Context, model string, node cluster.Node
 	defer leave()
 	model = cleaned(model)
 	var targets []cluster.NodeID
-	err = c.whenBack(ctx, func() (err error) {
+	err = c.whenBack(ctx, lacksReadyNodes, func() (err error) {
 		targets, err = c.holders(model, node)
 		return err
 	})

@@ -1,6 +1,8 @@
 package controller_test
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +46,63 @@ func TestControllerThatStartsAgainServesAtOnce(t *testing.T) {
 	wg.Wait()
 	if n := next.node(t, "a", "back", func(n cluster.Node) bool { return n.State == cluster.NodeReady }); len(n.Replicas) != 1 {
 		t.Errorf("the node came back with %+v", n.Replicas)
+	}
+}
+
+// A controller that finishes answers what it has over the bus to the end, and takes nothing new from there; feeds go on.
+func TestFinishAnswersWhatItHas(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := s.controller(t, nil)
+	let := make(chan struct{})
+	s.node(t, "a", script{infer: func(ctx context.Context, _ *bus.InferRequest, w *bus.StreamWriter) error {
+		if err := w.Send(cluster.Chunk{Text: "first", Tokens: []int{1}}); err != nil {
+			return err
+		}
+		select {
+		case <-let:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		return w.Send(cluster.Chunk{Text: " last", Tokens: []int{2}, Finish: cluster.FinishStop, Usage: &cluster.Usage{}})
+	}})
+	c.ready(t, "a")
+	me := s.client(t, "me")
+	feed, err := me.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer feed.Close()
+	got := make(chan *answer, 1)
+	go func() { got <- asker(me.Generate).ask(t.Context(), ask("x")) }()
+	c.streaming(t, 1)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		c.Finish(context.Background())
+	}()
+	for { // until it is told to finish
+		begun := errors.New("it began")
+		err := me.Generate(t.Context(), ask("late"), func(cluster.Chunk) error { return begun })
+		if cluster.CodeOf(err) == cluster.CodeUnreachable {
+			break
+		}
+		if !errors.Is(err, begun) {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-finished:
+		t.Error("it finished before its answer")
+	default:
+	}
+	close(let)
+	if a := wait(t, "the answer", got); a.err != nil || a.text != "first last" {
+		t.Errorf("got %q, %v", a.text, a.err)
+	}
+	<-finished
+	if _, _, err := feed.Next(t.Context()); err != nil {
+		t.Errorf("the feed: %v", err)
 	}
 }
 

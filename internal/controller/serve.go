@@ -38,13 +38,17 @@ func (c *Controller) subscribe() ([]subscription, error) {
 }
 
 func (c *Controller) onHeartbeat(subject string, decode func(any) error) {
-	var h bus.Heartbeat
-	if err := decode(&h); err != nil {
-		c.o.Log.Warn("could not read heartbeat", "subject", subject, "err", err)
+	node := bus.ParseHeartbeat(subject)
+	if !c.heeds(node) {
 		return
 	}
-	if subject != bus.HeartbeatSubject(h.Node) {
-		c.o.Log.Warn("heartbeat names another node", "subject", subject, "node", h.Node)
+	var h bus.Heartbeat
+	if err := decode(&h); err != nil {
+		c.unreadable(node, "heartbeat", err)
+		return
+	}
+	if node != h.Node {
+		c.unreadable(node, "heartbeat", cluster.Errorf(cluster.CodeInvalid, "it names node %q", h.Node))
 		return
 	}
 	events, known := c.registry.heartbeat(c.now(), beat{
@@ -62,14 +66,14 @@ func (c *Controller) onHeartbeat(subject string, decode func(any) error) {
 // not what the body says.
 func (c *Controller) onEvent(subject string, decode func(any) error) {
 	node, kind, ok := bus.ParseEvent(subject)
-	if !ok {
+	if !ok || !c.heeds(node) {
 		return
 	}
 	switch kind {
 	case bus.EventHello:
 		var h bus.Hello
 		if err := decode(&h); err != nil {
-			c.o.Log.Warn("could not read hello", "subject", subject, "err", err)
+			c.unreadable(node, "hello", err)
 			return
 		}
 		h.Node.ID = node
@@ -77,7 +81,7 @@ func (c *Controller) onEvent(subject string, decode func(any) error) {
 	case bus.EventNews:
 		var e cluster.Event
 		if err := decode(&e); err != nil {
-			c.o.Log.Warn("could not read news", "subject", subject, "err", err)
+			c.unreadable(node, "news", err)
 			return
 		}
 		e.Node, e.At = node, c.now()
@@ -94,12 +98,13 @@ func (c *Controller) serve() ([]subscription, error) {
 		verb   string
 		limit  int
 		handle bus.StreamHandler
+		ends   bool // by itself
 	}{
-		{api.Generate, mostGenerating, c.serveGenerate},
-		{api.Aside, mostAsides, c.serveAside},
-		{api.Watch, mostWatching, c.serveWatch},
-		{api.Load, mostLoading, c.serveLoad},
-		{api.Logs, mostLogs, c.serveLogs},
+		{api.Generate, mostGenerating, c.serveGenerate, true},
+		{api.Aside, mostAsides, c.serveAside, true},
+		{api.Watch, mostWatching, c.serveWatch, false},
+		{api.Load, mostLoading, c.serveLoad, true},
+		{api.Logs, mostLogs, c.serveLogs, false},
 	} {
 		sub, err := c.o.Conn.ServeStreams(bus.APISubject(s.verb), bus.APIControl(), s.limit, s.handle)
 		if err != nil {
@@ -107,6 +112,9 @@ func (c *Controller) serve() ([]subscription, error) {
 			return nil, err
 		}
 		out = append(out, sub)
+		if s.ends {
+			c.answers.add(sub)
+		}
 	}
 	for _, s := range []struct {
 		verb   string

@@ -6,13 +6,13 @@ import (
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
 
-// whenBack calls find until it succeeds, or fails for a reason that no other node would mend. A controller that just
-// started calls it again as nodes come back to it; one that did not calls it once.
-func (c *Controller) whenBack(ctx context.Context, find func() error) error {
+// whenBack calls find until it succeeds, or fails for a reason that no other node would mend, as mends says. A controller
+// that just started calls it again as nodes come back to it; one that did not calls it once.
+func (c *Controller) whenBack(ctx context.Context, mends func(error) bool, find func() error) error {
 	for {
 		news, settling := c.registry.news(), c.isSettling()
 		err := find()
-		if err == nil || !settling || !lacksNodes(err) {
+		if err == nil || !settling || !mends(err) {
 			return err
 		}
 		select {
@@ -33,6 +33,12 @@ func lacksNodes(err error) bool {
 	default:
 		return false
 	}
+}
+
+// lacksReadyNodes is lacksNodes for what no queue takes: a node that is there and has told nothing of itself yet counts
+// as busy, and is waited for here.
+func lacksReadyNodes(err error) bool {
+	return lacksNodes(err) || cluster.CodeOf(err) == cluster.CodeBusy
 }
 
 // isSettling says whether nodes that were there before this controller started may not have come back yet.

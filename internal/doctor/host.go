@@ -15,6 +15,7 @@ import (
 type Host struct {
 	*bootstrap.Host
 	Home  string        // of the node there, where the list of nodes says it
+	By    string        // how it was admitted, as the list of nodes has it: "ssh", "token" or "local"
 	State *cluster.Node // as the controller sees it; nil where it does not
 }
 
@@ -39,9 +40,9 @@ func (h *Host) Serving(c Cluster) plan.Finding {
 	case h.IsNode() && !c.Up:
 		f = skip("it is a node; the controller does not answer, so nobody knows how it is")
 	case h.IsNode():
-		f = fail("mlxctl up", "it is a node, and the controller has not heard of it")
+		f = h.unheard()
 	case h.Self:
-		f = warn("mlxctl up", "no agent runs on this Mac")
+		f = warn("mlxctl up", "no agent runs on this machine")
 	case h.From(bootstrap.SourceConfig):
 		f = fail("mlxctl up", "not a node yet, though the configuration names it")
 	case h.From(bootstrap.SourceBonjour) && !h.RemoteLogin:
@@ -90,9 +91,21 @@ func (h *Host) judge(c Cluster) plan.Finding {
 	case cluster.NodeJoining:
 		return warn("mlxctl logs "+name, "joining: it has not proven itself yet%s", reason)
 	case cluster.NodeDown:
+		if n.LastSeen.IsZero() {
+			return h.unheard()
+		}
 	}
 	return fail("mlxctl up   # wakes, repairs and starts it again; `mlxctl nodes rm "+name+"` if it is gone for good",
 		"down, last heard %s ago%s", age(c.At.Sub(n.LastSeen)), reason)
+}
+
+// unheard is the finding of a node that has never said a word.
+func (h *Host) unheard() plan.Finding {
+	if h.By == "token" {
+		return fail("finish it there: mlxctl agent join TOKEN   # the same token, or one of `mlxctl token create`",
+			"it joined by a token, and was never heard of: its agent has not come up yet")
+	}
+	return fail("mlxctl up", "it is a node, and was never heard of")
 }
 
 func age(d time.Duration) string {

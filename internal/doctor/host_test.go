@@ -26,6 +26,7 @@ func TestServing(t *testing.T) {
 	}
 	empty := in(cluster.NodeDraining, "v2", "")
 	empty.State.Drained = true
+	never := &cluster.Node{Name: "mini", State: cluster.NodeDown, Reason: "not heard of yet"}
 	open, self := seen(bootstrap.SourceBonjour), seen(bootstrap.SourceLocal)
 	open.RemoteLogin, self.Self = true, true
 	for name, test := range map[string]struct {
@@ -41,12 +42,14 @@ func TestServing(t *testing.T) {
 		"suspect":          {in(cluster.NodeSuspect, "v2", "heartbeats are late"), up, plan.FindingFail, "suspect, last heard 7s ago: heartbeats are late"},
 		"joining":          {in(cluster.NodeJoining, "v2", ""), up, plan.FindingWarn, "not proven"},
 		"down":             {in(cluster.NodeDown, "v2", ""), up, plan.FindingFail, "down, last heard 7s ago"},
-		"not heard of":     {doctor.Host{Host: seen(bootstrap.SourceRoster)}, up, plan.FindingFail, "has not heard of it"},
+		"not heard of":     {doctor.Host{Host: seen(bootstrap.SourceRoster)}, up, plan.FindingFail, "never heard of"},
+		"never came up":    {doctor.Host{Host: seen(bootstrap.SourceRoster), State: never}, up, plan.FindingFail, "it is a node, and was never heard of"},
+		"joined halfway":   {doctor.Host{Host: seen(bootstrap.SourceRoster), State: never, By: "token"}, up, plan.FindingFail, "joined by a token, and was never heard of"},
 		"no controller":    {doctor.Host{Host: seen(bootstrap.SourceRoster)}, doctor.Cluster{}, plan.FindingSkip, "does not answer"},
 		"Remote Login off": {doctor.Host{Host: seen(bootstrap.SourceBonjour)}, up, plan.FindingWarn, "Remote Login is off"},
 		"never admitted":   {doctor.Host{Host: open}, up, plan.FindingWarn, "never been admitted"},
 		"named":            {doctor.Host{Host: seen(bootstrap.SourceConfig)}, up, plan.FindingFail, "the configuration names it"},
-		"this Mac":         {doctor.Host{Host: self}, up, plan.FindingWarn, "no agent runs on this Mac"},
+		"this Mac":         {doctor.Host{Host: self}, up, plan.FindingWarn, "no agent runs on this machine"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -122,7 +122,7 @@ func Clock(there, asked, answered time.Time) plan.Finding {
 	case d >= shifted:
 		return warn(fix, "its clock is %v %s", d.Round(time.Second), side(off))
 	default:
-		return ok("agrees to %v", max(answered.Sub(asked), d).Round(time.Millisecond))
+		return ok("agrees, measured to within %v", max(answered.Sub(asked), d).Round(time.Millisecond))
 	}
 }
 

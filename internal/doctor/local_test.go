@@ -66,8 +66,8 @@ func TestClock(t *testing.T) {
 		part  string
 	}{
 		{asked, plan.FindingOK, ""},
-		{asked.Add(time.Second), plan.FindingOK, "agrees to 2s"},
-		{answered.Add(4 * time.Second), plan.FindingOK, "agrees to 4s"},
+		{asked.Add(time.Second), plan.FindingOK, "agrees, measured to within 2s"},
+		{answered.Add(4 * time.Second), plan.FindingOK, "agrees, measured to within 4s"},
 		{answered.Add(5 * time.Second), plan.FindingWarn, "5s ahead"},
 		{asked.Add(-5 * time.Second), plan.FindingWarn, "5s behind"},
 		{asked.Add(-5 * time.Minute), plan.FindingFail, "5m0s behind"},

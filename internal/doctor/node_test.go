@@ -88,7 +88,7 @@ func TestNodeThatServes(t *testing.T) {
 	if len(got["disk"]) != 1 {
 		t.Errorf("disk: %+v", got["disk"])
 	}
-	has(t, doctor.JudgeClock(got["clock"], 300*time.Millisecond, 600*time.Millisecond), plan.FindingOK, "agrees to 1.2s")
+	has(t, doctor.JudgeClock(got["clock"], 300*time.Millisecond, 600*time.Millisecond), plan.FindingOK, "agrees, measured to within 1.2s")
 	has(t, doctor.JudgeClock(got["clock"], 10*time.Second, 600*time.Millisecond), plan.FindingWarn, "9s ahead")
 	has(t, doctor.JudgeClock(got["clock"], 10*time.Second, 20*time.Second), plan.FindingOK, "agrees")
 	has(t, doctor.JudgeClock(got["clock"], -time.Hour, time.Second), plan.FindingFail, "59m59s behind")

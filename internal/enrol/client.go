@@ -35,6 +35,8 @@ type Node struct {
 	ID   cluster.NodeID
 	Key  string // public
 	Name string
+	// Hardware is a hash of the machine's own number; empty where it says none.
+	Hardware string
 	// Sign signs with the key.
 	Sign func(data []byte) ([]byte, error)
 }
@@ -58,7 +60,7 @@ func Join(ctx context.Context, t Token, n Node) (*Answer, error) {
 		return nil, err
 	}
 	mac := trust.TokenMAC(t.ID, t.Secret)
-	q := request{ID: t.ID, Node: n.ID, Key: n.Key, Name: n.Name}
+	q := request{ID: t.ID, Node: n.ID, Key: n.Key, Name: n.Name, Hardware: n.Hardware}
 	q.Proof = proveRequest(mac, &q, t.Pin, bind)
 	if q.Signature, err = n.Sign(q.Proof); err != nil {
 		return nil, err

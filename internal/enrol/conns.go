@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// connections bounds them. Whoever only connects keeps nobody out: beyond the bound, the one that has been silent for
-// longest makes room.
+// connections bounds them. Whoever only connects keeps nobody out but itself: beyond the bound, of the address with the most
+// silent connections the one that has been silent for longest makes room.
 type connections struct {
 	mu     sync.Mutex
 	open   int        // guarded by mu
@@ -25,8 +25,7 @@ func (s *connections) changed(c net.Conn, state http.ConnState) {
 		s.open++
 		s.silent = append(s.silent, c)
 		if s.open > mostConns {
-			end(s.silent[0])
-			s.silent = s.silent[1:]
+			s.makeRoom()
 		}
 		return
 	case http.StateClosed, http.StateHijacked:
@@ -34,6 +33,24 @@ func (s *connections) changed(c net.Conn, state http.ConnState) {
 	case http.StateActive, http.StateIdle:
 	}
 	s.silent = slices.DeleteFunc(s.silent, func(x net.Conn) bool { return x == c })
+}
+
+func (s *connections) makeRoom() {
+	if len(s.silent) == 0 {
+		return
+	}
+	of := make(map[string]int)
+	oldest := 0
+	for _, c := range s.silent {
+		of[hostOf(c.RemoteAddr().String())]++
+	}
+	for i, c := range s.silent {
+		if of[hostOf(c.RemoteAddr().String())] > of[hostOf(s.silent[oldest].RemoteAddr().String())] {
+			oldest = i
+		}
+	}
+	end(s.silent[oldest])
+	s.silent = slices.Delete(s.silent, oldest, oldest+1)
 }
 
 // end closes a connection without a word: TLS would wait for a peer that does not read.

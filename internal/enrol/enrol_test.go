@@ -48,6 +48,7 @@ func newSite(t *testing.T) *site {
 	s.addr = l.Addr().String()
 	server := enrol.NewServer(enrol.ServerOptions{
 		Authority: authority, Roster: s.roster, IsTaken: func(id cluster.NodeID) bool { return id == "local" },
+		IsDown:   func(id cluster.NodeID) bool { return strings.HasPrefix(string(id), "down") },
 		Settings: func() (json.RawMessage, error) { return json.RawMessage(settings), nil },
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -27,10 +27,7 @@ type budget struct {
 
 // allow takes one try from the budget of an address.
 func (l *limiter) allow(remote string, now time.Time) bool {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
+	host := hostOf(remote)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sources == nil {
@@ -55,6 +52,14 @@ func (l *limiter) allow(remote string, now time.Time) bool {
 	}
 	b.left--
 	return true
+}
+
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
 }
 
 // forget drops addresses whose budget is whole again.

@@ -21,11 +21,13 @@ const (
 
 // request is what a node says of itself.
 type request struct {
-	ID    string         `json:"id"` // of the token
-	Node  cluster.NodeID `json:"node"`
-	Key   string         `json:"key"` // public
-	Name  string         `json:"name,omitempty"`
-	Proof []byte         `json:"proof"`
+	ID   string         `json:"id"` // of the token
+	Node cluster.NodeID `json:"node"`
+	Key  string         `json:"key"` // public
+	Name string         `json:"name,omitempty"`
+	// Hardware is a hash of the machine's own number; empty where it says none.
+	Hardware string `json:"hardware,omitempty"`
+	Proof    []byte `json:"proof"`
 	// Signature is Proof, signed with the node's key: nobody can have somebody else's key admitted.
 	Signature []byte `json:"signature"`
 }
@@ -58,7 +60,7 @@ func binding(s *tls.ConnectionState) ([]byte, error) {
 // proveRequest is the proof that whoever holds the token wants this node admitted, over this connection, by the cluster
 // of this pin.
 func proveRequest(mac []byte, r *request, pin [sha256.Size]byte, bind []byte) []byte {
-	return prove(mac, "request", []byte(r.ID), []byte(r.Key), []byte(r.Node), []byte(r.Name), pin[:], bind)
+	return prove(mac, "request", []byte(r.ID), []byte(r.Key), []byte(r.Node), []byte(r.Name), []byte(r.Hardware), pin[:], bind)
 }
 
 // proveAnswer is the proof that whoever answers holds the token as well.

@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -30,6 +31,7 @@ const (
 	endTimeout   = 2 * time.Second
 	mostName     = 64 // bytes
 	mostID       = 64 // bytes
+	mostHardware = 64 // bytes
 )
 
 // ServerOptions say how nodes are admitted. Authority, Roster and Settings are required.
@@ -40,7 +42,10 @@ type ServerOptions struct {
 	Settings func() (json.RawMessage, error)
 	// IsTaken says that a node which is not in the roster has an id; nil means that there are none.
 	IsTaken func(cluster.NodeID) bool
-	Log     *slog.Logger // nil means silence
+	// IsDown says that a node of the roster is not up. Where a machine joins that had another id before, the entry of that is
+	// replaced once it is down; nil means that none is.
+	IsDown func(cluster.NodeID) bool
+	Log    *slog.Logger // nil means silence
 }
 
 // Server admits nodes that know a token.
@@ -57,6 +62,9 @@ func NewServer(o ServerOptions) *Server {
 	}
 	if o.IsTaken == nil {
 		o.IsTaken = func(cluster.NodeID) bool { return false }
+	}
+	if o.IsDown == nil {
+		o.IsDown = func(cluster.NodeID) bool { return false }
 	}
 	return &Server{o: o}
 }
@@ -216,13 +224,37 @@ func (s *Server) admit(q *request) (string, error) {
 	if err := s.o.Authority.UseToken(q.ID, q.Node, q.Key, now); err != nil {
 		return "", err
 	}
-	n := roster.Node{ID: q.Node, Name: untrusted.Line(q.Name, mostName), Key: q.Key, By: "token", AddedAt: now.UTC()}
+	n := roster.Node{
+		ID: q.Node, Name: untrusted.Line(q.Name, mostName), Key: q.Key, Hardware: untrusted.Line(q.Hardware, mostHardware), By: "token",
+		AddedAt: now.UTC(),
+	}
 	if i >= 0 && nodes[i].Key == q.Key {
 		n = nodes[i] // what is known of how to reach it stays
+		n.Hardware = cmp.Or(n.Hardware, untrusted.Line(q.Hardware, mostHardware))
 	}
 	if err := s.o.Roster.Admit(n); err != nil {
 		return "", err
 	}
 	s.o.Log.Info("a node was admitted by token", "node", q.Node, "name", n.Name, "key", q.Key, "token", q.ID)
-	return token, nil
+	return token, s.replace(nodes, &n)
+}
+
+// replace takes out of the roster what the machine of a node was before, under another id. One that is up is another machine,
+// whatever the number says.
+func (s *Server) replace(nodes []roster.Node, n *roster.Node) error {
+	for i := range nodes {
+		old := &nodes[i]
+		isSame := old.ID != n.ID && old.By != "local" && old.Hardware != "" && old.Hardware == n.Hardware
+		if !isSame || !s.o.IsDown(old.ID) {
+			continue
+		}
+		if _, _, err := s.o.Authority.Revoke(old.Key); err != nil {
+			return fmt.Errorf("revoke the key that %s had as node %s: %w", n.Name, old.ID, err)
+		}
+		if err := s.o.Roster.Remove(old.ID); err != nil {
+			return err
+		}
+		s.o.Log.Info("a node has another id", "node", n.ID, "name", n.Name, "former", old.ID)
+	}
+	return nil
 }

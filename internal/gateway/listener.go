@@ -2,29 +2,42 @@ package gateway
 
 import (
 	"errors"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// limited is a listener that has at most so many connections open; more wait in the system's queue.
+// limited is a listener that has at most so many connections open; more wait in the system's queue. Other machines together
+// have three quarters of the room, and one address of them half: whoever only connects keeps this machine out never, and
+// others not by itself.
 type limited struct {
 	net.Listener
+	log    *slog.Logger
 	slots  chan struct{} // one token for each connection
 	closed chan struct{}
 	once   func() error
 	times  Times
+	most   int
 
 	mu     sync.Mutex
-	paused chan struct{} // guarded by mu; closed when it goes on, nil while it does
+	paused chan struct{}  // guarded by mu; closed when it goes on, nil while it does
+	open   map[string]int // guarded by mu; connections of other machines, by address
+	remote int            // guarded by mu; all of them
+	said   time.Time      // guarded by mu; when a refusal was logged
+	unsaid int            // guarded by mu; refusals since
 }
 
-func newLimited(l net.Listener, most int, times Times) *limited {
+func newLimited(l net.Listener, most int, times Times, log *slog.Logger) *limited {
 	closed := make(chan struct{})
 	return &limited{
 		Listener: l,
+		log:      log,
+		most:     most,
+		open:     make(map[string]int),
 		slots:    make(chan struct{}, most),
 		closed:   closed,
 		times:    times,
@@ -42,14 +55,76 @@ func (l *limited) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.acceptUnlessPaused()
-	if err != nil {
-		<-l.slots
-		return nil, err // as it is: the server asks its type whether to go on
+	for {
+		c, err := l.acceptUnlessPaused()
+		if err != nil {
+			<-l.slots
+			return nil, err // as it is: the server asks its type whether to go on
+		}
+		leave, ok := l.enter(c)
+		if !ok {
+			_ = c.Close() // nothing was said
+			continue
+		}
+		counted := &counted{Conn: c, times: l.times, free: sync.OnceFunc(func() {
+			leave()
+			<-l.slots
+		})}
+		counted.fresh.Store(true)
+		return counted, nil
 	}
-	counted := &counted{Conn: c, free: sync.OnceFunc(func() { <-l.slots }), times: l.times}
-	counted.fresh.Store(true)
-	return counted, nil
+}
+
+// enter counts a connection of another machine, if there is room for it.
+func (l *limited) enter(c net.Conn) (leave func(), ok bool) {
+	from := remoteOf(c)
+	if from == "" {
+		return func() {}, true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[from] >= max(1, l.most/2) || l.remote >= max(1, l.most/4*3) {
+		l.refused(from)
+		return nil, false
+	}
+	l.open[from]++
+	l.remote++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.remote--
+		if l.open[from]--; l.open[from] == 0 {
+			delete(l.open, from)
+		}
+	}, true
+}
+
+// refused logs a refusal, once a second. The lock is held.
+func (l *limited) refused(from string) {
+	now := time.Now()
+	if now.Sub(l.said) < time.Second {
+		l.unsaid++
+		return
+	}
+	l.log.Warn("a connection to the gateway was refused: too many are open", "from", from, "open", l.open[from], "before", l.unsaid)
+	l.said, l.unsaid = now, 0
+}
+
+// remoteOf is the address of another machine, or its network of IPv6; empty for this machine.
+func remoteOf(c net.Conn) string {
+	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return ""
+	}
+	ip := from.Addr().Unmap().WithZone("")
+	own, err := netip.ParseAddrPort(c.LocalAddr().String())
+	if ip.IsLoopback() || (err == nil && own.Addr().Unmap().WithZone("") == ip) {
+		return ""
+	}
+	if p, err := ip.Prefix(64); err == nil && ip.Is6() && !ip.IsLinkLocalUnicast() {
+		return p.String()
+	}
+	return ip.String()
 }
 
 func (l *limited) acceptUnlessPaused() (net.Conn, error) {

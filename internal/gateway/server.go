@@ -35,7 +35,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          slog.NewLogLogger(g.o.Log.Handler(), slog.LevelDebug),
 	}
-	limited := newLimited(l, g.o.MaxConnections, g.o.Times)
+	limited := newLimited(l, g.o.MaxConnections, g.o.Times, g.o.Log)
 	failed := make(chan error, 1) // so that the server can end before it is asked how
 	var wg sync.WaitGroup
 	wg.Go(func() { failed <- srv.Serve(limited) })

@@ -70,6 +70,7 @@ func (s *IOStreams) ask(ctx context.Context, prompt string, read func() (string,
 		text, err := read()
 		answers <- answer{text, err}
 	}()
+	defer s.screen.endLine() // whoever answered, or stopped, ended it
 	select {
 	case a := <-answers:
 		if a.err != nil && (a.text == "" || !errors.Is(a.err, io.EOF)) {

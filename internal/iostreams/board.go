@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
@@ -19,14 +18,9 @@ type Board struct {
 	s     *IOStreams
 	now   func() time.Time
 	quiet bool
-	stop  chan struct{}
-	wg    sync.WaitGroup
 
-	mu     sync.Mutex
-	rows   []*boardRow // those under way, in the order in which they began
-	drawn  int         // lines on the terminal that are to be drawn over
-	frame  int
-	paused int
+	rows  []*boardRow // those under way, in the order in which they began; guarded by the screen's mutex, as is width
+	width int         // of the widest name so far, so that lines stand below each other
 }
 
 type boardRow struct {
@@ -39,100 +33,82 @@ type boardRow struct {
 
 // NewBoard starts a display; a quiet one shows nothing.
 func (s *IOStreams) NewBoard(quiet bool) *Board {
-	b := &Board{s: s, now: time.Now, quiet: quiet, stop: make(chan struct{})}
+	b := &Board{s: s, now: time.Now, quiet: quiet}
 	if s.errTTY && !quiet {
-		b.wg.Go(b.animate)
+		s.screen.add(s.Err, b)
 	}
 	return b
+}
+
+// Names says whose lines there will be, so that they stand below each other from the first on.
+func (b *Board) Names(names ...string) {
+	b.s.screen.mu.Lock()
+	defer b.s.screen.mu.Unlock()
+	for _, name := range names {
+		b.width = max(b.width, ansi.StringWidth(name))
+	}
 }
 
 // Step says what a host does now, and how that is; a detail is how far it is. Hosts are told apart by their key: several can
 // have one name.
 func (b *Board) Step(key, name, step, state, detail string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.write(b.next(key, name, step, state, detail))
+}
+
+// next takes note of a step, and returns the line that a log gets of it.
+func (b *Board) next(key, name, step, state, detail string) string {
+	b.s.screen.mu.Lock()
+	defer b.s.screen.mu.Unlock()
 	if b.quiet {
-		return
+		return ""
 	}
 	now := b.now()
 	r := b.row(key)
 	if r == nil {
 		r = &boardRow{key: key, name: name, began: now}
 		b.rows = append(b.rows, r)
+		b.width = max(b.width, ansi.StringWidth(name))
 	}
 	isSame := r.step == step && r.state == state
 	r.step, r.state, r.detail = step, state, detail
 	isSoon := r.saidDetail && now.Sub(r.said) < everyLine // the first detail says why a step takes long
 	if b.s.errTTY || (isSame && (detail == "" || isSoon)) {
-		return // the next frame shows it
+		return "" // the next frame shows it
 	}
 	r.said, r.saidDetail = now, detail != ""
-	b.write(strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", now.Format("15:04:05"), name, step, state, detail), " ") + "\n")
+	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", now.Format("15:04:05"), name, step, state, detail), " ") + "\n"
 }
 
 // End takes a host off the display; line is what is left of it.
 func (b *Board) End(key, name string, isGood bool, line string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.quiet {
 		return
 	}
+	b.s.screen.mu.Lock()
 	b.rows = slices.DeleteFunc(b.rows, func(r *boardRow) bool { return r.key == key })
+	name = b.padded(name)
+	b.s.screen.mu.Unlock()
 	if !b.s.errTTY {
-		b.write(fmt.Sprintf("%s %s %s\n", b.now().Format("15:04:05"), name, line))
+		b.write(fmt.Sprintf("%s %s %s\n", b.now().Format("15:04:05"), strings.TrimRight(name, " "), line))
 		return
 	}
 	mark := "✓"
 	if !isGood {
 		mark = "✗"
 	}
-	b.write(b.erase() + b.cut(fmt.Sprintf("%s %s  %s", mark, name, line)) + "\n" + b.draw())
-}
-
-// Pause takes the display off the terminal, for a question; resume brings it back.
-func (b *Board) Pause() (resume func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.write(b.erase())
-	b.paused++
-	return sync.OnceFunc(func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.paused--
-	})
+	b.write(b.cut(fmt.Sprintf("%s %s  %s", mark, name, line)) + "\n")
 }
 
 // Close ends the display. What was said of finished hosts stays.
 func (b *Board) Close() {
-	b.mu.Lock()
-	select {
-	case <-b.stop:
-	default:
-		close(b.stop)
-	}
-	b.mu.Unlock()
-	b.wg.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.write(b.erase())
+	b.s.screen.remove(b)
+	b.s.screen.mu.Lock()
+	defer b.s.screen.mu.Unlock()
 	b.rows = nil
 }
 
-func (b *Board) animate() {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-b.stop:
-			return
-		case <-tick.C:
-			b.mu.Lock()
-			b.frame++
-			b.write(b.erase() + b.draw())
-			b.mu.Unlock()
-		}
-	}
-}
+// Pause takes whatever moves off the terminal, for a question; resume brings it back.
+func (b *Board) Pause() (resume func()) { return b.s.screen.pause() }
 
 func (b *Board) row(key string) *boardRow {
 	for _, r := range b.rows {
@@ -143,52 +119,32 @@ func (b *Board) row(key string) *boardRow {
 	return nil
 }
 
-// erase is called with mu held. The cursor is then where the display began. Lines are cleared one by one: terminals keep what
-// is cleared as a whole among what has scrolled away.
-func (b *Board) erase() string {
-	if b.drawn == 0 {
-		return ""
-	}
-	up := fmt.Sprintf("\x1b[%dA\r", b.drawn)
-	out := up + strings.Repeat("\x1b[2K\n", b.drawn) + up
-	b.drawn = 0
-	return out
+// padded is a name with spaces to where the next column begins.
+func (b *Board) padded(name string) string {
+	return name + strings.Repeat(" ", max(0, b.width-ansi.StringWidth(name)))
 }
 
-// draw is called with mu held, and nothing drawn. There is never more than the terminal shows: what has scrolled away cannot
-// be drawn over.
-func (b *Board) draw() string {
-	if b.paused > 0 || len(b.rows) == 0 {
-		return ""
-	}
+// lines are never more than the terminal shows: what has scrolled away cannot be drawn over.
+func (b *Board) lines(frame int) []string {
 	_, height := b.s.errSize()
-	most := max(1, height-2)
-	width := 0
-	for _, r := range b.rows {
-		width = max(width, ansi.StringWidth(r.name))
-	}
-	var out strings.Builder
+	most := max(1, height-3) // one is for steps of something else
+	var out []string
 	for i, r := range b.rows {
-		if b.drawn == most-1 && len(b.rows) > most {
-			fmt.Fprintf(&out, "  and %d more\n", len(b.rows)-i)
-			b.drawn++
-			break
+		if i == most-1 && len(b.rows) > most {
+			return append(out, fmt.Sprintf("  and %d more", len(b.rows)-i))
 		}
-		pad := strings.Repeat(" ", width-ansi.StringWidth(r.name))
-		line := fmt.Sprintf("%s %s%s  %s (%ds)", spinner(b.frame+i), r.name, pad, r.step, int(b.now().Sub(r.began).Seconds()))
+		line := fmt.Sprintf("%s %s  %s (%ds)", spinner(frame+i), b.padded(r.name), r.step, int(b.now().Sub(r.began).Seconds()))
 		if r.detail != "" {
 			line += " " + r.detail
 		}
-		out.WriteString(b.cut(line) + "\n")
-		b.drawn++
+		out = append(out, b.cut(line))
 	}
-	return out.String()
+	return out
 }
 
-// cut keeps a line from going on in the next one.
 func (b *Board) cut(line string) string {
 	width, _ := b.s.errSize()
-	return ansi.Truncate(line, width-1, "…")
+	return cutTo(line, width)
 }
 
 // write is best effort: progress that cannot be shown is no reason to stop.

@@ -22,12 +22,15 @@ type IOStreams struct {
 	env                   func(string) (string, bool)
 	width                 func() int
 	errSize               func() (width, height int) // of the terminal at Err
+	screen                *screen
 }
 
 // System returns the process's own streams.
 func System() *IOStreams {
-	return &IOStreams{
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+	c := &screen{}
+	s := &IOStreams{
+		In:         os.Stdin,
+		screen:     c,
 		inTTY:      isTTY(os.Stdin),
 		outTTY:     isTTY(os.Stdout),
 		errTTY:     isTTY(os.Stderr),
@@ -37,19 +40,26 @@ func System() *IOStreams {
 		width:      func() int { return widthOf(os.Stdout) },
 		errSize:    func() (int, int) { return sizeOf(os.Stderr) },
 	}
+	s.Out = &guardedFile{guarded{c, os.Stdout, s.OutTTY}, os.Stdout}
+	s.Err = &guardedFile{guarded{c, os.Stderr, s.ErrTTY}, os.Stderr}
+	return s
 }
 
 // Test returns streams on buffers that are no terminals. Stdin counts as a pipe.
 func Test() (s *IOStreams, in, out, errOut *bytes.Buffer) {
 	in, out, errOut = &bytes.Buffer{}, &bytes.Buffer{}, &bytes.Buffer{}
-	return &IOStreams{
-		In: in, Out: out, Err: errOut,
+	c := &screen{}
+	s = &IOStreams{
+		In:         in,
+		screen:     c,
 		inReadable: true,
 		color:      "auto",
 		env:        func(string) (string, bool) { return "", false },
 		width:      func() int { return 80 },
 		errSize:    func() (int, int) { return 80, 24 },
-	}, in, out, errOut
+	}
+	s.Out, s.Err = &guarded{c, out, s.OutTTY}, &guarded{c, errOut, s.ErrTTY}
+	return s, in, out, errOut
 }
 
 // SetTTY overrides what is known of the streams; tests of terminal behaviour use it.

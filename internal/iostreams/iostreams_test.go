@@ -1,10 +1,14 @@
 package iostreams
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -59,22 +63,109 @@ func TestProgressInPipe(t *testing.T) {
 
 func TestProgressOnTerminal(t *testing.T) {
 	t.Parallel()
-	s, _, _, errOut := Test()
-	s.SetTTY(true, true, true)
-	p := s.NewProgress(false)
-	p.Step("%s", strings.Repeat("long ", 40))
-	p.Step("short")
-	p.Close()
-	p.Close()
-	got := errOut.String()
-	if strings.Contains(got, "\n") || !strings.HasSuffix(got, "\r\x1b[K") || !strings.Contains(got, "short (0s)") {
-		t.Errorf("got %q", got)
-	}
-	for line := range strings.SplitSeq(got, "\r") {
-		if n := len([]rune(strings.TrimSuffix(line, "\x1b[K"))); n >= 80 {
-			t.Errorf("%d cells in 80", n)
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _, errOut := Test()
+		s.SetTTY(true, true, true)
+		p := s.NewProgress(false)
+		p.Step("%s", strings.Repeat("long ", 40))
+		nextFrame()
+		p.Step("short")
+		nextFrame()
+		if got := shown(errOut.String()); !regexp.MustCompile(`^\S short \(0s\)\n$`).MatchString(got) {
+			t.Errorf("shows %q", got)
+		}
+		p.Close()
+		p.Close()
+		if got := shown(errOut.String()); got != "" {
+			t.Errorf("left %q", got)
+		}
+		for line := range strings.SplitSeq(errOut.String(), "\n") {
+			if n := len([]rune(line)); n > 80 {
+				t.Errorf("%d cells in 80", n)
+			}
+		}
+	})
+}
+
+// Whatever is written while lines move stands above them, on lines of its own.
+func TestWhatIsWrittenStandsAboveWhatMoves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, in, _, _ := Test()
+		s.SetTTY(true, true, true)
+		screen := &frames{}
+		s.Err = &guarded{s.screen, screen, s.ErrTTY}
+		s.Out = s.Err // one terminal
+		frame := func() string {
+			nextFrame()
+			return shown(screen.String())
+		}
+		p := s.NewProgress(false)
+		p.Step("looking")
+		frame()
+		io.WriteString(s.Out, "NAME  ADDRESS\n")
+		b := s.NewBoard(false)
+		b.Names("mini", "studio")
+		b.Step("1", "mini", "copy", "running", "")
+		frame()
+		b.End("1", "mini", true, "serves")
+		b.End("2", "studio", true, "serves")
+		if got := shown(screen.String()); got != "NAME  ADDRESS\n✓ mini    serves\n✓ studio  serves\n" {
+			t.Errorf("shows\n%s", got)
+		}
+		if got := frame(); !strings.HasSuffix(got, "serves\n⠸ looking (0s)\n") {
+			t.Errorf("shows\n%s", got)
+		}
+		in.WriteString("y\n")
+		if _, err := s.Confirm(t.Context(), "Really?"); err != nil {
+			t.Fatal(err)
+		}
+		screen.Write([]byte("\n")) // the terminal shows the key that was pressed
+		if got := frame(); !strings.Contains(got, "serves\nReally? [y/N] \n⠼ looking") {
+			t.Errorf("shows\n%s", got)
+		}
+		b.Close()
+		p.Close()
+		if got := shown(screen.String()); !strings.HasSuffix(got, "Really? [y/N] \n") {
+			t.Errorf("left\n%s", got)
+		}
+	})
+}
+
+// nextFrame waits until lines were drawn anew.
+func nextFrame() {
+	t := time.NewTimer(everyFrame)
+	<-t.C
+	synctest.Wait()
+}
+
+// shown is what a terminal shows of what was written to it, as far as lines and the codes of this package go.
+func shown(written string) string {
+	lines, at := []string{""}, 0
+	for written != "" {
+		var up int
+		switch {
+		case strings.HasPrefix(written, "\x1b[2K"):
+			lines[at], written = "", written[4:]
+		case strings.HasPrefix(written, "\x1b["):
+			n, _ := fmt.Sscanf(written, "\x1b[%dA\r", &up)
+			at -= up * n
+			written = written[strings.IndexByte(written, '\r')+1:]
+		case written[0] == '\n':
+			if at++; at == len(lines) {
+				lines = append(lines, "")
+			}
+			written = written[1:]
+		default:
+			end := strings.IndexAny(written, "\n\x1b")
+			if end < 0 {
+				end = len(written)
+			}
+			lines[at] += written[:end]
+			written = written[end:]
 		}
 	}
+	return strings.Join(lines[:at], "\n") + map[bool]string{true: "\n"}[at > 0] + lines[at]
 }
 
 func TestProgressQuiet(t *testing.T) {

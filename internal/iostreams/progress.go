@@ -3,7 +3,6 @@ package iostreams
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -13,22 +12,16 @@ type Progress struct {
 	s     *IOStreams
 	now   func() time.Time
 	quiet bool
-	stop  chan struct{}
-	wg    sync.WaitGroup
 
-	mu      sync.Mutex
-	step    string
+	step    string // guarded by the screen's mutex, as is started
 	started time.Time
-	drawn   bool
-	frame   int
-	paused  bool
 }
 
 // NewProgress starts a progress display; a quiet one shows nothing.
 func (s *IOStreams) NewProgress(quiet bool) *Progress {
-	p := &Progress{s: s, now: time.Now, quiet: quiet, stop: make(chan struct{})}
+	p := &Progress{s: s, now: time.Now, quiet: quiet}
 	if s.errTTY && !quiet {
-		p.wg.Go(p.animate)
+		s.screen.add(s.Err, p)
 	}
 	return p
 }
@@ -40,102 +33,48 @@ const everyLine = 10 * time.Second
 // terminal shows each, a log file one line in ten seconds.
 func (p *Progress) Step(format string, args ...any) {
 	step := fmt.Sprintf(format, args...)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if line := p.next(step); line != "" {
+		_, _ = fmt.Fprintln(p.s.Err, line) // progress that cannot be shown is no reason to stop
+	}
+}
+
+// next takes note of a step, and returns the line that a log gets of it.
+func (p *Progress) next(step string) string {
+	p.s.screen.mu.Lock()
+	defer p.s.screen.mu.Unlock()
 	if p.quiet || step == p.step {
-		return
+		return ""
 	}
 	before, _, _ := strings.Cut(p.step, ": ")
 	what, _, isDetail := strings.Cut(step, ": ")
 	goesOn := isDetail && what == before
 	p.step = step
-	if p.s.errTTY {
-		if !goesOn {
-			p.started = p.now()
-		}
-		p.draw()
-		return
-	}
-	if goesOn && p.now().Sub(p.started) < everyLine {
-		return
+	if goesOn && (p.s.errTTY || p.now().Sub(p.started) < everyLine) {
+		return ""
 	}
 	p.started = p.now()
-	p.print("%s %s\n", p.now().Format("15:04:05"), step)
+	if p.s.errTTY {
+		return "" // the next frame shows it
+	}
+	return p.started.Format("15:04:05") + " " + step
 }
 
-// Close ends the display and leaves the line clean.
+// Close ends the display and leaves the terminal clean.
 func (p *Progress) Close() {
-	p.mu.Lock()
-	select {
-	case <-p.stop:
-	default:
-		close(p.stop)
-	}
-	p.mu.Unlock()
-	p.wg.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.drawn {
-		p.print("\r\x1b[K")
-		p.drawn = false
-	}
+	p.s.screen.remove(p)
+	p.s.screen.mu.Lock()
+	defer p.s.screen.mu.Unlock()
 	p.step = ""
 }
 
-func (p *Progress) animate() {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-tick.C:
-			p.mu.Lock()
-			if p.step != "" {
-				p.frame++
-				p.draw()
-			}
-			p.mu.Unlock()
-		}
-	}
-}
+// Pause takes whatever moves off the terminal, for a question; resume brings it back.
+func (p *Progress) Pause() (resume func()) { return p.s.screen.pause() }
 
-// Pause takes the display off the terminal, for a question; resume brings it back.
-func (p *Progress) Pause() (resume func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.drawn {
-		p.print("\r\x1b[K")
-		p.drawn = false
+func (p *Progress) lines(frame int) []string {
+	if p.step == "" {
+		return nil
 	}
-	p.paused = true
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.paused = false
-	}
-}
-
-// spinner is one frame of what shows that something goes on.
-func spinner(frame int) string {
-	frames := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
-	return frames[frame%len(frames)]
-}
-
-// draw is called with mu held.
-func (p *Progress) draw() {
-	if p.paused {
-		return
-	}
-	line := fmt.Sprintf("%s %s (%ds)", spinner(p.frame), p.step, int(p.now().Sub(p.started).Seconds()))
-	if most := p.s.Width() - 1; len([]rune(line)) > most {
-		line = string([]rune(line)[:most])
-	}
-	p.print("\r%s\x1b[K", line)
-	p.drawn = true
-}
-
-// print is best effort: progress that cannot be shown is no reason to stop.
-func (p *Progress) print(format string, args ...any) {
-	_, _ = fmt.Fprintf(p.s.Err, format, args...)
+	line := fmt.Sprintf("%s %s (%ds)", spinner(frame), p.step, int(p.now().Sub(p.started).Seconds()))
+	width, _ := p.s.errSize()
+	return []string{cutTo(line, width)}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -17,8 +18,8 @@ import (
 const (
 	// proofWait is how long, if nothing else is set, who calls has to prove that it is the controller.
 	proofWait = 3 * time.Second
-	// mostCalls bounds the callers that have not proven it yet. The oldest goes when another comes, so that those who
-	// only hold their place keep nobody out.
+	// mostCalls bounds the callers that have not proven it yet. When another comes, the oldest goes of the address that has
+	// most of them, so that those who only hold their place keep nobody out but themselves.
 	mostCalls = 16
 	// staleAfter is when the server at the far end is about to give up a connection on which nobody speaks.
 	staleAfter = 2 * time.Second
@@ -121,11 +122,27 @@ func (a *answerer) enter(conn net.Conn) bool {
 		return false
 	}
 	if len(a.calls) >= mostCalls {
-		_ = a.calls[0].Close() // its handshake ends
-		a.calls = slices.Delete(a.calls, 0, 1)
+		i := oldestOfMost(a.calls)
+		_ = a.calls[i].Close() // its handshake ends
+		a.calls = slices.Delete(a.calls, i, i+1)
 	}
 	a.calls = append(a.calls, conn)
 	return true
+}
+
+// oldestOfMost is the first connection of the address that has most of them.
+func oldestOfMost(calls []net.Conn) int {
+	of := make(map[netip.Addr]int)
+	for _, c := range calls {
+		of[addrOf(c.RemoteAddr())]++
+	}
+	oldest := 0
+	for i, c := range calls {
+		if of[addrOf(c.RemoteAddr())] > of[addrOf(calls[oldest].RemoteAddr())] {
+			oldest = i
+		}
+	}
+	return oldest
 }
 
 func (a *answerer) leave(conn net.Conn) {

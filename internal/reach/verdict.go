@@ -79,7 +79,7 @@ func verdict(failed []*failure) (err *cluster.Error, denied bool) {
 		f := rest[0]
 		e := cluster.Errorf(cluster.CodeUnreachable, "cannot reach the controller at %s: %s", addresses(rest), f.why())
 		if foreign != nil {
-			e.Message += "; another cluster answers at " + foreign.addr
+			e.Message += "; " + another(foreign).Message
 		}
 		return e.WithHint("is the controller running, and on the same network?"), false
 	case barred != nil:

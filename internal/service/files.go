@@ -21,6 +21,9 @@ func isHeld(path string) (bool, error) {
 	if errors.Is(err, durable.ErrHeld) {
 		return true, nil
 	}
+	if errors.Is(err, fs.ErrNotExist) { // nobody ever made the folder
+		return false, nil
+	}
 	return false, err
 }
 

@@ -164,7 +164,9 @@ func (k *keeper) runChildren(ctx context.Context) {
 		case <-finished:
 			wanted = false
 		case <-tick.C:
-			wanted = k.isWanted()
+			if wanted = k.isWanted(); wanted {
+				k.keepRecord()
+			}
 		}
 	}
 	k.dropSocket() // nobody is to wait for what does not come; a keeper that follows has its own
@@ -286,6 +288,19 @@ func (k *keeper) end(p *os.Process, ended <-chan error) error {
 	}
 	killGroup(p.Pid)
 	return <-ended
+}
+
+// keepRecord writes the record again where it is gone or damaged: without it nobody can tell who keeps the home.
+func (k *keeper) keepRecord() {
+	if rec, err := k.o.readRecord(); err == nil && rec != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.o.Log.Warn("the record was damaged and is written again")
+	if err := k.o.writeRecord(&k.rec); err != nil {
+		k.o.Log.Warn("cannot write record", "err", err)
+	}
 }
 
 // note changes what is recorded of a child. A record that cannot be written harms nothing that runs.

@@ -129,7 +129,7 @@ func Start(ctx context.Context, o Options) (changed bool, err error) {
 	if err := o.makeDirs(); err != nil {
 		return false, err
 	}
-	s, err := Read(o)
+	s, err := Settled(ctx, o)
 	if err != nil {
 		return false, err
 	}
@@ -249,7 +249,8 @@ func (o Options) settle(ctx context.Context) (*record, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, cluster.Errorf(cluster.CodeTimeout, "a keeper holds %s but does not say who it is", o.run("keeper.lock"))
+			return nil, cluster.Errorf(cluster.CodeTimeout, "a keeper holds %s but does not say who it is", o.run("keeper.lock")).
+				WithHint("`lsof %s` names its process; end that, then try again", o.run("keeper.lock"))
 		case <-tick.C:
 		}
 	}
@@ -270,21 +271,31 @@ func (o Options) endKeeper(ctx context.Context, p process) error {
 	return nil
 }
 
-// Read says what runs now. It needs no lock.
+// Read says what runs now. It needs no lock. A keeper whose record is damaged is not seen until it has written another.
 func Read(o Options) (Status, error) {
+	rec, err := o.readRecord()
+	return o.status(rec), err
+}
+
+// Settled is Read once a keeper that lives has said who it is. It waits some seconds for that, and fails where none does.
+func Settled(ctx context.Context, o Options) (Status, error) {
+	rec, err := o.settle(ctx)
+	return o.status(rec), err
+}
+
+func (o Options) status(rec *record) Status {
 	var s Status
 	if _, err := os.Stat(o.run("desired")); err == nil {
 		s.Desired = true
 	}
-	rec, err := o.readRecord()
-	if err != nil || rec == nil {
-		return s, err
+	if rec == nil {
+		return s
 	}
 	s.Version, s.Settings, s.Exe = rec.Version, rec.Settings, rec.Exe
 	s.Keeper = Proc{Name: "keeper", PID: rec.Process.PID, Since: rec.Since}
 	s.Children = rec.Children
 	s.Running = rec.Process.alive()
-	return s, nil
+	return s
 }
 
 // readRecord returns nil where there is none, or an unreadable one: that is as good as none.

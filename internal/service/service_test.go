@@ -334,6 +334,32 @@ func TestStaleRecordHarmsNobody(t *testing.T) {
 	}
 }
 
+// A keeper that lives writes its record anew; until then nobody starts another one beside it.
+func TestDamagedRecordOfALivingKeeper(t *testing.T) {
+	o := newHome(t, "child")
+	first := start(t, o)
+	for _, text := range []string{"{", "", `{"process":{"pid":-1}}`} {
+		if err := os.WriteFile(o.run("keeper.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Settled(t.Context(), o)
+		if err != nil || !s.Running || s.Keeper.PID != first.Keeper.PID {
+			t.Errorf("%q: status %+v, %v", text, s, err)
+		}
+		if changed, err := Start(t.Context(), o); err != nil || changed {
+			t.Errorf("%q: start: changed %v, %v", text, changed, err)
+		}
+	}
+	if err := os.Remove(o.run("keeper.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Stop(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, pids(first))
+	nothingLeft(t, o)
+}
+
 func TestManyStartsAtOnceMakeOneKeeper(t *testing.T) {
 	o := newHome(t, "child")
 	errs := make(chan error, 8)

@@ -161,6 +161,10 @@ func (a *Authority) outlive(pub string, now time.Time) error {
 	return nil
 }
 
+// mostSubscriptions is what one connection of a node or a client may subscribe to: a client does for each request that it has
+// under way.
+const mostSubscriptions = 4096
+
 // sign makes a user of an account. An empty way lets it connect both in process and over the network.
 func (a *Authority) sign(by nkeys.KeyPair, account, pub, label, way string, may jwt.Permissions) (string, error) {
 	if !nkeys.IsValidPublicUserKey(pub) {
@@ -174,6 +178,9 @@ func (a *Authority) sign(by nkeys.KeyPair, account, pub, label, way string, may 
 	ways := jwt.StringList{jwt.ConnectionTypeStandard, jwt.ConnectionTypeInProcess}
 	if way != "" {
 		ways = jwt.StringList{way}
+	}
+	if way == jwt.ConnectionTypeStandard {
+		claims.Subs = mostSubscriptions
 	}
 	claims.AllowedConnectionTypes = ways
 	token, err := claims.Encode(by)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mlxctl/mlxctl/internal/bootstrap/plan"
 	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/durable"
 )
@@ -87,6 +88,25 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// owner is whose node the home says that it is. A file that is not there or damaged says nothing.
+func (s *session) owner() plan.Owner {
+	var identity struct {
+		ID cluster.NodeID `json:"id"`
+	}
+	var settings plan.Settings
+	if data, err := readFile(s.path("agent", "node.json")); err == nil {
+		_ = json.Unmarshal(data, &identity)
+	}
+	if data, err := readFile(s.path("node.json")); err == nil {
+		_ = json.Unmarshal(data, &settings)
+	}
+	o := plan.Owner{Node: identity.ID, Cluster: settings.Cluster, ClusterID: settings.ClusterID}
+	if len(settings.URLs) > 0 {
+		o.URL = settings.URLs[0]
+	}
+	return o
 }
 
 // restore makes a file hold data, or not be there where that is nil. It is on the disk when restore returns.

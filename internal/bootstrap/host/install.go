@@ -198,7 +198,6 @@ func (s *session) reasons(ctx context.Context, t *target) ([]string, error) {
 		{b.Current == "", "not installed"},
 		{b.Current != "" && b.Current != t.current, "version"},
 		{b.Current != "" && !bytes.Equal(b.Settings, settings), "settings"},
-		{!bytes.Equal(b.CA, []byte(t.settings.CA)), "certificate authority"},
 		{t.jwt != "", "credentials"},
 		{b.Unit == nil || *b.Unit != t.record || !bytes.Equal(b.UnitText, t.text), "unit"},
 	} {
@@ -328,9 +327,6 @@ func (s *session) stage(ctx context.Context, t *target) error {
 			return err
 		}
 		s.at("credentials")
-	}
-	if err := restore(s.path("ca.pem"), []byte(t.settings.CA)); err != nil {
-		return err
 	}
 	if err := s.writeSettings(t); err != nil {
 		return err

@@ -215,6 +215,14 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}
+	current := filepath.Join(n.home, "current")
+	if err := os.MkdirAll(filepath.Join(current, "mine"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e := n.run(operator{user: "k"}, n.order(v1), nil).done.Error
+	if e == nil || e.Message != current+" is a folder, and should be a link to a version" || e.Hint != "there: mv "+current+" "+current+".old" {
+		t.Errorf("a folder in place of the link: %+v", e)
+	}
 	if got := n.files(); len(got) != 1 || got["current"] != "" {
 		t.Errorf("something was installed: %v", got)
 	}

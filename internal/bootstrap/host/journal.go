@@ -29,7 +29,6 @@ type journal struct {
 type state struct {
 	Current     string `json:"current"`
 	Settings    []byte `json:"settings"`
-	CA          []byte `json:"ca"`
 	Credentials []byte `json:"credentials"`
 	// Unit is the record of the unit, UnitText its file, and Wanted says that it ran, or should have.
 	Unit     *unitRecord `json:"unit"`
@@ -62,7 +61,6 @@ func readJournal(home string) (*journal, error) {
 func (b *state) files(home string) map[string][]byte {
 	return map[string][]byte{
 		filepath.Join(home, "node.json"):           b.Settings,
-		filepath.Join(home, "ca.pem"):              b.CA,
 		filepath.Join(home, "agent", "node.creds"): b.Credentials,
 	}
 }
@@ -71,10 +69,14 @@ func (b *state) files(home string) map[string][]byte {
 func (s *session) capture(ctx context.Context) (state, error) {
 	home := s.order.Home
 	b := state{Current: pointsTo(home)}
-	var errs [3]error
+	link := s.path("current")
+	if info, err := os.Lstat(link); err == nil && info.IsDir() {
+		return b, cluster.Errorf(cluster.CodeConflict, "%s is a folder, and should be a link to a version", link).
+			WithHint("there: mv %s %s.old", link, link)
+	}
+	var errs [2]error
 	b.Settings, errs[0] = readFile(s.path("node.json"))
-	b.CA, errs[1] = readFile(s.path("ca.pem"))
-	b.Credentials, errs[2] = readFile(s.path("agent", "node.creds"))
+	b.Credentials, errs[1] = readFile(s.path("agent", "node.creds"))
 	records, err := s.records(ctx)
 	if err := errors.Join(append(errs[:], err)...); err != nil || len(records) == 0 {
 		return b, err

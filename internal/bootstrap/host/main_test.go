@@ -94,14 +94,14 @@ func fakeAgent(ctx context.Context, home string, args []string) error {
 	if err != nil {
 		return err
 	}
-	node, err := os.ReadFile(filepath.Join(home, "agent", "node.json"))
+	node, err := nodeOf(home)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stderr.WriteString("here is " + version + "\n"); err != nil {
 		return err
 	}
-	l := plan.Link{State: plan.LinkConnected, Node: cluster.NodeID(node), PID: os.Getpid(), Version: version, At: time.Now()}
+	l := plan.Link{State: plan.LinkConnected, Node: node, PID: os.Getpid(), Version: version, At: time.Now()}
 	switch {
 	case version == "mute":
 		l.State, l.Error = plan.LinkConnecting, "cannot reach the bus"
@@ -121,6 +121,16 @@ func fakeAgent(ctx context.Context, home string, args []string) error {
 	return Watch(ctx, home)
 }
 
+// nodeOf is the node that a home has the identity of.
+func nodeOf(home string) (cluster.NodeID, error) {
+	var identity struct{ ID cluster.NodeID }
+	data, err := os.ReadFile(filepath.Join(home, "agent", "node.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &identity)
+	}
+	return identity.ID, err
+}
+
 // options are those of the host's side in tests: everything but what other packages do.
 func options(exe, services string) Options {
 	return Options{
@@ -129,10 +139,13 @@ func options(exe, services string) Options {
 			path := filepath.Join(home, "agent", "node.json")
 			data, err := readFile(path)
 			if data == nil && err == nil {
-				data = []byte("node-of-tests")
-				err = restore(path, data)
+				err = restore(path, []byte(`{"id": "node-of-tests"}`))
 			}
-			return Identity{Node: cluster.NodeID(data), Key: "UKEY", Hardware: "hash"}, err
+			if err != nil {
+				return Identity{}, err
+			}
+			node, err := nodeOf(home)
+			return Identity{Node: node, Key: "UKEY", Hardware: "hash"}, err
 		},
 		Join: func(_ context.Context, home, jwt string) error {
 			return restore(filepath.Join(home, "agent", "node.creds"), []byte("-----BEGIN NATS USER JWT-----\n"+jwt+"\n------END NATS USER JWT------\n"))

@@ -311,7 +311,7 @@ func eventually(t *testing.T, ok func() bool, what func() string) {
 func (n *node) files() map[string]string {
 	n.t.Helper()
 	out := map[string]string{"current": pointsTo(n.home)}
-	for _, name := range []string{"node.json", "ca.pem", "agent/node.creds", "unit.json", "install.json"} {
+	for _, name := range []string{"node.json", "agent/node.creds", "unit.json", "install.json"} {
 		data, err := os.ReadFile(filepath.Join(n.home, name))
 		if err == nil {
 			out[name] = string(data)

@@ -44,8 +44,10 @@ func (s *session) uninstall(ctx context.Context) error {
 	for _, pid := range left {
 		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended
 	}
-	if err == nil {
-		err = restore(s.path("unit.json"), nil)
+	for _, name := range []string{"unit.json", "node.json"} { // it is no node of any cluster from now on
+		if err == nil {
+			err = restore(s.path(name), nil)
+		}
 	}
 	if err != nil {
 		return s.failed(plan.StepUnit, err)

@@ -149,6 +149,14 @@ func (s *session) run(ctx context.Context, lines *bufio.Scanner) error {
 		return err
 	}
 	defer func() { s.unlock() }()
+	there := s.owner()
+	if err := s.order.Refuses(there); err != nil {
+		return s.failed(plan.StepLock, err)
+	}
+	if s.done.Left = s.order.Spares(there); s.done.Left != "" {
+		s.talk.step(plan.StepUnit, plan.StateOK, "left as it is: "+s.done.Left)
+		return nil
+	}
 	switch s.order.Action {
 	case plan.Check: // that was all
 	case plan.Install:

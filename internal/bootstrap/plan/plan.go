@@ -37,6 +37,12 @@ type Order struct {
 	// Offline has the host not even try to fetch packages.
 	Offline bool `json:"offline,omitempty"`
 	Purge   bool `json:"purge,omitempty"`
+	// Node and ClusterID say whom an order to stop or to uninstall is for: a host that is another node, or of another
+	// cluster, is left as it is. Empty means whoever is there.
+	Node      cluster.NodeID `json:"node,omitempty"`
+	ClusterID string         `json:"cluster_id,omitempty"`
+	// TakeOver lets an installation make a node of another cluster one of this.
+	TakeOver bool `json:"take_over,omitempty"`
 	// Gate is how long the agent may take to reach its controller before the installation counts as failed.
 	Gate time.Duration `json:"gate,omitempty"`
 }
@@ -111,7 +117,7 @@ const (
 	TypeNeed   = "need"   // Files of the offer, Folder: send these there, then say TypeHave
 	TypeLinked = "linked" // Link, Unit: the agent has reached the controller, or is served in reverse; decide
 	TypeReport = "report" // Checks
-	TypeDone   = "done"   // Error, Changed, Unit, Node; the last line
+	TypeDone   = "done"   // Error, Changed, Unit, Node, Left; the last line
 )
 
 // FromHost is one line that the host's side says.
@@ -132,6 +138,8 @@ type FromHost struct {
 	// Log is the end of the agent's log, where the agent did not come up.
 	Log    []string        `json:"log,omitempty"`
 	Checks json.RawMessage `json:"checks,omitempty"`
+	// Left says why the host was left as it is, though the order was to stop or to uninstall.
+	Left string `json:"left,omitempty"`
 }
 
 // Message types to the host, after the Order. Silence is none of them: when standard input ends before Commit, the host
