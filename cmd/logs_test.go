@@ -192,11 +192,13 @@ func TestLogsOfWhatCannotBeTold(t *testing.T) {
 		want    result
 	}{
 		{
-			"two nodes of one name", &fakeCluster{state: twins}, []string{"studio"},
+			"two nodes of one name", &fakeCluster{state: twins},
+			[]string{"studio"},
 			result{2, "", "mlxctl: logs: 2 nodes are called \"studio\"; say which by its id: n-mini n-studio\nhint: see `mlxctl logs --help`\n"},
 		},
 		{
-			"the controller is away", away, []string{"studio"},
+			"the controller is away", away,
+			[]string{"studio"},
 			result{7, "", "mlxctl: logs: ask the cluster about \"studio\", which is no service here: nobody answers as the controller\n"},
 		},
 		{"the controller is away, and the request was here", away, []string{"r-here"}, result{0, "agent      | x req=r-here\n", ""}},
