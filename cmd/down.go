@@ -190,8 +190,8 @@ func (opts *downOptions) stop(ctx context.Context, dirs config.Dirs, all bool) (
 	return status.Running || status.Desired, err
 }
 
-// purge removes what a home holds of ours, and the home and the folder of settings where nothing else is in them. The lock, in the folder that
-// goes last, is held.
+// purge removes what a home holds of ours, and the home and the folder of settings where nothing else is in them. The lock,
+// in the folder that goes last, is held.
 func purge(dirs config.Dirs) error {
 	home := dirs.Home
 	names := []string{"trust", "agent", serviceVersions, "log", "nats", "local.json", "former-context", "completion.json", bootstrap.KnownHostsFile, "roster.json", "pending.json", begunFile}

@@ -13,9 +13,10 @@ import (
 
 // fakeCluster is a cluster without processes: it has one state and gives one answer.
 type fakeCluster struct {
-	state  *cluster.Snapshot
-	chunks []cluster.Chunk
-	err    error // after the chunks
+	state    *cluster.Snapshot
+	stateErr error // instead
+	chunks   []cluster.Chunk
+	err      error // after the chunks
 
 	asked  *cluster.Request
 	loaded []string
@@ -35,7 +36,9 @@ func (f *fakeCluster) Generate(_ context.Context, req *cluster.Request, emit fun
 	return f.err
 }
 
-func (f *fakeCluster) Snapshot(context.Context) (*cluster.Snapshot, error) { return f.state, nil }
+func (f *fakeCluster) Snapshot(context.Context) (*cluster.Snapshot, error) {
+	return f.state, f.stateErr
+}
 
 func (f *fakeCluster) Watch(context.Context) (feed, error) { return f, nil }
 

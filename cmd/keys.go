@@ -174,7 +174,7 @@ func (opts *keysOptions) rotate(ctx context.Context, do func(context.Context, *r
 
 func (opts *keysOptions) tellRotated(out printer.Options, results []rotated) error {
 	list := printer.List[rotated]{
-		Name:  func(r rotated) string { return r.Name },
+		Name:  wordOf(results, func(r rotated) (string, cluster.NodeID) { return r.Name, r.Node }),
 		Empty: "no nodes",
 		Columns: []printer.Column[rotated]{
 			{Header: "NAME", Value: func(r rotated) string { return r.Name }},

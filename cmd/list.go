@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -130,11 +131,30 @@ func idle(r cluster.Replica, now time.Time) string {
 
 func showNodes(opts *listOptions, out printer.Options, s *cluster.Snapshot) error {
 	list := printer.List[cluster.Node]{
-		Name:    func(n cluster.Node) string { return n.Name },
+		Name:    wordOf(s.Nodes, func(n cluster.Node) (string, cluster.NodeID) { return n.Name, n.ID }),
 		Empty:   "no nodes; run `mlxctl up`",
 		Columns: nodeColumns(s.At),
 	}
 	return list.Print(opts.streams, out, s.Nodes)
+}
+
+// wordOf tells of what each of the items is named by one word that other commands take for it: the node's name, or its id where
+// another has that name too, or where xargs or a command would take it for something else.
+func wordOf[T any](items []T, node func(T) (name string, id cluster.NodeID)) func(T) string {
+	holders := make(map[string]int)
+	for _, item := range items {
+		name, _ := node(item)
+		holders[strings.ToLower(name)]++
+	}
+	return func(item T) string {
+		name, id := node(item)
+		isNoWord := name == "" || name[0] == '-' || strings.ContainsAny(name, `'"\`) ||
+			strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) })
+		if isNoWord || holders[strings.ToLower(name)] > 1 {
+			return string(id)
+		}
+		return name
+	}
 }
 
 func nodeColumns(now time.Time) []printer.Column[cluster.Node] {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -124,5 +125,18 @@ func TestHostileNames(t *testing.T) {
 	r := invocation{cluster: &fakeCluster{state: s}}.run(t, "top", "--once")
 	if strings.ContainsAny(r.out, "\x1b\a") {
 		t.Errorf("%q", r.out)
+	}
+}
+
+// What -o name prints can be given to other commands, by xargs as well.
+func TestNodesAreNamedByWords(t *testing.T) {
+	t.Parallel()
+	var s cluster.Snapshot
+	for i, name := range []string{"mini", "Studio", "studio", "Fred’s Mac", "no-break\u00a0space", "-rf", "a\"b", "", "Büro"} {
+		s.Nodes = append(s.Nodes, cluster.Node{ID: cluster.NodeID("n-" + strconv.Itoa(i)), Name: name})
+	}
+	want := "mini\nn-1\nn-2\nn-3\nn-4\nn-5\nn-6\nn-7\nBüro\n"
+	if r := (invocation{cluster: &fakeCluster{state: &s}}).run(t, "nodes", "-o", "name"); r != (result{0, want, ""}) {
+		t.Errorf("%+v", r)
 	}
 }

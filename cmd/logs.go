@@ -107,7 +107,8 @@ func (opts *logsOptions) logHome() (string, error) {
 	return homeOf(cfg), nil
 }
 
-// showRemote asks a node for its log; a name that no node has may be a request's, which the controller is asked about.
+// showRemote asks a node for its log; a name that no node has may be a request's, which the controller is asked about. Where
+// the cluster cannot be asked, the lines of this machine's logs that name it are shown all the same.
 func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []string, p *linePrinter) error {
 	cfg, err := opts.config(nil)
 	if err != nil {
@@ -116,31 +117,35 @@ func (opts *logsOptions) showRemote(ctx context.Context, home string, sources []
 	c, err := opts.connect(ctx, cfg)
 	if err == nil {
 		defer c.Close()
-		node, findErr := findNode(ctx, c, opts.what)
-		if findErr == nil {
+		var node cluster.NodeID
+		if node, err = findNode(ctx, c, opts.what); err == nil {
 			return c.Logs(ctx, logQuery{Node: node, Source: opts.source, Follow: opts.follow, Tail: opts.tail}, p.line)
 		}
-		err = findErr
+	}
+	if _, isAmbiguous := errors.AsType[*usageError](err); isAmbiguous {
+		return err
 	}
 	p.only = opts.what
-	isKnown, askErr := opts.account(ctx, c, p)
-	if askErr != nil {
-		return askErr
+	_, isNoNode := errors.AsType[*noSuchError](err)
+	isKnown := false
+	if isNoNode {
+		if isKnown, err = opts.account(ctx, c, p); err != nil {
+			return err
+		}
 	}
-	found, searchErr := opts.search(ctx, home, sources, p)
-	if searchErr != nil || found || isKnown {
+	found, searchErr := opts.search(ctx, home, sources, isKnown, p)
+	switch {
+	case searchErr != nil || found || isKnown:
 		return searchErr
+	case !isNoNode:
+		return fmt.Errorf("ask the cluster about %q, which is no service here: %w", opts.what, err)
 	}
-	e := cluster.AsError(err)
-	return &noSuchError{cluster.Errorf(e.Code, "no service, node or request %q", opts.what).
+	return &noSuchError{cluster.Errorf(cluster.CodeNoNode, "no service, node or request %q", opts.what).
 		WithHint("services here: %s", strings.Join(sources, ", "))}
 }
 
-// account shows what the controller knows of a request. A cluster that cannot be reached, c is nil then, knows nothing.
+// account shows what the controller knows of a request.
 func (opts *logsOptions) account(ctx context.Context, c clusterClient, p *linePrinter) (isKnown bool, err error) {
-	if c == nil {
-		return false, nil
-	}
 	err = c.Logs(ctx, logQuery{Request: cluster.RequestID(opts.what)}, func(line string) error {
 		isKnown = true
 		return p.line(fmt.Sprintf(logPrefix, "controller") + line)
@@ -151,14 +156,15 @@ func (opts *logsOptions) account(ctx context.Context, c clusterClient, p *linePr
 // logPrefix sets off whose line it is where several are shown together.
 const logPrefix = "%-10s | "
 
-// search shows the lines of all local logs that name one request. found says that there were some before it followed.
-func (opts *logsOptions) search(ctx context.Context, home string, sources []string, p *linePrinter) (found bool, err error) {
+// search shows the lines of all local logs that name one request. found says that there were some before it followed. A
+// request that isKnown is followed without any.
+func (opts *logsOptions) search(ctx context.Context, home string, sources []string, isKnown bool, p *linePrinter) (found bool, err error) {
 	var kept []string
 	show := p.out
 	p.out = func(line string) error { kept = append(kept, line); return nil }
 	logs := tailsOf(home, sources, true, p)
 	defer closeTails(logs)
-	if err := lastOf(logs, 0, opts.follow); err != nil || len(kept) == 0 {
+	if err := lastOf(logs, 0, opts.follow); err != nil || len(kept) == 0 && !isKnown {
 		return false, err
 	}
 	if opts.tail > 0 {
@@ -169,8 +175,11 @@ func (opts *logsOptions) search(ctx context.Context, home string, sources []stri
 			return true, err
 		}
 	}
-	if !opts.follow {
+	switch {
+	case !opts.follow:
 		return true, nil
+	case len(logs) == 0:
+		return true, usagef("this machine has no logs to follow")
 	}
 	p.out = show
 	return true, logtail.Follow(ctx, logs...)

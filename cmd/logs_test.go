@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlxctl/mlxctl/internal/cluster"
 	"github.com/mlxctl/mlxctl/internal/config"
 )
 
@@ -124,7 +125,7 @@ func TestLogsFollowARequest(t *testing.T) {
 			}
 			return show(s)
 		}
-		_, err := opts.search(ctx, home, []string{"agent"}, p)
+		_, err := opts.search(ctx, home, []string{"agent"}, false, p)
 		return err
 	})
 	for _, want := range []string{"agent      | z req=01R9", "agent      | late req=01R9"} {
@@ -146,5 +147,68 @@ func appendTo(t *testing.T, path, text string) {
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A request that only the controller knows is followed in the logs of this machine.
+func TestLogsFollowARequestThatOnlyTheControllerKnows(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	writeLog(t, home, "agent", "other\n")
+	next := followed(t, func(ctx context.Context, opts *logsOptions, p *linePrinter) error {
+		opts.what = "r-known"
+		opts.deps = &deps{
+			env: func(name string) (string, bool) {
+				return home, name == "MLXCTL_HOME" || name == "MLXCTL_CACHE" || name == "HOME"
+			},
+			dial: func(context.Context, *config.Config) (clusterClient, error) {
+				return &fakeCluster{state: twoMacs()}, nil
+			},
+		}
+		return opts.showRemote(ctx, home, []string{"agent"}, p)
+	})
+	if got, want := next(), `controller | time=2026-11-24T09:00:01Z msg="request answered" req=r-known`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	appendTo(t, filepath.Join(home, "log", "agent.log"), "late req=r-known\n")
+	if got, want := next(), "agent      | late req=r-known"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What cannot be known is not said to be nothing.
+func TestLogsOfWhatCannotBeTold(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	writeLog(t, home, "agent", "x req=r-here\n")
+	env := map[string]string{"MLXCTL_HOME": home}
+	twins := twoMacs()
+	twins.Nodes[0].Name = "studio"
+	away := &fakeCluster{stateErr: cluster.Errorf(cluster.CodeUnreachable, "nobody answers as the controller")}
+	for _, c := range []struct {
+		name    string
+		cluster *fakeCluster
+		args    []string
+		want    result
+	}{
+		{
+			"two nodes of one name", &fakeCluster{state: twins},
+			[]string{"studio"},
+			result{2, "", "mlxctl: logs: 2 nodes are called \"studio\"; say which by its id: n-mini n-studio\nhint: see `mlxctl logs --help`\n"},
+		},
+		{
+			"the controller is away", away,
+			[]string{"studio"},
+			result{7, "", "mlxctl: logs: ask the cluster about \"studio\", which is no service here: nobody answers as the controller\n"},
+		},
+		{"the controller is away, and the request was here", away, []string{"r-here"}, result{0, "agent      | x req=r-here\n", ""}},
+	} {
+		if got := (invocation{cluster: c.cluster, env: env}).run(t, append([]string{"logs"}, c.args...)...); got != c.want {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+	nothingHere := invocation{cluster: &fakeCluster{state: twoMacs()}}.run(t, "logs", "-f", "r-known")
+	if nothingHere.code != 2 || !strings.Contains(nothingHere.err, "no logs to follow") || !strings.Contains(nothingHere.out, "request answered") {
+		t.Errorf("followed where there is no log: %+v", nothingHere)
 	}
 }

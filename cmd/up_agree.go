@@ -136,7 +136,7 @@ func (u *upRun) askSudo(ctx context.Context, items []*planItem) (err error) {
 	return err
 }
 
-// bootstrap.SudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
+// sudoPassword asks once for the password of those hosts whose sudo wants one; empty where none does. mend says what to do
 // where nobody is there to be asked.
 func (d *deps) sudoPassword(ctx context.Context, hosts []*bootstrap.Host, mend string) (string, error) {
 	var names []string

@@ -302,7 +302,7 @@ func printPlan(s *iostreams.IOStreams, items []*planItem, isResult bool) error {
 	return err
 }
 
-// count says how many items are to be changed in each way: "install 3, upgrade 1".
+// countPlan says how many items are to be changed in each way: "install 3, upgrade 1".
 func countPlan(items []*planItem) string {
 	var parts []string
 	for _, what := range []string{whatStart, whatInstall, whatUpgrade, whatDowngrade, whatRepair, whatTakeOver} {

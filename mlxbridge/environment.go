@@ -18,10 +18,7 @@ import (
 	"github.com/mlxctl/mlxctl/mlxbridge/worker"
 )
 
-const (
-	stampName = "mlxctl.json"
-	lockPoll  = 100 * time.Millisecond
-)
+const stampName = "mlxctl.json"
 
 // EnvironmentOptions say where the Python environment of the workers comes from.
 type EnvironmentOptions struct {

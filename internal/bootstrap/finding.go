@@ -304,5 +304,5 @@ func Reversed(label string) plan.Finding {
 // OneCause leaves out that the controller dials an agent where the lack of sudo is why.
 func OneCause(warnings []plan.Finding) []plan.Finding {
 	hasNoSudo := slices.ContainsFunc(warnings, func(f plan.Finding) bool { return f.Check == CheckSudo && strings.Contains(f.Message, "dials it") })
-	return slices.DeleteFunc(warnings, func(f plan.Finding) bool { return hasNoSudo && f.Check == CheckLink })
+	return slices.DeleteFunc(slices.Clone(warnings), func(f plan.Finding) bool { return hasNoSudo && f.Check == CheckLink })
 }

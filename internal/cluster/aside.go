@@ -29,9 +29,10 @@ func (a *Aside) Validate() error {
 			set++
 		}
 	}
+	if err := ValidateModel(a.Model); err != nil {
+		return err
+	}
 	switch {
-	case a.Model == "":
-		return Invalid("model", "is missing")
 	case a.Timeout < 0:
 		return Invalid("timeout", "must not be negative")
 	case set != 1:

@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"encoding/json"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,6 +65,8 @@ func TestAsidesAreChecked(t *testing.T) {
 		"tokens":     {cluster.Aside{Model: "m", Tokenize: &cluster.Request{Prompt: &text}}, ""},
 		"text":       {cluster.Aside{Model: "m", Detokenize: []int{1}}, ""},
 		"no model":   {cluster.Aside{Embed: embed}, "model"},
+		"long model": {cluster.Aside{Model: strings.Repeat("m", cluster.MaxModelBytes+1), Detokenize: []int{1}}, "model"},
+		"longest":    {cluster.Aside{Model: strings.Repeat("m", cluster.MaxModelBytes), Detokenize: []int{1}}, ""},
 		"nothing":    {cluster.Aside{Model: "m"}, "request"},
 		"two things": {cluster.Aside{Model: "m", Embed: embed, Detokenize: []int{1}}, "request"},
 		"no inputs":  {cluster.Aside{Model: "m", Embed: &cluster.EmbedRequest{}}, "inputs"},

@@ -67,7 +67,7 @@ func validLine(line [][2]float64) bool {
 	}
 	before := 0.0
 	for _, p := range line {
-		if !(p[0] > before) || !(p[1] > 0) || math.IsInf(p[0], 1) || math.IsInf(p[1], 1) {
+		if !(p[0] >= 1 && p[0] > before) || !(p[1] > 0) || math.IsInf(p[0], 1) || math.IsInf(p[1], 1) {
 			return false
 		}
 		before = p[0]

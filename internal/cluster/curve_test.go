@@ -81,6 +81,9 @@ func TestCurveIsValid(t *testing.T) {
 	if c := (cluster.Curve{Decode: [][2]float64{{1, math.Inf(1)}}}); c.Valid() {
 		t.Error("an endless step is valid")
 	}
+	if c := (cluster.Curve{Decode: [][2]float64{{0.5, 20}, {1, 20}}}); c.Valid() {
+		t.Error("less than a row is valid")
+	}
 	if c := (cluster.Curve{Decode: [][2]float64{{1, math.NaN()}}}); c.Valid() {
 		t.Error("a step of no number is valid")
 	}

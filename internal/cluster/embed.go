@@ -33,9 +33,10 @@ type Embeddings struct {
 
 // Validate checks what can be checked without the model and returns an *Error with CodeInvalid that names the field.
 func (r *EmbedRequest) Validate() error {
+	if err := ValidateModel(r.Model); err != nil {
+		return err
+	}
 	switch {
-	case r.Model == "":
-		return Invalid("model", "is missing")
 	case len(r.Inputs) == 0:
 		return Invalid("inputs", "must hold at least one text")
 	case len(r.Inputs) > MaxEmbedInputs:

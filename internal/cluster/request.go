@@ -96,6 +96,8 @@ const (
 	MaxStopBytes     = 1024
 	MaxTopLogprobs   = 20
 	MaxSessionBytes  = 256
+	// MaxModelBytes is the longest path on macOS: a model may be named by its folder.
+	MaxModelBytes = 1024
 )
 
 // Validate checks what can be checked without the model and returns an *Error with CodeInvalid that names the field.
@@ -115,10 +117,22 @@ func (r *Request) Validate() error {
 	return r.validateLimits()
 }
 
-func (r *Request) validatePrompt() error {
+// ValidateModel checks the name of a model that is asked for and returns an *Error with CodeInvalid of the field model.
+func ValidateModel(name string) error {
 	switch {
-	case r.Model == "":
+	case name == "":
 		return Invalid("model", "is missing")
+	case len(name) > MaxModelBytes:
+		return Invalid("model", "may be at most "+number(MaxModelBytes)+" bytes long")
+	}
+	return nil
+}
+
+func (r *Request) validatePrompt() error {
+	if err := ValidateModel(r.Model); err != nil {
+		return err
+	}
+	switch {
 	case r.Prompt == nil && len(r.Messages) == 0:
 		return Invalid("messages", "must hold at least one message")
 	case r.Prompt != nil && len(r.Messages) > 0:

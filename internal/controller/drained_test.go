@@ -12,7 +12,8 @@ func TestADrainingNodeIsDrainedOnceItIsEmpty(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	c := s.controller(t, nil)
-	s.agent(t, "a", "", enginetest.Script{TokensPerSecond: 100}, 1)
+	hold := make(chan struct{})
+	s.agent(t, "a", "", enginetest.Script{TokensPerSecond: 200, Hold: hold}, 1)
 	c.ready(t, "a")
 	runs := c.background(t, ask("Count from 1 to 200."))
 	c.streaming(t, 1)
@@ -20,9 +21,11 @@ func TestADrainingNodeIsDrainedOnceItIsEmpty(t *testing.T) {
 	if err := cli.Drain(t.Context(), "a", true); err != nil {
 		t.Fatal(err)
 	}
-	if snap := c.Snapshot(); len(snap.Requests) > 0 && snap.Nodes[0].Drained {
-		t.Error("a node that answers is called drained")
+	c.node(t, "a", "draining", func(n cluster.Node) bool { return n.State == cluster.NodeDraining })
+	if snap := c.Snapshot(); len(snap.Requests) != 1 || snap.Nodes[0].Drained {
+		t.Errorf("a node that answers is called drained, or does not answer: %+v", snap)
 	}
+	close(hold)
 	if got := wait(t, "who runs", runs); got.err != nil || got.text != enginetest.Counted(1, 200) {
 		t.Errorf("%q, %v", got.text, got.err)
 	}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"container/list"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,14 +20,19 @@ type ledger struct {
 	oldest  int     // index of ended, when it is full
 }
 
-// mostEnded is how many requests are remembered after their end: about half a megabyte.
-const mostEnded = 1024
+// What is remembered of requests after their end, two megabytes at most together with the names of their models: how many
+// they are, and the bytes of the reason why one failed.
+const (
+	mostEnded       = 1024
+	mostReasonBytes = 512
+)
 
 // ended is what is remembered of a request.
 type ended struct {
 	cluster.RequestStatus
-	at  time.Time
-	err *cluster.Error // nil of one that was answered
+	at     time.Time
+	code   cluster.Code // empty of one that was answered
+	reason string
 }
 
 // record is what is known of one request while it is here.
@@ -56,7 +62,11 @@ func (l *ledger) end(now time.Time, r *record, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open.Remove(r.place)
-	l.remember(ended{r.now(), now, cluster.AsError(err)})
+	e := ended{RequestStatus: r.now(), at: now}
+	if failure := cluster.AsError(err); failure != nil {
+		e.code, e.reason = failure.Code, shortened(failure.Message)
+	}
+	l.remember(e)
 	l.version++
 	switch {
 	case err == nil:
@@ -66,6 +76,14 @@ func (l *ledger) end(now time.Time, r *record, err error) {
 	default:
 		l.totals.Failed++
 	}
+}
+
+// shortened is a text as it is remembered; a long one must not be kept in memory by a part of it.
+func shortened(text string) string {
+	if len(text) <= mostReasonBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:mostReasonBytes], "") + "…"
 }
 
 // remember keeps it in the place of the oldest. Called with mu held.

@@ -2,8 +2,10 @@ package controller
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
 )
@@ -92,10 +94,26 @@ func TestLedgerRemembersTheLast(t *testing.T) {
 	l.end(at, l.begin(at, &cluster.Request{ID: "a"}), cluster.Errorf(cluster.CodeTimeout, "late"))
 	l.begin(at, &cluster.Request{ID: "a-2"})
 	gone, here := l.of("a")
-	if len(gone) != 2 || gone[0].ID != "a-1" || gone[1].err == nil || len(here) != 1 || here[0].ID != "a-2" {
+	if len(gone) != 2 || gone[0].ID != "a-1" || gone[1].code != cluster.CodeTimeout || gone[1].reason != "late" || len(here) != 1 || here[0].ID != "a-2" {
 		t.Errorf("of all answers to a request it knows %+v and %+v", gone, here)
 	}
 	if gone, here = l.of("a-1"); len(gone) != 1 || len(here) != 0 {
 		t.Errorf("of one answer it knows %+v and %+v", gone, here)
+	}
+}
+
+// What is remembered of one request is bounded in bytes, whatever was asked and answered.
+func TestLedgerRemembersNoLongTexts(t *testing.T) {
+	t.Parallel()
+	var l ledger
+	at := time.Unix(1000, 0)
+	long := strings.Repeat("é", 1<<19)
+	l.end(at, l.begin(at, &cluster.Request{ID: "long", Model: "m"}), cluster.Errorf(cluster.CodeNoModel, "x%s", long).WithHint("%s", long))
+	gone, _ := l.of("long")
+	if len(gone) != 1 || gone[0].code != cluster.CodeNoModel {
+		t.Fatalf("it remembers %+v", gone)
+	}
+	if got := gone[0].reason; len(got) > mostReasonBytes+len("…") || !strings.HasPrefix(got, "xé") || !utf8.ValidString(got) {
+		t.Errorf("the reason has %d bytes: %q", len(got), got)
 	}
 }

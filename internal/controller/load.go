@@ -23,8 +23,8 @@ const unloadWait = 30 * time.Second
 // Load brings a model into memory on a node, or where the scheduler would send a request for it. It ends a quarantine.
 // progress is told where and what it waits for; it may be nil. Load returns the node when the model has answered there.
 func (c *Controller) Load(ctx context.Context, model string, node cluster.NodeID, pinned bool, progress func(cluster.Chunk) error) (cluster.NodeID, error) {
-	if model == "" {
-		return "", cluster.Invalid("model", "is missing")
+	if err := cluster.ValidateModel(model); err != nil {
+		return "", err
 	}
 	ctx, leave, err := c.gate.enter(ctx)
 	if err != nil {
@@ -101,8 +101,8 @@ func (c *Controller) loadOn(ctx context.Context, p cluster.Placement, body bus.L
 // Unload takes a model out of memory on a node, or on all that have it there, and returns those. Unless it is forced,
 // a model that answers requests stays, and the error has CodeConflict.
 func (c *Controller) Unload(ctx context.Context, model string, node cluster.NodeID, force bool) ([]cluster.NodeID, error) {
-	if model == "" {
-		return nil, cluster.Invalid("model", "is missing")
+	if err := cluster.ValidateModel(model); err != nil {
+		return nil, err
 	}
 	ctx, leave, err := c.gate.enter(ctx)
 	if err != nil {

@@ -111,12 +111,12 @@ func (c *Controller) requestLog(ctx context.Context, id cluster.RequestID, line 
 	for i := range gone {
 		e := &gone[i]
 		level, what, why := slog.LevelInfo, "request answered", []slog.Attr(nil)
-		if e.err != nil {
+		if e.code != "" {
 			level, what = slog.LevelWarn, "request failed"
-			if e.err.Code == cluster.CodeCancelled {
+			if e.code == cluster.CodeCancelled {
 				level, what = slog.LevelInfo, "request cancelled"
 			}
-			why = []slog.Attr{slog.String("code", string(e.err.Code)), slog.String("err", e.err.Error())}
+			why = []slog.Attr{slog.String("code", string(e.code)), slog.String("err", e.reason)}
 		}
 		if err := write(e.at, &e.RequestStatus, level, what, why...); err != nil {
 			return err

@@ -15,8 +15,8 @@ import (
 const (
 	suspectAfter = 1500 * time.Millisecond
 	downAfter    = 5 * time.Second
-	// lingerFor is how long, if nothing else is set, the streams of a node that lost its connection are kept: one that is back by then goes on
-	// with them.
+	// lingerFor is how long, if nothing else is set, the streams of a node that lost its connection are kept: one that is
+	// back by then goes on with them.
 	lingerFor = 700 * time.Millisecond
 	// aliveFor is how long after its last word a process is taken to live on, where nothing says that it ended: more
 	// than two heartbeats.

@@ -85,7 +85,7 @@ func (h *Host) judge(c Cluster) plan.Finding {
 		}
 		return ok("serving; %d %s in memory, %d on disk", len(n.Replicas), models, len(n.Models))
 	case cluster.NodeDraining:
-		return warn("mlxctl undrain "+name, "draining: it takes nothing new%s", reason)
+		return warn("mlxctl undrain "+name, "%s: it takes nothing new%s", n.StateName(), reason)
 	case cluster.NodeSuspect:
 		return fail("ping "+cmp.Or(h.Host.Host, n.Name)+"   # asleep, or off the network?", "suspect, last heard %s ago%s", age(c.At.Sub(n.LastSeen)), reason)
 	case cluster.NodeJoining:

@@ -24,6 +24,8 @@ func TestServing(t *testing.T) {
 			Name: "studio", State: state, Version: version, Reason: reason, LastSeen: at.Add(-7 * time.Second), Models: make([]cluster.Model, 2),
 		}}
 	}
+	empty := in(cluster.NodeDraining, "v2", "")
+	empty.State.Drained = true
 	never := &cluster.Node{Name: "mini", State: cluster.NodeDown, Reason: "not heard of yet"}
 	open, self := seen(bootstrap.SourceBonjour), seen(bootstrap.SourceLocal)
 	open.RemoteLogin, self.Self = true, true
@@ -36,6 +38,7 @@ func TestServing(t *testing.T) {
 		"ready":            {in(cluster.NodeReady, "v2", ""), up, plan.FindingOK, "serving; 0 models in memory, 2 on disk"},
 		"version skew":     {in(cluster.NodeReady, "v1", ""), up, plan.FindingWarn, "with version v1; the controller has v2"},
 		"draining":         {in(cluster.NodeDraining, "v2", "on request"), up, plan.FindingWarn, "draining: it takes nothing new: on request"},
+		"drained":          {empty, up, plan.FindingWarn, "drained: it takes nothing new"},
 		"suspect":          {in(cluster.NodeSuspect, "v2", "heartbeats are late"), up, plan.FindingFail, "suspect, last heard 7s ago: heartbeats are late"},
 		"joining":          {in(cluster.NodeJoining, "v2", ""), up, plan.FindingWarn, "not proven"},
 		"down":             {in(cluster.NodeDown, "v2", ""), up, plan.FindingFail, "down, last heard 7s ago"},

@@ -4,8 +4,12 @@ import (
 	"net"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/mlxctl/mlxctl/internal/freeport"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestAddrCanBeListenedOnAgainAndAgain(t *testing.T) {
 	t.Parallel()

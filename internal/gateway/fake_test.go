@@ -113,12 +113,22 @@ type server struct {
 
 func start(tb testing.TB, o gateway.Options) *server {
 	tb.Helper()
-	if o.APIKeys == nil {
-		o.APIKeys = func() ([]string, error) { return []string{key}, nil }
-	}
+	return startOn(tb, o, listen(tb))
+}
+
+func listen(tb testing.TB) net.Listener {
+	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return l
+}
+
+func startOn(tb testing.TB, o gateway.Options, l net.Listener) *server {
+	tb.Helper()
+	if o.APIKeys == nil {
+		o.APIKeys = func() ([]string, error) { return []string{key}, nil }
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	transport := &http.Transport{MaxIdleConnsPerHost: 300}

@@ -299,11 +299,12 @@ func TestBadBodies(t *testing.T) {
 	s := start(t, gateway.Options{Backend: &backend{}})
 	for body, param := range map[string]string{
 		"": "", "{": "", ask + ask: "",
-		strings.Replace(ask, `}]`, `}],"max_tokens":0`, 1):           "max_tokens",
-		strings.Replace(ask, `}]`, `}],"temperature":3`, 1):          "temperature", // found by Dispatch
-		strings.Replace(ask, `}]`, `}],"stop":["",""]`, 1):           "stop[0]",
-		strings.Replace(ask, `}]`, `}],"n":9,"stream":true`, 1):      "n",
-		strings.Replace(ask, `}]`, `}],"top_k":-1,"stream":true`, 1): "top_k",
+		strings.Replace(ask, `}]`, `}],"max_tokens":0`, 1):                                           "max_tokens",
+		strings.Replace(ask, `}]`, `}],"temperature":3`, 1):                                          "temperature", // found by Dispatch
+		strings.Replace(ask, `}]`, `}],"stop":["",""]`, 1):                                           "stop[0]",
+		strings.Replace(ask, `}]`, `}],"n":9,"stream":true`, 1):                                      "n",
+		strings.Replace(ask, `}]`, `}],"top_k":-1,"stream":true`, 1):                                 "top_k",
+		strings.Replace(ask, `"model":"`, `"model":"`+strings.Repeat("x", cluster.MaxModelBytes), 1): "model",
 	} {
 		resp := s.ask(t.Context(), t, "POST", chatPath, body)
 		e := errorOf(t, read(t, resp))

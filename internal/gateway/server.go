@@ -20,9 +20,9 @@ const (
 	lastBytes = 250 * time.Millisecond
 )
 
-// Serve answers requests that come in on l until ctx ends or Options.Finish says so, and closes l. When ctx ends, requests under way have Times.Grace to
-// finish; those that do not get a typed error, as an event where their stream has begun. Serve returns nil after either,
-// when nothing of it is left, and an error if l fails before.
+// Serve answers requests that come in on l until ctx ends or Options.Finish says so, and closes l. When ctx ends, requests
+// under way have Times.Grace to finish; those that do not get a typed error, as an event where their stream has begun. Serve
+// returns nil after either, when nothing of it is left, and an error if l fails before.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)

@@ -201,7 +201,7 @@ func plain(node *yaml.Node) {
 	}
 }
 
-// Clean takes control characters out of text that came from elsewhere, so that it cannot drive the terminal.
+// Clean marks what is not seen in text that came from elsewhere, so that it cannot drive the terminal or hide what it says.
 func Clean(s string) string { return untrusted.Marked(s) }
 
 // OneLine is Clean for text that may have several lines, or spaces to spare.

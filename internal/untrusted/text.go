@@ -35,10 +35,12 @@ func Line(s string, most int) string {
 }
 
 // Marked makes text safe to print that nobody has taken in before, and leaves to be seen that there was something: each
-// control character is a question mark.
+// character that is not seen itself, or that turns or breaks the line, is a question mark. That goes for the joiner inside of
+// some emoji as well: they fall into their parts, which does no harm, while an invisible character in a name would let one pass
+// for another.
 func Marked(s string) string {
 	return strings.Map(func(r rune) rune {
-		if IsControl(r) {
+		if !unicode.IsGraphic(r) {
 			return '?'
 		}
 		return r

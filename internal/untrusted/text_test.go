@@ -3,6 +3,7 @@ package untrusted_test
 import (
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/mlxctl/mlxctl/internal/untrusted"
@@ -35,9 +36,34 @@ func TestLine(t *testing.T) {
 
 func TestMarkedShowsThatThereWasSomething(t *testing.T) {
 	t.Parallel()
-	if got := untrusted.Marked("a\x1b[2J\u009bb\tc\x7f é"); got != "a?[2J?b?c? é" {
-		t.Errorf("got %q", got)
+	for in, want := range map[string]string{
+		"a\x1b[2J\u009bb\tc\x7f é":              "a?[2J?b?c? é",
+		"one\ntwo":                              "one?two",
+		"abc\u202edef\u200bghi\ufeff":           "abc?def?ghi?",
+		"one\u2028two\u2029three":               "one?two?three",
+		"Jörg’s Mac mini – 模型 \U0001F468\u0301": "Jörg’s Mac mini – 模型 \U0001F468\u0301",
+		"\U0001F468\u200d\U0001F4BB":            "\U0001F468?\U0001F4BB", // a joined emoji falls into its parts
+		"no-break\u00a0space":                   "no-break\u00a0space",
+	} {
+		if got := untrusted.Marked(in); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
 	}
+}
+
+func FuzzMarked(f *testing.F) {
+	f.Add("a\x1b[2J\u202e")
+	f.Add("é\xff\u2028\u200b")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := untrusted.Marked(s)
+		isUnseen := func(r rune) bool { return !unicode.IsGraphic(r) || unicode.Is(unicode.Cf, r) }
+		if !utf8.ValidString(got) || strings.ContainsFunc(got, isUnseen) || strings.ContainsFunc(got, untrusted.IsControl) {
+			t.Errorf("%q: %q", s, got)
+		}
+		if utf8.RuneCountInString(got) != utf8.RuneCountInString(s) || untrusted.Marked(got) != got {
+			t.Errorf("%q: %q is marked otherwise", s, got)
+		}
+	})
 }
 
 func FuzzLine(f *testing.F) {

@@ -19,17 +19,25 @@ type Prober interface {
 	Probe(ctx context.Context, t bootstrap.Target) *bootstrap.Host
 }
 
-// Probe looks at hosts, parallel of them at a time. The result is in the order of the targets.
+// usualParallel is how many hosts are probed at a time when nobody says it.
+const usualParallel = 8
+
+// Probe looks at hosts, parallel of them at a time; zero means 8. The result is in the order of the targets. When ctx ends,
+// the prober is asked about the rest without waiting: it says of each why it was not looked at.
 func Probe(ctx context.Context, p Prober, targets []bootstrap.Target, parallel int) []*bootstrap.Host {
 	hosts := make([]*bootstrap.Host, len(targets))
-	room := make(chan struct{}, parallel)
+	room := make(chan struct{}, cmp.Or(parallel, usualParallel))
 	var wg sync.WaitGroup
 	for i, t := range targets {
-		room <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-room }()
+		select {
+		case room <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-room }()
+				hosts[i] = p.Probe(ctx, t)
+			})
+		case <-ctx.Done():
 			hosts[i] = p.Probe(ctx, t)
-		})
+		}
 	}
 	wg.Wait()
 	return hosts
@@ -48,7 +56,7 @@ const routableWait = 300 * time.Millisecond
 // Search says where hosts are looked for. Each that is named or seen is probed as soon as it is heard of.
 type Search struct {
 	Prober   Prober
-	Parallel int // hosts that are probed at a time
+	Parallel int // hosts that are probed at a time; zero means 8
 	// Scan asks Bonjour, as bonjour.Scan does; nil asks nobody.
 	Scan    func(context.Context, bonjour.ScanOptions) ([]bonjour.Mac, error)
 	Options bonjour.ScanOptions // without Found
@@ -72,7 +80,7 @@ type Found struct {
 // Run probes what is named and what Bonjour sees meanwhile. Nodes are those that were admitted before. The error is that of
 // ctx.
 func (s Search) Run(ctx context.Context, named []bootstrap.Target, nodes []roster.Node) (Found, error) {
-	r := &search{Search: s, room: make(chan struct{}, s.Parallel), macs: map[string]*heardMac{}, named: named}
+	r := &search{Search: s, room: make(chan struct{}, cmp.Or(s.Parallel, usualParallel)), macs: map[string]*heardMac{}, named: named}
 	for _, t := range named {
 		r.probe(ctx, func() bootstrap.Target { return t })
 	}

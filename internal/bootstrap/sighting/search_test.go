@@ -74,9 +74,6 @@ func flood(n int) []bonjour.Mac {
 
 func look(t *testing.T, s sighting.Search, named ...bootstrap.Target) sighting.Found {
 	t.Helper()
-	if s.Parallel == 0 {
-		s.Parallel = 4
-	}
 	got, err := s.Run(t.Context(), named, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -180,4 +177,77 @@ func TestProbeKeepsTheOrderOfTheTargets(t *testing.T) {
 	if !slices.Equal(got, []string{"cC", "x", "aA", "bB"}) {
 		t.Errorf("got %q", got)
 	}
+}
+
+// Without a bound of one's own there is one, and the end of ctx ends the waiting for room as well.
+func TestProbeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	targets := make([]bootstrap.Target, 20)
+	for i := range targets {
+		targets[i].Host = fmt.Sprint(i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		n := &network{silent: true}
+		done := make(chan []*bootstrap.Host, 1)
+		go func() { done <- sighting.Probe(ctx, n, targets, 0) }()
+		synctest.Wait()
+		n.mu.Lock()
+		atATime := len(n.probed)
+		n.mu.Unlock()
+		if atATime != 8 {
+			t.Errorf("%d are probed at a time", atATime)
+		}
+		cancel()
+		for i, h := range <-done {
+			if h == nil || h.Host != targets[i].Host {
+				t.Errorf("host %d is %+v", i, h)
+			}
+		}
+	})
+}
+
+// A context that has ended keeps nobody waiting for room that a probe still has.
+func TestProbeDoesNotWaitForRoomAfterItsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		release, asked := make(chan struct{}), make(chan string, 2)
+		p := stubborn{release, asked}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			sighting.Probe(ctx, p, []bootstrap.Target{{Host: "first"}, {Host: "second"}}, 1)
+		}()
+		if got := <-asked; got != "first" {
+			t.Errorf("asked about %s", got)
+		}
+		cancel()
+		synctest.Wait()
+		select {
+		case got := <-asked:
+			if got != "second" {
+				t.Errorf("asked about %s", got)
+			}
+		default:
+			t.Error("it waits for room")
+		}
+		close(release)
+		<-done
+	})
+}
+
+// stubborn looks at the first host until it is released, whatever its context says.
+type stubborn struct {
+	release <-chan struct{}
+	asked   chan<- string
+}
+
+func (p stubborn) Probe(_ context.Context, t bootstrap.Target) *bootstrap.Host {
+	p.asked <- t.Host
+	if t.Host == "first" {
+		<-p.release
+	}
+	return &bootstrap.Host{Target: t}
 }

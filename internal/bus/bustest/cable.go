@@ -42,7 +42,7 @@ func (c *Cable) URL() string { return "tls://" + c.Addr() }
 // End takes it away.
 func (c *Cable) End() {
 	_ = c.listener.Close() // it may be closed already
-	c.Cut()
+	c.Set(false)           // what was accepted before is cut, too
 	c.run.Wait()
 }
 
