@@ -89,7 +89,7 @@ func TestRevocationByAnotherProcessClosesALiveConnection(t *testing.T) {
 	s.await(t, one.ID, cluster.NodeReady)
 	s.await(t, two.ID, cluster.NodeReady)
 	gone := make(chan string, 16)
-	s.server.OnDisconnect(func(key string) { gone <- key })
+	s.server.OnDisconnect(func(key string, _ bool) { gone <- key })
 	other, err := trust.Open(trustDir(s.dir))
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ type Server struct {
 	ended    chan struct{} // closed when the system connection is gone
 
 	mu   sync.Mutex
-	tell []func(string) // guarded by mu
+	tell []func(string, bool) // guarded by mu
 }
 
 // StartServer starts one and returns when it takes connections. The error has CodeConflict when the address is in use.
@@ -197,6 +197,7 @@ func (s *Server) onDisconnect(m *nats.Msg) {
 		Client struct {
 			User string `json:"user"`
 		} `json:"client"`
+		Reason string `json:"reason"`
 	}
 	if err := json.Unmarshal(m.Data, &event); err != nil {
 		s.log.Warn("could not read notice of a closed connection", "err", err)
@@ -206,17 +207,17 @@ func (s *Server) onDisconnect(m *nats.Msg) {
 		return // it never said who it was
 	}
 	s.mu.Lock()
-	tell := append([]func(string){}, s.tell...)
+	tell := append([]func(string, bool){}, s.tell...)
 	s.mu.Unlock()
 	for _, f := range tell {
-		f(event.Client.User)
+		f(event.Client.User, event.Reason == server.Revocation.String())
 	}
 }
 
-// OnDisconnect calls f for each connection that closes from now on, with the public key of its user. Calls come one
-// after another; f must return soon. A user may have more connections that are still open. Without SystemCredentials,
+// OnDisconnect calls f for each connection that closes from now on, with the public key of its user, and whether it was
+// closed because that key was revoked. Calls come one after another; f must return soon. A user may have more connections that are still open. Without SystemCredentials,
 // f is never called.
-func (s *Server) OnDisconnect(f func(userPublicKey string)) {
+func (s *Server) OnDisconnect(f func(userPublicKey string, isRevoked bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tell = append(s.tell, f)

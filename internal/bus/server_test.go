@@ -178,7 +178,12 @@ func TestRevocationClosesALiveConnection(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	gone := make(chan string, 16)
-	s.Server.OnDisconnect(func(key string) { gone <- key })
+	s.Server.OnDisconnect(func(key string, isRevoked bool) {
+		if !isRevoked {
+			key = "not revoked: " + key
+		}
+		gone <- key
+	})
 	states := make(chan error, 16)
 	o := s.over(s.Server.URL(), s.Agent(t, "n1"))
 	o.OnState = func(connected bool, err error) {

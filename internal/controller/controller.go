@@ -196,11 +196,11 @@ func (c *Controller) tell(events []cluster.Event) {
 	poke(c.notice) // the next change by time may be due earlier
 }
 
-func (c *Controller) onDisconnect(key string) {
+func (c *Controller) onDisconnect(key string, isRevoked bool) {
 	if c.gate.isClosed() {
 		return // the server outlives the controller
 	}
-	events := c.registry.disconnected(c.now(), key)
+	events := c.registry.disconnected(c.now(), key, isRevoked)
 	if len(events) == 0 {
 		return
 	}

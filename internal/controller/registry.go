@@ -122,15 +122,24 @@ func (r *registry) heartbeat(now time.Time, b beat) (events []cluster.Event, kno
 	return events, true
 }
 
-// disconnected takes in that the connection with a key was closed.
-func (r *registry) disconnected(now time.Time, key string) []cluster.Event {
+// disconnected takes in that the connection with a key was closed. A node whose key was revoked most likely has another
+// one: it is expected back, and has all the time that a silent one has.
+func (r *registry) disconnected(now time.Time, key string, isRevoked bool) []cluster.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	linger := r.linger
+	if isRevoked {
+		linger = max(linger, downAfter)
+	}
 	var events []cluster.Event
 	for _, m := range r.order {
-		if m.key == key {
-			events = append(events, m.leave(now, r.linger, "its connection closed")...)
+		if m.key != key {
+			continue
 		}
+		if m.away && isRevoked { // a request found nobody there before this was told
+			m.loseAt = now.Add(linger)
+		}
+		events = append(events, m.leave(now, linger, "its connection closed")...)
 	}
 	if len(events) > 0 {
 		r.touch(true)

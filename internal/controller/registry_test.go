@@ -124,7 +124,7 @@ func TestRegistryFollowsSignsOfLife(t *testing.T) {
 				case "drain":
 					events, _ = r.heartbeat(now, beat{node: "a", boot: fmt.Sprint(boot), draining: true})
 				case "gone":
-					events = r.disconnected(now, "KEY")
+					events = r.disconnected(now, "KEY", false)
 				case "tick":
 					events, _ = r.tick(now)
 				}
@@ -181,12 +181,25 @@ func TestRegistryEndsStreamsOfLostNodes(t *testing.T) {
 	}{
 		{"nothing", func(*registry) {}, false},
 		{"disconnected for less than a moment", func(r *registry) {
-			r.disconnected(at, "KEY")
+			r.disconnected(at, "KEY", false)
 			r.tick(at.Add(lingerFor - 1))
 			r.hello(at.Add(lingerFor-1), mac("a"), "1", "KEY")
 			r.tick(at.Add(lingerFor + 1))
 		}, false},
-		{"disconnected for longer", func(r *registry) { r.disconnected(at, "KEY"); r.tick(at.Add(lingerFor)) }, true},
+		{"disconnected for longer", func(r *registry) { r.disconnected(at, "KEY", false); r.tick(at.Add(lingerFor)) }, true},
+		{"its key revoked, and back late", func(r *registry) {
+			r.disconnected(at, "KEY", true)
+			r.tick(at.Add(downAfter - 1))
+		}, false},
+		{"its key revoked, which a request saw first", func(r *registry) {
+			r.absent(at, "a")
+			r.disconnected(at.Add(lingerFor-1), "KEY", true)
+			r.tick(at.Add(downAfter - 1))
+		}, false},
+		{"its key revoked for good", func(r *registry) {
+			r.disconnected(at, "KEY", true)
+			r.tick(at.Add(downAfter))
+		}, true},
 		{"another process", func(r *registry) { r.hello(at.Add(aliveFor), mac("a"), "2", "KEY") }, true},
 		{"another process beside it", func(r *registry) { r.hello(at, mac("a"), "2", "KEY2") }, false},
 		{"two processes for long", func(r *registry) {
@@ -196,7 +209,7 @@ func TestRegistryEndsStreamsOfLostNodes(t *testing.T) {
 		}, true},
 		{"silent for long", func(r *registry) { r.tick(at.Add(downAfter)) }, true},
 		{"silent for a while", func(r *registry) { r.tick(at.Add(downAfter - 1)) }, false},
-		{"another node's connection", func(r *registry) { r.disconnected(at, "OTHER"); r.tick(at.Add(time.Second)) }, false},
+		{"another node's connection", func(r *registry) { r.disconnected(at, "OTHER", false); r.tick(at.Add(time.Second)) }, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
