@@ -38,7 +38,7 @@ func newNodesAdd(d *deps, runF func(context.Context, *upOptions) error) *cobra.C
 	if runF == nil {
 		runF = runNodesAdd
 	}
-	opts := &upOptions{deps: d}
+	opts := &upOptions{deps: d, finish: defaultFinish}
 	cmd := &cobra.Command{
 		Use: "add HOST…", Short: "Make nodes of machines, as `mlxctl up` does, and of no others", Args: between(1, 1<<10, "the host"),
 		Example:     "  mlxctl nodes add anna@studio.local mini-2:2222",

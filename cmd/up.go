@@ -26,9 +26,11 @@ const (
 	hungAfter = 15 * time.Second
 	// selfTestTimeout bounds the first answer, which waits for the worker to come up.
 	selfTestTimeout = 5 * time.Minute
-	selfTestModel   = "tiny"
-	selfTestPrompt  = "Count from 1 to 5."
-	selfTestAnswer  = "1, 2, 3, 4, 5"
+	// defaultFinish is less than what a roll-out lets requests take: somebody waits for the change.
+	defaultFinish  = time.Minute
+	selfTestModel  = "tiny"
+	selfTestPrompt = "Count from 1 to 5."
+	selfTestAnswer = "1, 2, 3, 4, 5"
 )
 
 type upOptions struct {
@@ -40,7 +42,7 @@ type upOptions struct {
 	// takeOver lets hosts that are named leave another cluster for this one.
 	takeOver bool
 	cluster  clusterFlags
-	finish   time.Duration // how long open requests may take before services of another version are replaced
+	finish   time.Duration // how long open requests may take before services of another version, or other settings, replace these
 }
 
 // upResult is the shape of `up -o json`.
@@ -64,7 +66,7 @@ func newUp(d *deps, runF func(context.Context, *upOptions) error) *cobra.Command
 	if runF == nil {
 		runF = runUp
 	}
-	opts := &upOptions{deps: d}
+	opts := &upOptions{deps: d, finish: defaultFinish}
 	cmd := &cobra.Command{
 		Use: "up [HOST…]", Short: "Make this Mac and others one cluster, and prove that each answers",
 		Long: `up starts controller and agent on this machine as background services of this user, finds other Macs, shows what it
@@ -89,6 +91,7 @@ asked. With --local there is this machine alone, and nothing on the network is a
 	opts.addTakeOver(f)
 	f.BoolVar(&opts.local, "local", false, "on this machine alone")
 	opts.cluster.addUp(f)
+	f.DurationVar(&opts.finish, "drain-timeout", defaultFinish, "how long what is being answered may take, where the services here start again")
 	f.String("name", "", "the cluster's name, when it is first made")
 	f.String("http-addr", "", "where the gateway listens (default "+defaultHTTPAddr+", or the next free port)")
 	f.String("nats-addr", "", "where the embedded NATS listens (default "+openNATSAddr+", with --local "+defaultNATSAddr+", or the next free port)")
