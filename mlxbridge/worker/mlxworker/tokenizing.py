@@ -64,6 +64,7 @@ class Tokenizing:
             if not job.cancelled:
                 _tokenize(self._model, job)
             self._done(job)
+            del job  # it holds a compiled grammar, and the next may be long in coming
 
 
 def is_long(source: Source) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -32,6 +33,16 @@ def api() -> Api:
 @pytest.fixture(scope="session")
 def tiny(api: Api) -> Model:
     return model.load(api, protocol.Load(folder=str(TINY), name="tiny"))
+
+
+@pytest.fixture(autouse=True)
+def bare_shelf(tiny: Model) -> None:
+    """Have no test start with the compiled grammars of another, which count against memory."""
+    shelf = tiny.grammars.shelf
+    shelf.tidy(busy=False, everything=True)
+    if shelf.nbytes:  # a test that failed, or a cycle, still refers to some
+        gc.collect()
+        shelf.tidy(busy=False, everything=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import queue
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +247,18 @@ def test_a_matcher_made_ahead_is_not_made_again(tiny: Model, monkeypatch: pytest
 
     assert got.error is None
     assert len(got.text) == 3
+
+
+def test_what_was_tokenised_holds_no_grammar(tiny: Model) -> None:
+    jobs: queue.Queue[Job] = queue.Queue()
+    made = ask("r", QUESTION, grammar=regex("[xyz]{3}"))
+    Tokenizing(tiny, jobs.put).submit(Job("r", made.source, made))
+    form = weakref.ref(jobs.get(timeout=PATIENCE).form)
+
+    until = time.monotonic() + PATIENCE
+    while form() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def test_a_model_that_cannot_be_bound_says_so(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
