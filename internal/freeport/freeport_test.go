@@ -2,6 +2,7 @@ package freeport_test
 
 import (
 	"net"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -23,4 +24,26 @@ func TestAddrCanBeListenedOnAgainAndAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// More than a block of them, as many tests at once want them: none is given twice, and all can be listened on.
+func TestNoPortIsGivenTwice(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	given := make(map[int]bool)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 40 {
+				port := freeport.Port(t)
+				mu.Lock()
+				if given[port] {
+					t.Errorf("%d is given twice", port)
+				}
+				given[port] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 }
