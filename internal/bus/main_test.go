@@ -58,7 +58,7 @@ func (s *site) raw(tb testing.TB, c bus.Credentials) *nats.Conn {
 	tb.Helper()
 	nc, err := nats.Connect(s.Server.URL(), nats.UserJWTAndSeed(c.JWT, string(c.Seed)), nats.TLSHandshakeFirst(),
 		nats.Secure(&tls.Config{RootCAs: s.Authority.CAPool(), ServerName: s.Authority.ServerName(), MinVersion: tls.VersionTLS13}),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		nats.Timeout(patience), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		tb.Fatal(err)
 	}
