@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -154,8 +155,11 @@ func TestFinishLeavesWhoComesInAPauseToTheNext(t *testing.T) {
 	answered := make(chan string, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	// A client of its own: that of the stream would ask on the stream's connection, were it done first.
+	comer := *s
+	comer.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	go func() {
-		resp, err := s.try(ctx, "POST", chatPath, ask)
+		resp, err := comer.try(ctx, "POST", chatPath, ask)
 		if err != nil {
 			answered <- err.Error()
 			return
