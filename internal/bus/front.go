@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // crowd bounds the connections that a front has open.
@@ -50,7 +51,7 @@ type front struct {
 	inside   string // where the server listens, for this process
 	most     crowd
 	log      *slog.Logger
-	said     Complaints
+	said     flood.Complaints
 	quit     chan struct{} // closed by shut
 	running  sync.WaitGroup
 
@@ -142,33 +143,11 @@ func (f *front) accept() {
 	}
 }
 
-// thisMachine stands for all addresses of it.
-func thisMachine() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
-
-// sourceOf is whom a connection is counted for: who has an address of IPv6 has its whole network.
-func sourceOf(c net.Conn) netip.Addr {
-	p, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	ip := p.Addr().Unmap().WithZone("")
-	to, err := netip.ParseAddrPort(c.LocalAddr().String())
-	if ip.IsLoopback() || (err == nil && to.Addr().Unmap().WithZone("") == ip) {
-		return thisMachine()
-	}
-	if ip.Is6() && !ip.IsLinkLocalUnicast() {
-		if net64, err := ip.Prefix(64); err == nil {
-			return net64.Addr()
-		}
-	}
-	return ip
-}
-
 // enter finds room for a connection, or ends it and returns nil.
 func (f *front) enter(conn net.Conn, now time.Time) *guest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	addr := sourceOf(conn)
+	addr := flood.SourceOf(conn)
 	s := f.sources[addr]
 	if s == nil {
 		s = &source{addr: addr, local: addr.IsLoopback(), open: make(map[*guest]struct{})}

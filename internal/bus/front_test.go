@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // plug is a connection between two addresses, over which nothing goes.
@@ -71,7 +73,7 @@ func TestWhoOnlyConnectsKeepsNobodyOut(t *testing.T) {
 			t.Errorf("%s: a node that is known was ended", name)
 		}
 	}
-	if n, most := strings.Count(out.String(), "\n"), 2+2*int(time.Since(began)/complainEvery); n == 0 || n > most {
+	if n, most := strings.Count(out.String(), "\n"), 2+2*int(time.Since(began)/flood.ComplainEvery); n == 0 || n > most {
 		t.Errorf("%d lines, of at most %d", n, most)
 	}
 }
@@ -89,7 +91,7 @@ func TestOneAddressCannotHaveAll(t *testing.T) {
 		}
 		now = now.Add(f.most.proven)
 	}
-	if s := f.sources[sourceOf(&plug{from: "10.0.0.66:2000"})]; len(s.open) != f.most.each || f.remote != f.most.each {
+	if s := f.sources[flood.SourceOf(&plug{from: "10.0.0.66:2000"})]; len(s.open) != f.most.each || f.remote != f.most.each {
 		t.Errorf("%d of %d entered, %d are open", kept, 10_000, len(s.open))
 	}
 	local := 0

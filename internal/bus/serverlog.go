@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // serverLog writes the server's log where everything else goes.
@@ -18,7 +20,7 @@ type serverLog struct {
 	mu   sync.Mutex
 	said map[string]time.Time // guarded by mu: refusals, by who was refused, and when that was last logged
 
-	wrong Complaints // what clients do
+	wrong flood.Complaints // what clients do
 }
 
 // misdeed splits what the server says of a client: its host, and what it did; numbers and names that follow vary.

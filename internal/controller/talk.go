@@ -4,8 +4,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mlxctl/mlxctl/internal/bus"
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // What a node may tell unasked: two heartbeats a second and some news are usual. What is above is not read, so that nobody
@@ -18,7 +18,7 @@ const (
 
 // talk bounds what each node tells, and what the log says of it. The zero value is ready.
 type talk struct {
-	said bus.Complaints
+	said flood.Complaints
 
 	mu    sync.Mutex
 	nodes map[cluster.NodeID]*allowance // guarded by mu

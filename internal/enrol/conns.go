@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // connections bounds them. Whoever only connects keeps nobody out but itself: beyond the bound, of the address with the most
@@ -39,16 +41,7 @@ func (s *connections) makeRoom() {
 	if len(s.silent) == 0 {
 		return
 	}
-	of := make(map[string]int)
-	oldest := 0
-	for _, c := range s.silent {
-		of[hostOf(c.RemoteAddr().String())]++
-	}
-	for i, c := range s.silent {
-		if of[hostOf(c.RemoteAddr().String())] > of[hostOf(s.silent[oldest].RemoteAddr().String())] {
-			oldest = i
-		}
-	}
+	oldest := flood.OldestOfLoudest(s.silent)
 	end(s.silent[oldest])
 	s.silent = slices.Delete(s.silent, oldest, oldest+1)
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 // limited is a listener that has at most so many connections open; more wait in the system's queue. Other machines together
@@ -22,13 +24,12 @@ type limited struct {
 	once   func() error
 	times  Times
 	most   int
+	said   flood.Complaints
 
 	mu     sync.Mutex
-	paused chan struct{}  // guarded by mu; closed when it goes on, nil while it does
-	open   map[string]int // guarded by mu; connections of other machines, by address
-	remote int            // guarded by mu; all of them
-	said   time.Time      // guarded by mu; when a refusal was logged
-	unsaid int            // guarded by mu; refusals since
+	paused chan struct{}      // guarded by mu; closed when it goes on, nil while it does
+	open   map[netip.Addr]int // guarded by mu; connections of other machines, by address
+	remote int                // guarded by mu; all of them
 }
 
 func newLimited(l net.Listener, most int, times Times, log *slog.Logger) *limited {
@@ -37,7 +38,7 @@ func newLimited(l net.Listener, most int, times Times, log *slog.Logger) *limite
 		Listener: l,
 		log:      log,
 		most:     most,
-		open:     make(map[string]int),
+		open:     make(map[netip.Addr]int),
 		slots:    make(chan struct{}, most),
 		closed:   closed,
 		times:    times,
@@ -77,14 +78,16 @@ func (l *limited) Accept() (net.Conn, error) {
 
 // enter counts a connection of another machine, if there is room for it.
 func (l *limited) enter(c net.Conn) (leave func(), ok bool) {
-	from := remoteOf(c)
-	if from == "" {
+	from := flood.SourceOf(c)
+	if !from.IsValid() || from == flood.ThisMachine() {
 		return func() {}, true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open[from] >= max(1, l.most/2) || l.remote >= max(1, l.most/4*3) {
-		l.refused(from)
+		if before, ok := l.said.Say("full", time.Now()); ok {
+			l.log.Warn("a connection to the gateway was refused: too many are open", "from", from, "open", l.open[from], "before", before)
+		}
 		return nil, false
 	}
 	l.open[from]++
@@ -97,34 +100,6 @@ func (l *limited) enter(c net.Conn) (leave func(), ok bool) {
 			delete(l.open, from)
 		}
 	}, true
-}
-
-// refused logs a refusal, once a second. The lock is held.
-func (l *limited) refused(from string) {
-	now := time.Now()
-	if now.Sub(l.said) < time.Second {
-		l.unsaid++
-		return
-	}
-	l.log.Warn("a connection to the gateway was refused: too many are open", "from", from, "open", l.open[from], "before", l.unsaid)
-	l.said, l.unsaid = now, 0
-}
-
-// remoteOf is the address of another machine, or its network of IPv6; empty for this machine.
-func remoteOf(c net.Conn) string {
-	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
-		return ""
-	}
-	ip := from.Addr().Unmap().WithZone("")
-	own, err := netip.ParseAddrPort(c.LocalAddr().String())
-	if ip.IsLoopback() || (err == nil && own.Addr().Unmap().WithZone("") == ip) {
-		return ""
-	}
-	if p, err := ip.Prefix(64); err == nil && ip.Is6() && !ip.IsLinkLocalUnicast() {
-		return p.String()
-	}
-	return ip.String()
 }
 
 func (l *limited) acceptUnlessPaused() (net.Conn, error) {

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/mlxctl/mlxctl/internal/cluster"
+	"github.com/mlxctl/mlxctl/internal/flood"
 )
 
 const (
@@ -122,27 +122,12 @@ func (a *answerer) enter(conn net.Conn) bool {
 		return false
 	}
 	if len(a.calls) >= mostCalls {
-		i := oldestOfMost(a.calls)
+		i := flood.OldestOfLoudest(a.calls)
 		_ = a.calls[i].Close() // its handshake ends
 		a.calls = slices.Delete(a.calls, i, i+1)
 	}
 	a.calls = append(a.calls, conn)
 	return true
-}
-
-// oldestOfMost is the first connection of the address that has most of them.
-func oldestOfMost(calls []net.Conn) int {
-	of := make(map[netip.Addr]int)
-	for _, c := range calls {
-		of[addrOf(c.RemoteAddr())]++
-	}
-	oldest := 0
-	for i, c := range calls {
-		if of[addrOf(c.RemoteAddr())] > of[addrOf(calls[oldest].RemoteAddr())] {
-			oldest = i
-		}
-	}
-	return oldest
 }
 
 func (a *answerer) leave(conn net.Conn) {
